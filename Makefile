@@ -1,0 +1,47 @@
+# make demo    train, evaluate and export a small detector on drawn data; results in demo_output/
+# make test    run the test suite with coverage
+# make lint    ruff and mypy
+# make clean   remove everything that make makes
+#
+# Each creates .venv when needed. Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check
+MIN_COVERAGE := 90
+# Most of a test's time is TensorFlow tracing Python on one core.
+PROCESSES ?= 2
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	$(BIN)/odfpn demo --output_dir demo_output
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist demo_output *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f object_detection_fpn/protos/*_pb2.py object_detection_fpn/protos/*_pb2.pyi
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What is installed changes with these; a stamp remembers that it was, so that a second `make test` starts at once.
+INSTALLED_FROM := pyproject.toml setup.py $(wildcard protos/*.proto)
+
+$(VENV)/installed: $(INSTALLED_FROM) | $(BIN)/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed-%: $(INSTALLED_FROM) | $(BIN)/python
+	$(PIP) --editable ".[$*]"
+	touch $@

@@ -1,0 +1,34 @@
+"""Writes a trained detector as a SavedModel, with the flags of the Object Detection API.
+
+python exporter_main_v2.py --pipeline_config_path=my.config --trained_checkpoint_dir=runs/my --output_directory=exported
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+
+from object_detection_fpn import cli
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum(
+    "input_type",
+    "image_tensor",
+    ["image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example"],
+    "What the SavedModel takes.",
+)
+flags.DEFINE_string("pipeline_config_path", None, "Path to the pipeline config.")
+flags.DEFINE_string("trained_checkpoint_dir", None, "Folder of checkpoints (the newest is exported), or one checkpoint.")
+flags.DEFINE_string("output_directory", None, "Folder to write saved_model/, checkpoint/ and pipeline.config into.")
+flags.DEFINE_multi_string("config_override", [], "key.path=value, changes one field of the config; may be repeated.")
+flags.mark_flags_as_required(["pipeline_config_path", "trained_checkpoint_dir", "output_directory"])
+
+
+def main(_: list[str]) -> None:
+    sys.exit(cli.run_exporter_main(FLAGS))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,502 @@
+"""The place where messages become objects: four dicts of what can be named, then one short function for each message.
+
+No defaults (those live in protos/) and no checks (those live in config.py): a config that `config.check_config` has passed
+can be built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn import losses
+from object_detection_fpn.data import input as input_pipeline
+from object_detection_fpn.data import resize
+from object_detection_fpn.data.augment import colour, geometry
+from object_detection_fpn.data.report import DataReport
+from object_detection_fpn.evaluation.coco import CocoBoxMetrics
+from object_detection_fpn.evaluation.metric import Metric
+from object_detection_fpn.label_map import LabelMap
+from object_detection_fpn.modeling import faster_rcnn, fpn, layers, postprocess, roi, rpn, targets
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.heads import box
+from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.protos import (
+    anchor_generator_pb2,
+    box_predictor_pb2,
+    eval_pb2,
+    faster_rcnn_pb2,
+    hyperparams_pb2,
+    image_resizer_pb2,
+    input_reader_pb2,
+    losses_pb2,
+    model_pb2,
+    optimizer_pb2,
+    pipeline_pb2,
+    post_processing_pb2,
+    preprocessor_pb2,
+)
+from object_detection_fpn.training import optimizers
+
+BACKBONES: dict[str, Callable[..., resnet_v1.Backbone]] = {
+    "faster_rcnn_resnet18_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
+    "faster_rcnn_resnet34_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
+    "faster_rcnn_resnet50_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
+    "faster_rcnn_resnet101_fpn_keras": functools.partial(resnet_v1.resnet_v1, 101),
+    "faster_rcnn_resnet152_fpn_keras": functools.partial(resnet_v1.resnet_v1, 152),
+}
+
+
+def _with_fields(function: input_pipeline.Augmentation) -> Callable[[Any], input_pipeline.Augmentation]:
+    """For a message whose fields are the function's keywords."""
+
+    def bind(message: Any) -> input_pipeline.Augmentation:
+        return functools.partial(function, **{f.name: getattr(message, f.name) for f in message.DESCRIPTOR.fields})
+
+    return bind
+
+
+AUGMENTATIONS: dict[str, Callable[[Any], input_pipeline.Augmentation]] = {
+    "random_horizontal_flip": lambda m: functools.partial(geometry.random_horizontal_flip, probability=m.probability),
+    "random_vertical_flip": lambda m: functools.partial(geometry.random_vertical_flip, probability=m.probability),
+    "random_rotation90": lambda m: functools.partial(geometry.random_rotation90, probability=m.probability),
+    "random_image_scale": _with_fields(geometry.random_image_scale),
+    "random_crop_image": lambda m: functools.partial(
+        geometry.random_crop_image,
+        min_object_covered=m.min_object_covered,
+        aspect_ratio_range=(m.min_aspect_ratio, m.max_aspect_ratio),
+        area_range=(m.min_area, m.max_area),
+        overlap_thresh=m.overlap_thresh,
+        random_coef=m.random_coef,
+        clip_boxes=m.clip_boxes,
+    ),
+    "random_adjust_brightness": _with_fields(colour.random_adjust_brightness),
+    "random_adjust_contrast": _with_fields(colour.random_adjust_contrast),
+    "random_adjust_hue": _with_fields(colour.random_adjust_hue),
+    "random_adjust_saturation": _with_fields(colour.random_adjust_saturation),
+    "random_distort_color": _with_fields(colour.random_distort_color),
+    "random_pixel_value_scale": _with_fields(colour.random_pixel_value_scale),
+    "random_rgb_to_gray": _with_fields(colour.random_rgb_to_gray),
+}
+
+OPTIMIZERS: dict[str, Callable[..., optimizers.AveragingOptimizer]] = {
+    "momentum_optimizer": lambda m, rate, **averages: optimizers.momentum(
+        rate, momentum=m.momentum_optimizer_value, **averages
+    ),
+    "rms_prop_optimizer": lambda m, rate, **averages: optimizers.rms_prop(
+        rate, decay=m.decay, momentum=m.momentum_optimizer_value, epsilon=m.epsilon, **averages
+    ),
+    "adam_optimizer": lambda m, rate, **averages: optimizers.adam(rate, epsilon=m.epsilon, **averages),
+}
+
+METRICS: dict[str, Callable[[eval_pb2.EvalConfig, Sequence[Mapping[str, Any]]], Metric]] = {
+    "coco_detection_metrics": lambda message, categories: CocoBoxMetrics(
+        categories,
+        include_metrics_per_category=message.include_metrics_per_category,
+        all_metrics_per_category=message.all_metrics_per_category,
+    ),
+}
+
+_ACTIVATIONS = {
+    hyperparams_pb2.Hyperparams.NONE: "linear",
+    hyperparams_pb2.Hyperparams.RELU: "relu",
+    hyperparams_pb2.Hyperparams.RELU_6: "relu6",
+    hyperparams_pb2.Hyperparams.SWISH: "swish",
+}
+
+
+# Model ----------------------------------------------------------------------------------------------------------------
+
+
+def build_model(
+    message: model_pb2.DetectionModel, *, static: bool = False, dtype: str = "float32", num_channels: int = 3
+) -> faster_rcnn.FasterRCNN:
+    """Builds the detector with all its variables.
+
+    Args:
+        message: `model` of a pipeline config.
+        static: use the ways of cropping and suppressing that XLA can compile (on TPU and with `jit_compile`), instead of the
+            native kernels of CPU and GPU. The results are the same.
+        dtype: dtype policy, "float32", "mixed_bfloat16" or "mixed_float16".
+        num_channels: channels of the images.
+    """
+    config = message.faster_rcnn
+    implementation = "xla" if static else "native"
+    extractor = build_feature_extractor(config.feature_extractor, dtype=dtype, num_channels=num_channels)
+    num_levels = extractor.max_level - extractor.min_level + 1
+    generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
+    head = rpn.RPNHead(
+        in_filters=extractor.fpn.num_filters,
+        num_levels=num_levels,
+        num_anchors=num_anchors,
+        num_filters=config.first_stage_box_predictor_depth,
+        kernel_size=config.first_stage_box_predictor_kernel_size,
+        dilation_rate=config.first_stage_atrous_rate,
+        spec=build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, dtype=dtype),
+    )
+    two_stages = config.number_of_stages == 2
+    pooler = build_roi_pooler(config, static=static, dtype=dtype) if two_stages else None
+    return faster_rcnn.FasterRCNN(
+        feature_extractor=extractor,
+        rpn=rpn.RPN(
+            head=head,
+            generate_anchors=generate_anchors,
+            clip_anchors=config.clip_anchors_to_image,
+            max_proposals=config.first_stage_max_proposals,
+            nms_iou_threshold=config.first_stage_nms_iou_threshold,
+            nms_score_threshold=config.first_stage_nms_score_threshold,
+            implementation=implementation,
+        ),
+        anchor_sampler=targets.AnchorSampler(
+            num_samples=config.first_stage_minibatch_size,
+            positive_fraction=config.first_stage_positive_balance_fraction,
+        ),
+        rpn_loss=losses.RpnLoss(
+            localization_weight=config.first_stage_localization_loss_weight,
+            objectness_weight=config.first_stage_objectness_loss_weight,
+        ),
+        roi_sampler=targets.RoISampler(
+            num_samples=config.second_stage_batch_size, positive_fraction=config.second_stage_balance_fraction
+        ),
+        roi_pooler=pooler,
+        box_head=build_box_head(config, extractor, pooler, dtype=dtype) if pooler else None,
+        box_loss=losses.BoxLoss(
+            localization_weight=config.second_stage_localization_loss_weight,
+            classification_weight=config.second_stage_classification_loss_weight,
+            classification_loss=build_classification_loss(config.second_stage_classification_loss),
+        ),
+        postprocessor=build_postprocessor(config.second_stage_post_processing, implementation=implementation),
+    )
+
+
+def build_feature_extractor(
+    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, *, dtype: str = "float32", num_channels: int = 3
+) -> fpn.FeatureExtractor:
+    """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
+    freeze = not message.batch_norm_trainable
+    pyramid_spec = build_layer_spec(message.conv_hyperparams, freeze_statistics=freeze, dtype=dtype)
+    backbone_spec = pyramid_spec
+    if not message.override_base_feature_extractor_hyperparams:
+        backbone_spec = dataclasses.replace(resnet_v1.DEFAULT_SPEC, freeze_statistics=freeze, dtype=dtype)
+    backbone = BACKBONES[message.type](
+        max_level=min(message.fpn.max_level, 5), num_channels=num_channels, spec=backbone_spec
+    )
+    pyramid = fpn.FPN(
+        in_filters=backbone.num_filters,
+        min_level=message.fpn.min_level,
+        max_level=message.fpn.max_level,
+        num_filters=message.fpn.additional_layer_depth,
+        spec=pyramid_spec,
+    )
+    return fpn.FeatureExtractor(backbone=backbone, fpn=pyramid, pad_to_multiple=message.pad_to_multiple)
+
+
+def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tuple[rpn.AnchorGenerator, int]:
+    """The generator and how many anchors a cell has."""
+    multiscale = message.multiscale_anchor_generator
+    aspect_ratios = tuple(multiscale.aspect_ratios)
+    generate = functools.partial(
+        anchor_ops.multiscale_anchors,
+        min_level=multiscale.min_level,
+        anchor_scale=multiscale.anchor_scale,
+        aspect_ratios=aspect_ratios,
+        scales_per_octave=multiscale.scales_per_octave,
+    )
+    return generate, len(aspect_ratios) * multiscale.scales_per_octave
+
+
+def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, static: bool, dtype: str) -> roi.RoIPooler:
+    return roi.RoIPooler(
+        crop_size=config.initial_crop_size,
+        pool_size=config.maxpool_kernel_size,
+        pool_stride=config.maxpool_stride,
+        implementation="static" if static else "native",
+        dtype=dtype,
+    )
+
+
+def build_box_head(
+    config: faster_rcnn_pb2.FasterRcnn, extractor: fpn.FeatureExtractor, pooler: roi.RoIPooler, *, dtype: str
+) -> box.BoxHead:
+    """Box features and predictors of `model.faster_rcnn.second_stage_box_predictor`."""
+    message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
+    features = box.BoxFeatureExtractor(
+        in_size=pooler.output_size,
+        in_filters=extractor.fpn.num_filters,
+        spec=build_layer_spec(
+            config.feature_extractor.conv_hyperparams,
+            freeze_statistics=not config.feature_extractor.batch_norm_trainable,
+            dtype=dtype,
+        ),
+    )
+    return box.BoxHead(
+        feature_extractor=features,
+        num_classes=config.num_classes,
+        share_box_across_classes=message.share_box_across_classes,
+        dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else 0.0,
+        spec=build_layer_spec(message.fc_hyperparams, dtype=dtype),
+    )
+
+
+def build_classification_loss(message: losses_pb2.ClassificationLoss) -> losses.ClassificationLoss:
+    """Softmax cross-entropy, the only one that is supported and the default."""
+    return functools.partial(losses.softmax_cross_entropy, logit_scale=message.weighted_softmax.logit_scale)
+
+
+def build_postprocessor(
+    message: post_processing_pb2.PostProcessing, *, implementation: str = "native"
+) -> postprocess.Postprocessor:
+    suppression = message.batch_non_max_suppression
+    convert = postprocess.SCORE_CONVERTERS[
+        post_processing_pb2.PostProcessing.ScoreConverter.Name(message.score_converter)
+    ]
+    scale = message.logit_scale
+    return postprocess.Postprocessor(
+        score_converter=convert if scale == 1.0 else lambda logits: convert(logits / scale),
+        score_threshold=suppression.score_threshold,
+        iou_threshold=suppression.iou_threshold,
+        max_detections_per_class=suppression.max_detections_per_class,
+        max_total_detections=suppression.max_total_detections,
+        class_agnostic=suppression.use_class_agnostic_nms,
+        soft_nms_sigma=0.0 if suppression.use_hard_nms else suppression.soft_nms_sigma,
+        implementation=implementation,
+    )
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------
+
+
+def build_layer_spec(
+    message: hyperparams_pb2.Hyperparams, *, freeze_statistics: bool = False, dtype: str = "float32"
+) -> layers.LayerSpec:
+    """What `conv_hyperparams` and `fc_hyperparams` say of layers."""
+    return layers.LayerSpec(
+        initializer=_build_initializer(message.initializer),
+        regularizer=_build_regularizer(message.regularizer),
+        activation=_ACTIVATIONS[message.activation],
+        norm=_build_norm(message),
+        force_use_bias=message.force_use_bias,
+        freeze_statistics=freeze_statistics,
+        dtype=dtype,
+    )
+
+
+def _build_regularizer(message: hyperparams_pb2.Regularizer) -> tf_keras.regularizers.Regularizer | None:
+    kind = message.WhichOneof("regularizer_oneof")
+    if kind == "l1_regularizer":
+        return tf_keras.regularizers.L1(message.l1_regularizer.weight)
+    if kind == "l2_regularizer":
+        # The config language means weight / 2 * sum of squares; Keras has no half.
+        return tf_keras.regularizers.L2(message.l2_regularizer.weight * 0.5)
+    return None
+
+
+def _build_initializer(message: hyperparams_pb2.Initializer) -> Callable[[], tf_keras.initializers.Initializer]:
+    initializers = tf_keras.initializers
+    kind = message.WhichOneof("initializer_oneof")
+    if kind == "truncated_normal_initializer":
+        truncated = message.truncated_normal_initializer
+        return functools.partial(initializers.TruncatedNormal, mean=truncated.mean, stddev=truncated.stddev)
+    if kind == "random_normal_initializer":
+        random = message.random_normal_initializer
+        return functools.partial(initializers.RandomNormal, mean=random.mean, stddev=random.stddev)
+    if kind == "variance_scaling_initializer":
+        scaling = message.variance_scaling_initializer
+        return functools.partial(
+            initializers.VarianceScaling,
+            scale=scaling.factor,
+            mode=hyperparams_pb2.VarianceScalingInitializer.Mode.Name(scaling.mode).lower(),
+            distribution="uniform" if scaling.uniform else "truncated_normal",
+        )
+    if kind == "keras_initializer_by_name":
+        return functools.partial(initializers.get, message.keras_initializer_by_name)
+    return initializers.GlorotUniform
+
+
+def _build_norm(message: hyperparams_pb2.Hyperparams) -> layers.BatchNormSpec | layers.GroupNormSpec | None:
+    kind = message.WhichOneof("normalizer_oneof")
+    if kind == "group_norm":
+        return layers.GroupNormSpec()
+    if kind in ("batch_norm", "sync_batch_norm"):
+        norm = getattr(message, kind)
+        return layers.BatchNormSpec(
+            momentum=norm.decay,
+            epsilon=norm.epsilon,
+            center=norm.center,
+            scale=norm.scale,
+            trainable=norm.train,
+            synchronized=kind == "sync_batch_norm",
+        )
+    return None
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+_RESIZE_METHODS: dict[int, resize.Method] = {
+    image_resizer_pb2.BILINEAR: "bilinear",
+    image_resizer_pb2.NEAREST_NEIGHBOR: "nearest",
+    image_resizer_pb2.BICUBIC: "bicubic",
+    image_resizer_pb2.AREA: "area",
+}
+
+
+def build_resizer(message: image_resizer_pb2.ImageResizer) -> resize.Resizer:
+    """The resizer of `model.faster_rcnn.image_resizer`, for training, evaluation and serving alike."""
+    kind = message.WhichOneof("image_resizer_oneof")
+    chosen = getattr(message, kind)
+    if kind == "keep_aspect_ratio_resizer":
+        return resize.keep_aspect_ratio(
+            min_dimension=chosen.min_dimension,
+            max_dimension=chosen.max_dimension,
+            pad_to_max_dimension=chosen.pad_to_max_dimension,
+            method=_RESIZE_METHODS[chosen.resize_method],
+            convert_to_grayscale=chosen.convert_to_grayscale,
+            per_channel_pad_value=tuple(chosen.per_channel_pad_value),
+        )
+    if kind == "fixed_shape_resizer":
+        return resize.fixed_shape(
+            height=chosen.height,
+            width=chosen.width,
+            method=_RESIZE_METHODS[chosen.resize_method],
+            convert_to_grayscale=chosen.convert_to_grayscale,
+        )
+    if kind == "pad_to_multiple_resizer":
+        return resize.pad_to_multiple(multiple=chosen.multiple, convert_to_grayscale=chosen.convert_to_grayscale)
+    if kind == "conditional_shape_resizer":
+        smaller = chosen.condition == image_resizer_pb2.ConditionalShapeResizer.SMALLER
+        return resize.conditional_shape(
+            condition="smaller" if smaller else "greater",
+            size_threshold=chosen.size_threshold,
+            method=_RESIZE_METHODS[chosen.resize_method],
+            convert_to_grayscale=chosen.convert_to_grayscale,
+        )
+    return resize.identity()
+
+
+def num_image_channels(config: faster_rcnn_pb2.FasterRcnn, reader: input_reader_pb2.InputReader | None = None) -> int:
+    """Channels of the images the model sees: RGB or gray, and the reader's additional ones."""
+    resizer = config.image_resizer
+    chosen = getattr(resizer, resizer.WhichOneof("image_resizer_oneof"))
+    return (1 if getattr(chosen, "convert_to_grayscale", False) else 3) + (
+        reader.num_additional_channels if reader else 0
+    )
+
+
+def build_augmentations(messages: Sequence[preprocessor_pb2.PreprocessingStep]) -> list[input_pipeline.Augmentation]:
+    """The functions of `train_config.data_augmentation_options`, in their order."""
+    kinds = [message.WhichOneof("preprocessing_step") for message in messages]
+    return [AUGMENTATIONS[kind](getattr(message, kind)) for kind, message in zip(kinds, messages, strict=True)]
+
+
+def build_dataset(
+    config: pipeline_pb2.TrainEvalPipelineConfig,
+    reader: input_reader_pb2.InputReader,
+    *,
+    label_map: LabelMap,
+    batch_size: int,
+    is_training: bool,
+    input_context: tf.distribute.InputContext | None = None,
+    seed: int | None = None,
+    report: DataReport | None = None,
+    sample_1_of_n: int | None = None,
+) -> tf.data.Dataset:
+    """The input pipeline of one `InputReader`: batches of `records.Batch`.
+
+    Args:
+        config: for the resizer, the class count and the augmentations.
+        reader: `train_input_reader` or one of `eval_input_reader`.
+        label_map: the reader's.
+        batch_size: images of all replicas together.
+        is_training: augment, shuffle, repeat.
+        input_context: which part of the data this worker reads.
+        seed: of order and augmentation.
+        report: counts what had to be dropped.
+        sample_1_of_n: overrides the reader's.
+    """
+    model = config.model.faster_rcnn
+    return input_pipeline.make_dataset(
+        list(reader.tf_record_input_reader.input_path),
+        resizer=build_resizer(model.image_resizer),
+        num_classes=model.num_classes,
+        batch_size=batch_size,
+        is_training=is_training,
+        augmentations=build_augmentations(config.train_config.data_augmentation_options) if is_training else (),
+        max_num_boxes=max_number_of_boxes(config, reader),
+        label_to_id=label_map.name_to_id,
+        num_additional_channels=reader.num_additional_channels,
+        load_class_scores=reader.load_multiclass_scores,
+        shuffle=reader.shuffle,
+        shuffle_buffer_size=reader.shuffle_buffer_size,
+        num_readers=reader.num_readers,
+        read_block_length=reader.read_block_length,
+        num_epochs=reader.num_epochs,
+        sample_1_of_n=reader.sample_1_of_n_examples if sample_1_of_n is None else sample_1_of_n,
+        sample_from_datasets_weights=tuple(reader.sample_from_datasets_weights),
+        drop_remainder=reader.drop_remainder,
+        input_context=input_context,
+        seed=seed,
+        report=report,
+    )
+
+
+def max_number_of_boxes(config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader) -> int:
+    """Groundtruth rows of an image; `train_config.max_number_of_boxes` is the deprecated place to say it, and goes first."""
+    if config.train_config.HasField("max_number_of_boxes"):
+        return config.train_config.max_number_of_boxes
+    return reader.max_number_of_boxes
+
+
+# Training and evaluation ----------------------------------------------------------------------------------------------
+
+
+def build_optimizer(message: optimizer_pb2.Optimizer) -> optimizers.AveragingOptimizer:
+    """The optimizer of `train_config.optimizer` with its schedule and moving averages."""
+    kind = message.WhichOneof("optimizer")
+    chosen = getattr(message, kind)
+    decay = message.moving_average_decay if message.use_moving_average else None
+    return OPTIMIZERS[kind](chosen, build_learning_rate(chosen.learning_rate), moving_average_decay=decay)
+
+
+def build_learning_rate(
+    message: optimizer_pb2.LearningRate,
+) -> tf_keras.optimizers.schedules.LearningRateSchedule:
+    kind = message.WhichOneof("learning_rate")
+    if kind is None:
+        return optimizers.ConstantLearningRate(learning_rate=optimizer_pb2.ConstantLearningRate().learning_rate)
+    rate = getattr(message, kind)
+    if kind == "constant_learning_rate":
+        return optimizers.ConstantLearningRate(learning_rate=rate.learning_rate)
+    if kind == "exponential_decay_learning_rate":
+        return optimizers.ExponentialDecayLearningRate(
+            initial_learning_rate=rate.initial_learning_rate,
+            decay_steps=rate.decay_steps,
+            decay_factor=rate.decay_factor,
+            staircase=rate.staircase,
+            burnin_learning_rate=rate.burnin_learning_rate,
+            burnin_steps=rate.burnin_steps,
+            min_learning_rate=rate.min_learning_rate,
+        )
+    if kind == "manual_step_learning_rate":
+        return optimizers.ManualStepLearningRate(
+            initial_learning_rate=rate.initial_learning_rate,
+            steps=[entry.step for entry in rate.schedule],
+            learning_rates=[entry.learning_rate for entry in rate.schedule],
+            warmup=rate.warmup,
+        )
+    return optimizers.CosineDecayLearningRate(
+        learning_rate_base=rate.learning_rate_base,
+        total_steps=rate.total_steps,
+        warmup_learning_rate=rate.warmup_learning_rate,
+        warmup_steps=rate.warmup_steps,
+        hold_base_rate_steps=rate.hold_base_rate_steps,
+    )
+
+
+def build_metrics(message: eval_pb2.EvalConfig, categories: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    """Fresh metrics of `eval_config.metrics_set`; COCO's when it names none, as in the Object Detection API."""
+    return [METRICS[name](message, categories) for name in message.metrics_set or ["coco_detection_metrics"]]

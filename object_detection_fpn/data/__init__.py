@@ -1,0 +1,1 @@
+"""From bytes to `Batch`: record decoding, augmentation, resizing, batching; COCO conversion; the drawn data set."""

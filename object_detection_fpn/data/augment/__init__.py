@@ -1,0 +1,1 @@
+"""Augmentations: one function each, from an `Example` and a seed to a changed `Example`."""

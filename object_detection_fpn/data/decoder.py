@@ -1,0 +1,317 @@
+"""Decodes one tf.Example with the feature keys of the TensorFlow Object Detection API into an `Example`.
+
+Shape letters: N objects of the image, H W size, F image channels, C classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from object_detection_fpn.data.report import Notice
+
+
+class Objects(NamedTuple):
+    """The annotated objects of one image, one row each; augmentations drop and add rows of all fields together."""
+
+    boxes: tf.Tensor
+    """[N, 4] float32, normalized to the image, inside it and of positive area."""
+    classes: tf.Tensor
+    """[N] int32, 0-based."""
+    weights: tf.Tensor
+    """[N] float32, 1 where the record has none."""
+    is_crowd: tf.Tensor
+    """[N] bool."""
+    is_difficult: tf.Tensor
+    """[N] bool."""
+    is_group_of: tf.Tensor
+    """[N] bool."""
+    areas: tf.Tensor
+    """[N] float32, pixels of the original image, 0 where the record has none."""
+    class_scores: tf.Tensor | None = None
+    """[N, C+1] float32, background first; None unless asked for."""
+
+    def select(self, keep: tf.Tensor) -> Objects:
+        """Returns the rows where `keep` [N] bool is True."""
+        rows = tf.where(keep)[:, 0]
+        return Objects(*(None if field is None else tf.gather(field, rows) for field in self))
+
+
+class Example(NamedTuple):
+    """One image and its objects, what every augmentation takes and returns."""
+
+    image: tf.Tensor
+    """[H, W, F] uint8 or float32, values in [0, 255]."""
+    objects: Objects
+
+
+class DecodedExample(NamedTuple):
+    """An `Example` and what the record says besides."""
+
+    example: Example
+    source_id: tf.Tensor
+    """Scalar string, empty when the record has none."""
+    notices: tf.Tensor
+    """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
+
+
+def without_none(structure: Any) -> list[tf.Tensor]:
+    """The tensors of an example, without its optional fields that are None, which tf.cond and padded_batch refuse."""
+    return [leaf for leaf in tf.nest.flatten(structure) if isinstance(leaf, (tf.Tensor, tf.TensorSpec))]
+
+
+def with_none(tensors: Iterable[tf.Tensor], *, like: Any) -> Any:
+    """Undoes `without_none`: a structure like `like`, which may hold tensors or specs, of these tensors."""
+    remaining = iter(tensors)
+    is_tensor = (isinstance(leaf, (tf.Tensor, tf.TensorSpec)) for leaf in tf.nest.flatten(like))
+    return tf.nest.pack_sequence_as(like, [next(remaining) if there else None for there in is_tensor])
+
+
+_IMAGE_CHANNELS = 3
+_ROUNDING = 1e-3  # share of the image side by which a box may stick out before its clipping is worth a notice
+
+_FEATURES: dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature] = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string, ""),
+    "image/source_id": tf.io.FixedLenFeature([], tf.string, ""),
+    "image/object/bbox/ymin": tf.io.RaggedFeature(tf.float32),
+    "image/object/bbox/xmin": tf.io.RaggedFeature(tf.float32),
+    "image/object/bbox/ymax": tf.io.RaggedFeature(tf.float32),
+    "image/object/bbox/xmax": tf.io.RaggedFeature(tf.float32),
+    "image/object/class/label": tf.io.RaggedFeature(tf.int64),
+    "image/object/class/text": tf.io.RaggedFeature(tf.string),
+    "image/object/area": tf.io.RaggedFeature(tf.float32),
+    "image/object/is_crowd": tf.io.RaggedFeature(tf.int64),
+    "image/object/difficult": tf.io.RaggedFeature(tf.int64),
+    "image/object/group_of": tf.io.RaggedFeature(tf.int64),
+    "image/object/weight": tf.io.RaggedFeature(tf.float32),
+}
+_CHANNELS_KEY = "image/additional_channels/encoded"
+_SCORES_KEY = "image/object/class/multiclass_scores"
+
+
+def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTable:
+    """Makes the table from class name to 1-based id that `decode_example` takes; unknown names give -1.
+
+    Raises:
+        ValueError: if `label_to_id` is empty.
+    """
+    if not label_to_id:
+        raise ValueError("label_to_id is empty; it must hold at least one class name.")
+    names = tf.constant(list(label_to_id.keys()), tf.string)
+    ids = tf.constant(list(label_to_id.values()), tf.int64)
+    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(names, ids), default_value=-1)
+
+
+def decode_example(
+    serialized: tf.Tensor,
+    *,
+    num_classes: int,
+    label_table: tf.lookup.StaticHashTable | None = None,
+    num_additional_channels: int = 0,
+    load_class_scores: bool = False,
+) -> DecodedExample:
+    """Decodes a record; boxes that cannot train are dropped and counted, a record that contradicts itself is refused.
+
+    As in the Object Detection API, class names (`image/object/class/text`) go before class ids
+    (`image/object/class/label`) when there is a table for them. The image may be a JPEG, PNG, GIF (first frame) or BMP.
+
+    Args:
+        serialized: scalar string, a serialized tf.Example.
+        num_classes: ids of `image/object/class/label` must lie in 1 to this.
+        label_table: from class name to 1-based id, see `make_label_table`; None to read ids only.
+        num_additional_channels: how many images of one channel `image/additional_channels/encoded` holds; they are
+            stacked behind the three channels of the image and must have its size.
+        load_class_scores: read `image/object/class/multiclass_scores`, C+1 values per box.
+
+    Returns:
+        A `DecodedExample`; its image is uint8 [H, W, 3 + num_additional_channels].
+
+    Raises:
+        tf.errors.InvalidArgumentError: if the record is no tf.Example, its image does not decode, its lists differ in
+            length, or a class id lies outside 1 to `num_classes`. The message gives the reason; `explain_failure` adds
+            the name of the record.
+    """
+    features = dict(_FEATURES)
+    if num_additional_channels:
+        features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
+    if load_class_scores:
+        features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
+    parsed = tf.io.parse_single_example(serialized, features)
+    objects, notices = _decode_objects(parsed, num_classes, label_table, load_class_scores)
+    image = _decode_image(parsed, num_additional_channels)
+    return DecodedExample(Example(image, objects), parsed["image/source_id"], notices)
+
+
+def name_record(file: str, index: int, source_id: str) -> str:
+    """Words that name a record in errors and warnings; `index` counts from 0."""
+    return f"{file}, record {index}" + (f" (source_id {source_id})" if source_id else "")
+
+
+def refusal_words(error: tf.errors.OpError) -> str | None:
+    """The words with which this pipeline refused its data, without TensorFlow's wrapping; None for any other error."""
+    found = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|\[Op:|$)", error.message, re.DOTALL)
+    return found and found.group(1).replace("] [", "").replace("\\'", "'").replace('\\"', '"')
+
+
+def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callable[[tf.Tensor], DecodedExample]) -> str:
+    """Says in one line which record could not be decoded, and why, by decoding it once more.
+
+    Args:
+        serialized: the record that `decode` failed on.
+        file: the file it comes from.
+        index: its position in the file, from 0.
+        decode: `decode_example` with its keyword values bound.
+    """
+    try:
+        example = tf.train.Example.FromString(serialized)
+    except Exception:  # the protobuf runtimes (upb, C++, Python) raise different classes for malformed bytes
+        return f"{name_record(file, index, '')}: {len(serialized):,} bytes that are no serialized tf.Example."
+    features = example.features.feature
+    source_id = b"".join(features["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
+    record = name_record(file, index, source_id)
+    if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
+        return f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames."
+    try:
+        decode(tf.constant(serialized))
+    except tf.errors.OpError as error:
+        refusal = refusal_words(error)
+        if refusal is not None:
+            return f"{record}: {refusal}"
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
+        if "feature" in reason.lower() or "Key:" in reason:
+            return f"{record}: {reason}"
+        encoded = b"".join(features["image/encoded"].bytes_list.value[:1])
+        return (
+            f"{record}: image/encoded ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
+            f"it is truncated, corrupted or of an unknown format. {reason}"
+        )
+    return f"{record}: could not be decoded the first time, for a reason that did not recur."
+
+
+def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int) -> tf.Tensor:
+    """[H, W, 3 + num_additional_channels] uint8."""
+    encoded = parsed["image/encoded"]
+    _require(tf.strings.length(encoded) > 0, "image/encoded is missing or empty.")
+    image = tf.io.decode_image(encoded, channels=_IMAGE_CHANNELS, expand_animations=False)
+    image = tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS])
+    if not num_additional_channels:
+        return image
+    encoded_channels = parsed[_CHANNELS_KEY]
+    found = tf.shape(encoded_channels)[0]
+    _require(
+        found == num_additional_channels,
+        _CHANNELS_KEY,
+        " holds ",
+        found,
+        f" images, {num_additional_channels} expected.",
+    )
+    channels = [image]
+    for i in range(num_additional_channels):
+        channel = tf.io.decode_image(encoded_channels[i], channels=1, expand_animations=False)
+        channel = tf.ensure_shape(channel, [None, None, 1])
+        _require(
+            tf.reduce_all(tf.shape(channel)[:2] == tf.shape(image)[:2]),
+            f"{_CHANNELS_KEY}: image {i} has height and width ", tf.shape(channel)[:2],
+            ", image/encoded has ", tf.shape(image)[:2], ".",
+        )  # fmt: skip
+        channels.append(channel)
+    return tf.concat(channels, axis=-1)
+
+
+def _decode_objects(
+    parsed: Mapping[str, tf.Tensor],
+    num_classes: int,
+    label_table: tf.lookup.StaticHashTable | None,
+    load_class_scores: bool,
+) -> tuple[Objects, tf.Tensor]:
+    """Returns the objects that can train and counts [len(Notice)] int32 of those that could not."""
+    sides = [parsed[f"image/object/bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
+    num_boxes = tf.shape(sides[0])[0]
+    for side, values in zip(("xmin", "ymax", "xmax"), sides[1:], strict=True):
+        found = tf.shape(values)[0]
+        _require(found == num_boxes, f"image/object/bbox/{side} has ", found, " values, ymin has ", num_boxes, ".")
+    boxes = tf.stack(sides, axis=-1)
+
+    objects = Objects(
+        boxes=tf.clip_by_value(boxes, 0.0, 1.0),
+        classes=_decode_classes(parsed, num_boxes, num_classes, label_table),
+        weights=_per_box(parsed, "image/object/weight", num_boxes, default=1),
+        is_crowd=tf.cast(_per_box(parsed, "image/object/is_crowd", num_boxes), tf.bool),
+        is_difficult=tf.cast(_per_box(parsed, "image/object/difficult", num_boxes), tf.bool),
+        is_group_of=tf.cast(_per_box(parsed, "image/object/group_of", num_boxes), tf.bool),
+        areas=_per_box(parsed, "image/object/area", num_boxes),
+        class_scores=_decode_class_scores(parsed, num_boxes, num_classes) if load_class_scores else None,
+    )
+
+    size, clipped_size = boxes[:, 2:] - boxes[:, :2], objects.boxes[:, 2:] - objects.boxes[:, :2]
+    sticks_out = tf.reduce_any(tf.abs(objects.boxes - boxes) > _ROUNDING, axis=-1)
+    faults = {  # in this order a box is counted once, under its first fault
+        Notice.NOT_FINITE: ~tf.reduce_all(tf.math.is_finite(boxes), axis=-1),
+        Notice.INVERTED: tf.reduce_any(size < 0, axis=-1),
+        Notice.EMPTY: tf.reduce_any(size == 0, axis=-1),
+        Notice.OUTSIDE: tf.reduce_any(clipped_size <= 0, axis=-1),
+        Notice.UNKNOWN_CLASS: objects.classes < 0,
+    }
+    is_good = tf.ones([num_boxes], tf.bool)
+    counts = {}
+    for notice, has_fault in faults.items():
+        counts[notice] = is_good & has_fault
+        is_good &= ~has_fault
+    counts[Notice.CLIPPED] = is_good & sticks_out
+    nothing = tf.zeros([num_boxes], tf.bool)
+    notices = tf.stack([tf.math.count_nonzero(counts.get(n, nothing), dtype=tf.int32) for n in Notice])
+    return objects.select(is_good), notices
+
+
+def _decode_classes(
+    parsed: Mapping[str, tf.Tensor],
+    num_boxes: tf.Tensor,
+    num_classes: int,
+    label_table: tf.lookup.StaticHashTable | None,
+) -> tf.Tensor:
+    """[N] int32, 0-based; -1 for names that are not in the table."""
+    ids, key = parsed["image/object/class/label"], tf.constant("image/object/class/label")
+    is_known = tf.ones_like(ids, tf.bool)
+    if label_table is not None:
+        names = parsed["image/object/class/text"]
+        has_names = tf.shape(names)[0] > 0
+        ids_of_names = label_table.lookup(names)
+        ids = tf.cond(has_names, lambda: ids_of_names, lambda: ids)
+        is_known = tf.cond(has_names, lambda: ids_of_names != -1, lambda: is_known)
+        key = tf.where(has_names, "image/object/class/text", key)
+    found = tf.shape(ids)[0]
+    _require(found == num_boxes, key, " has ", found, " values for ", num_boxes, " boxes.")
+    wrong = tf.boolean_mask(ids, is_known & ((ids < 1) | (ids > num_classes)))
+    _require(
+        tf.shape(wrong)[0] == 0, key, " gives class id ", wrong[:1], f". Allowed: 1 to {num_classes} (num_classes)."
+    )
+    return tf.cast(tf.where(is_known, ids - 1, -1), tf.int32)
+
+
+def _decode_class_scores(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """[N, C+1] float32."""
+    scores = parsed[_SCORES_KEY]
+    found, expected = tf.shape(scores)[0], num_boxes * (num_classes + 1)
+    _require(
+        found == expected,
+        _SCORES_KEY, " has ", found, " values; ", expected, f" expected: num_classes + 1 = {num_classes + 1} a box.",
+    )  # fmt: skip
+    return tf.reshape(scores, [num_boxes, num_classes + 1])
+
+
+def _per_box(parsed: Mapping[str, tf.Tensor], key: str, num_boxes: tf.Tensor, *, default: int = 0) -> tf.Tensor:
+    """[N]: the values under `key`, or `default` for every box of a record that does not carry the key."""
+    values = parsed[key]
+    found = tf.shape(values)[0]
+    _require((found == num_boxes) | (found == 0), key, " has ", found, " values for ", num_boxes, " boxes.")
+    return tf.pad(values, [[0, tf.maximum(num_boxes - found, 0)]], constant_values=default)
+
+
+def _require(condition: tf.Tensor, *words: str | tf.Tensor) -> None:
+    """Fails with `words` (strings, and scalar or short integer tensors) unless `condition` holds."""
+    # The raw op: tf.debugging.Assert words its message differently in eager mode, and joining the words beforehand would
+    # cost every image what only a bad one needs. `refusal_words` joins them.
+    tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(w) for w in words], summarize=10)

@@ -1,0 +1,250 @@
+"""Reads and decodes TFRecord files so that whatever goes wrong names the file, the record and the reason.
+
+tf.data's own errors say neither which file is truncated nor which record does not decode; here every record carries
+where it comes from, and failures are noticed by what is missing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from object_detection_fpn.data import decoder
+from object_detection_fpn.data.report import DataReport, Notice
+
+_READ_BUFFER_BYTES = 4 << 20  # a few large requests a file, which remote file systems need; times num_readers in memory
+_RECORD_FRAME_BYTES = 16  # length (8), its checksum (4), checksum of the data (4)
+_NUM_OPENING_THREADS = 32
+_NO_EXAMPLE = b"\0"  # no message begins with a zero byte, so whatever begins like this never decodes
+_END_OF_FILE = _NO_EXAMPLE + b"end of file"
+_END = np.int64(-1)  # index of the mark after the last record
+_BROKEN_FILE = np.int64(-2)  # index of the record that stands for the unreadable rest of a file
+
+# For every function handed to tf.data: nothing here needs AutoGraph, whose conversion would take seconds at each start.
+without_autograph = tf.autograph.experimental.do_not_convert
+
+
+class Record(NamedTuple):
+    """A serialized tf.Example and where it comes from, so that whatever happens to it later can be named."""
+
+    serialized: tf.Tensor
+    """Scalar string."""
+    file: tf.Tensor
+    """Scalar string."""
+    index: tf.Tensor
+    """Scalar int64, position in the file from 0; negative for marks."""
+
+    def broken_file(self) -> str | None:
+        """For a record as numpy values: what is wrong with the file, if this stands for its unreadable rest."""
+        return self.serialized[len(_NO_EXAMPLE) :].decode() if self.index == _BROKEN_FILE else None
+
+
+def list_record_files(patterns: Sequence[str]) -> list[tuple[str, int]]:
+    """Lists the files that match, with their sizes in bytes, in the order of the patterns, then of the names.
+
+    A pattern that matches nothing, beside others that do, is only worth a warning, as in the Object Detection API.
+
+    Raises:
+        FileNotFoundError: if there are no files.
+        ValueError: if all files are empty.
+        OSError: if a file cannot be opened.
+    """
+    files: list[str] = []
+    for pattern in patterns:
+        matching = sorted(tf.io.gfile.glob(pattern))
+        if not matching:
+            logging.warning("No record file matches '%s'.", pattern)
+        files.extend(matching)
+    words = ", ".join(f"'{pattern}'" for pattern in patterns)
+    if not files:
+        raise FileNotFoundError(f"No record file matches {words or 'an empty list of patterns'}.")
+    with concurrent.futures.ThreadPoolExecutor(_NUM_OPENING_THREADS) as pool:
+        sizes = list(pool.map(_open_for_size, files))
+    if not any(sizes):
+        raise ValueError(f"There are no records in the {len(files)} file(s) that match {words}: all are empty.")
+    return list(zip(files, sizes, strict=True))
+
+
+def _open_for_size(path: str) -> int:
+    """Size in bytes of a file that is known to open: one that does not would make the reader try for ever."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            file.read(1)
+            return file.size()
+    except tf.errors.OpError as error:
+        raise OSError(f"{path}: cannot be read: {error.message}") from error
+
+
+def read_records(
+    files: Sequence[tuple[str, int]],
+    *,
+    is_shuffled: bool = False,
+    num_epochs: int = 1,
+    num_readers: int = 1,
+    block_length: int = 1,
+    input_context: tf.distribute.InputContext | None = None,
+    is_deterministic: bool = True,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """The `Record`s of all files, or one pipeline's share of them.
+
+    A file that is truncated or corrupted gives its good records and then one that says so (`Record.broken_file`), which
+    `decode_records` refuses. It is never left out by sharding or sampling.
+
+    Args:
+        files: names and sizes, see `list_record_files`.
+        is_shuffled: read the files in another order each epoch (records of a file keep theirs).
+        num_epochs: how often to read everything, 0 for ever.
+        num_readers: files to read at the same time.
+        block_length: records to take from a file before turning to the next.
+        input_context: which part to read: every n-th file if there are enough of them, else every n-th record.
+        is_deterministic: keep the order exactly, however fast the files arrive.
+        seed: of the order of the files.
+    """
+    names, sizes = zip(*files, strict=True)
+    dataset = tf.data.Dataset.from_tensor_slices((list(names), tf.constant(sizes, tf.int64)))
+    num_files, num_shards, shard = len(files), 1, 0
+    if input_context is not None:
+        num_shards, shard = input_context.num_input_pipelines, input_context.input_pipeline_id
+    has_files_for_all = num_files >= num_shards
+    if has_files_for_all:
+        dataset = dataset.shard(num_shards, shard)
+        num_files = len(range(shard, num_files, num_shards))
+    if is_shuffled:
+        dataset = dataset.shuffle(num_files, seed=seed)
+    records = dataset.repeat(num_epochs or None).interleave(
+        _read_file,
+        cycle_length=min(num_readers, num_files),
+        block_length=block_length,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=is_deterministic,
+    )
+    records = keep_flagged(records)
+    return records if has_files_for_all else every_nth(records, num_shards, first=shard)
+
+
+def every_nth(records: tf.data.Dataset, n: int, *, first: int = 0) -> tf.data.Dataset:
+    """Records number `first`, `first` + n, ... of `records`, and all that stand for a broken file."""
+
+    @without_autograph
+    def flag(number, record):
+        return record, (number % n == first) | (record.index == _BROKEN_FILE)
+
+    return keep_flagged(records.enumerate().map(flag))
+
+
+def decode_records(
+    records: tf.data.Dataset,
+    decode: Callable[[tf.Tensor], decoder.DecodedExample],
+    *,
+    end: bytes,
+    report: DataReport,
+    num_parallel_calls: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
+    """Decodes records in parallel and in order, naming the one (or the file) that fails, and counts what was dropped.
+
+    Args:
+        records: of `Record`.
+        decode: `decoder.decode_example` with its keywords bound.
+        end: any record that `decode` accepts; it marks the end.
+        report: takes the counts.
+        num_parallel_calls: records to decode at the same time.
+
+    Returns:
+        A data set of (`Example`, source id); the source id is "<file>:<index>" for records that have none. Iterating
+        raises tf.errors.InvalidArgumentError at the record that fails.
+    """
+    # An error inside a parallel map does not say which record caused it. So failing elements are left out, each element
+    # carries the record before it, and a gap in the numbers tells that this one failed; it is then explained in Python.
+    end_record = Record(tf.constant(end), tf.constant(""), tf.constant(_END))
+
+    @without_autograph
+    def number(state, record):
+        position, previous = state
+        return (position + 1, record), (position, record, previous)
+
+    @without_autograph
+    def decode_numbered(position, record, previous):
+        return position, Record(tf.constant(""), record.file, record.index), previous, decode(record.serialized)
+
+    @without_autograph
+    def check(expected, element):
+        position, record, previous, decoded = element
+        is_complete = position == expected
+        message = tf.cond(is_complete, lambda: tf.constant(""), lambda: _explain(previous, decode))
+        tf.raw_ops.Assert(condition=is_complete, data=[message])
+        _count(decoded.notices, record, decoded.source_id, report)
+        has_id = tf.strings.length(decoded.source_id) > 0
+        name = tf.strings.join([record.file, ":", tf.strings.as_string(record.index)])
+        element = (decoded.example, tf.where(has_id, decoded.source_id, name))
+        return position + 1, (element, record.index != _END)
+
+    zero = tf.constant(0, tf.int64)
+    numbered = records.concatenate(tf.data.Dataset.from_tensors(end_record)).scan((zero, end_record), number)
+    decoded = numbered.map(decode_numbered, num_parallel_calls=num_parallel_calls, deterministic=True).ignore_errors()
+    return keep_flagged(decoded.scan(zero, check))
+
+
+@without_autograph
+def _read_file(file: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
+    """(`Record`, is to be kept) of a file of `size` bytes, at last a mark, to be kept only if there are bytes left over."""
+    # A file that has vanished since it was listed would be tried for ever: it is read only if a look for its name, in
+    # which "?" stands for characters that mean something in a pattern, finds anything.
+    found = tf.io.matching_files(tf.strings.regex_replace(file, r"[*?\[\]\\]", "?"))
+    existing = tf.boolean_mask([file], [tf.size(found) > 0])
+    # tf.data's own error names no file. So it is put aside, and the missing bytes are noticed at the end.
+    records = tf.data.TFRecordDataset(existing, buffer_size=_READ_BUFFER_BYTES).ignore_errors()
+
+    @without_autograph
+    def number(state, serialized):
+        offset, index = state
+        is_end = serialized == _END_OF_FILE
+        is_broken = is_end & (offset != size)
+        words = tf.strings.join(
+            [_NO_EXAMPLE, file, ": truncated or corrupted at byte ", tf.strings.as_string(offset), " of ",
+             tf.strings.as_string(size), ", after ", tf.strings.as_string(index), " good records."]
+        )  # fmt: skip
+        record = Record(tf.where(is_broken, words, serialized), file, tf.where(is_broken, _BROKEN_FILE, index))
+        next_offset = offset + _RECORD_FRAME_BYTES + tf.cast(tf.strings.length(serialized), tf.int64)
+        return (next_offset, index + 1), (record, ~is_end | is_broken)
+
+    zero = tf.constant(0, tf.int64)
+    return records.concatenate(tf.data.Dataset.from_tensors(_END_OF_FILE)).scan((zero, zero), number)
+
+
+def keep_flagged(flagged: tf.data.Dataset) -> tf.data.Dataset:
+    """From a data set of (element, flag) to the elements whose flag is set."""
+    # Functions that only pick a component are never run; anything more would cost 50 microseconds an element.
+    kept = flagged.filter(without_autograph(lambda element, is_kept: is_kept))
+    return kept.map(without_autograph(lambda element, is_kept: element))
+
+
+def _explain(record: Record, decode: Callable[[tf.Tensor], decoder.DecodedExample]) -> tf.Tensor:
+    def explain(serialized: bytes, file: bytes, index: np.int64) -> bytes:
+        words = Record(serialized, file, index).broken_file() or decoder.explain_failure(
+            serialized, file=file.decode(), index=int(index), decode=decode
+        )
+        return words.encode("utf-8", "replace")
+
+    return tf.ensure_shape(tf.numpy_function(explain, list(record), tf.string), [])
+
+
+def _count(notices: tf.Tensor, record: Record, source_id: tf.Tensor, report: DataReport) -> None:
+    """Hands counts [len(Notice)] int32 to the report; only records that have any pay for the way into Python."""
+
+    def add(notices: np.ndarray, file: bytes, index: np.int64, source_id: bytes) -> np.bool_:
+        name = decoder.name_record(file.decode(), int(index), source_id.decode("utf-8", "replace"))
+        for notice, count in zip(Notice, notices.tolist(), strict=True):
+            report.add(notice, count, name)
+        return np.bool_(True)
+
+    tf.cond(
+        tf.reduce_any(notices > 0),
+        lambda: tf.numpy_function(add, [notices, record.file, record.index, source_id], tf.bool),
+        lambda: tf.constant(True),
+    )

@@ -1,0 +1,1 @@
+"""How good detections are: metrics, the loop that computes them over a dataset, and pictures to look at."""

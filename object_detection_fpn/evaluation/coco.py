@@ -1,0 +1,293 @@
+"""COCO box metrics under the Object Detection API's names, computed by pycocotools (or faster-coco-eval, where installed).
+
+COCO's definition: https://cocodataset.org/#detection-eval. AP is the mean over IoU thresholds 0.50, 0.55 ... 0.95 of the
+precision at 101 recalls; "small" is an area below 32 x 32 pixels of the original image, "large" one above 96 x 96.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
+
+_LOGGER = logging.getLogger(__name__)
+
+# Positions on the axes of COCOeval's `precision` [threshold, recall, class, area, limit] and `recall` (the same without
+# the recall axis), with the default parameters that the metrics are defined by.
+_AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
+_LIMITS = {1: 0, 10: 1, 100: 2}  # most detections counted in an image, per class
+_THRESHOLDS = {0.50: 0, 0.75: 5}
+
+
+class _Summary(NamedTuple):
+    """One of the twelve numbers, as a cell of COCOeval's arrays."""
+
+    name: str
+    is_precision: bool
+    threshold: float | None = None
+    """None averages over all IoU thresholds."""
+    area: str = "all"
+    limit: int = 100
+
+
+_SUMMARIES = (
+    _Summary("Precision/mAP", is_precision=True),
+    _Summary("Precision/mAP@.50IOU", is_precision=True, threshold=0.50),
+    _Summary("Precision/mAP@.75IOU", is_precision=True, threshold=0.75),
+    _Summary("Precision/mAP (small)", is_precision=True, area="small"),
+    _Summary("Precision/mAP (medium)", is_precision=True, area="medium"),
+    _Summary("Precision/mAP (large)", is_precision=True, area="large"),
+    _Summary("Recall/AR@1", is_precision=False, limit=1),
+    _Summary("Recall/AR@10", is_precision=False, limit=10),
+    _Summary("Recall/AR@100", is_precision=False),
+    _Summary("Recall/AR@100 (small)", is_precision=False, area="small"),
+    _Summary("Recall/AR@100 (medium)", is_precision=False, area="medium"),
+    _Summary("Recall/AR@100 (large)", is_precision=False, area="large"),
+)
+
+_PREFIX = "DetectionBoxes_"
+PER_CATEGORY_PREFIX = _PREFIX + "PerformanceByCategory/mAP/"
+"""What the keys of the per-class AP begin with; the class name follows."""
+
+
+class CocoBoxMetrics:
+    """The twelve COCO numbers of box detection, and on request those of each class.
+
+    Every `update` is an image of its own, whatever its source id: records that share one are evaluated apart, and their
+    number is logged, since duplicates in an evaluation set are most often a mistake. Ties between equal scores of
+    different images are broken by source id, so the order of the images changes nothing. Detections whose box or score
+    is not finite cannot match anything; they are left out and their number is logged.
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[Mapping[str, Any]],
+        *,
+        include_metrics_per_category: bool = False,
+        all_metrics_per_category: bool = False,
+        backend: str | None = None,
+    ):
+        """Args:
+            categories: one mapping a class with `id` (1-based; class c of the records is id c + 1) and `name`. Detections of
+                a class that is not listed (a gap in the label map) are ignored, as COCO does.
+            include_metrics_per_category: adds `DetectionBoxes_PerformanceByCategory/mAP/<name>`.
+            all_metrics_per_category: adds all twelve numbers of each class (`DetectionBoxes_Precision mAP ByCategory/<name>`
+                and so on); implies nothing without `include_metrics_per_category`, as in the Object Detection API.
+            backend: "pycocotools", "faster-coco-eval", or None for the faster one where it is installed.
+
+        Raises:
+            ValueError: if there is no category, or two share an id or a name, or an id is below 1, or the back end is unknown.
+        """
+        if not categories:
+            raise ValueError(
+                "CocoBoxMetrics needs at least one category, each {'id': ..., 'name': ...}; there is none."
+            )
+        for key in ("id", "name"):
+            repeated = [value for value, n in collections.Counter(c[key] for c in categories).items() if n > 1]
+            if repeated:
+                raise ValueError(f"Two categories share {key} = {repeated[0]!r}; every {key} must occur once.")
+        smallest = min(int(category["id"]) for category in categories)
+        if smallest < 1:
+            raise ValueError(f"A category has id = {smallest}. Allowed: 1 and above, 0 is the background.")
+        names = {int(category["id"]): str(category["name"]) for category in categories}
+        self._categories: list[dict[str, Any]] = [
+            {"id": class_id, "name": names[class_id]} for class_id in sorted(names)
+        ]
+        self._ids = frozenset(names)
+        self._include_metrics_per_category = include_metrics_per_category
+        self._all_metrics_per_category = all_metrics_per_category
+        self._coco, self._evaluator = _load_backend(backend)
+        self._groundtruth: list[ImageGroundtruth] = []
+        self._detections: list[ImageDetections] = []
+        self._num_not_finite = 0
+
+    def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
+        """Takes in one image; both records hold real rows only, boxes in pixels of the original image.
+
+        An image without groundtruth counts: everything detected there is a false positive.
+
+        Raises:
+            ValueError: if the lengths of a record's fields differ, or a groundtruth class is not among the categories.
+        """
+        groundtruth = groundtruth._replace(
+            boxes=np.asarray(groundtruth.boxes, np.float64).reshape(-1, 4),
+            classes=np.asarray(groundtruth.classes, np.int64),
+            is_crowd=np.asarray(groundtruth.is_crowd, bool),
+            areas=None if groundtruth.areas is None else np.asarray(groundtruth.areas, np.float64),
+        )
+        detections = ImageDetections(
+            boxes=np.asarray(detections.boxes, np.float64).reshape(-1, 4),
+            scores=np.asarray(detections.scores, np.float64),
+            classes=np.asarray(detections.classes, np.int64),
+        )
+        of_image = f"image {groundtruth.source_id!r}"
+        _check_lengths(f"groundtruth of {of_image}", groundtruth, ("boxes", "classes", "is_crowd", "areas"))
+        _check_lengths(f"detections of {of_image}", detections, ("boxes", "scores", "classes"))
+        unknown = set((groundtruth.classes + 1).tolist()) - self._ids
+        if unknown:
+            raise ValueError(
+                f"Groundtruth of {of_image} has class id {min(unknown)}, which no category has. Allowed: {_listed(self._ids)}."
+            )
+        is_finite = np.isfinite(detections.boxes).all(axis=1) & np.isfinite(detections.scores)
+        self._num_not_finite += int(np.sum(~is_finite))
+        is_kept = is_finite & np.isin(detections.classes + 1, list(self._ids))
+        self._groundtruth.append(groundtruth)
+        self._detections.append(ImageDetections(*(field[is_kept] for field in detections)))
+
+    def result(self) -> dict[str, float]:
+        """The metrics over all images so far; -1 where there is no groundtruth to measure (as in pycocotools).
+
+        Returns:
+            `DetectionBoxes_Precision/mAP`, `.../mAP@.50IOU`, `.../mAP@.75IOU`, `.../mAP (small)`, `(medium)`, `(large)`,
+            `DetectionBoxes_Recall/AR@1`, `AR@10`, `AR@100`, `AR@100 (small)`, `(medium)`, `(large)`, then those of each class.
+
+        Raises:
+            ValueError: if there was no image.
+        """
+        if not self._groundtruth:
+            raise ValueError(
+                "There is no COCO metric of no images: the evaluation saw none. Does its input hold any records?"
+            )
+        self._log_oddities()
+        precision, recall = self._evaluate()
+        metrics = {_PREFIX + summary.name: _mean(summary, precision, recall) for summary in _SUMMARIES}
+        if self._include_metrics_per_category:
+            for k, category in enumerate(self._categories):
+                of_class = precision[:, :, k : k + 1], recall[:, k : k + 1]
+                metrics[PER_CATEGORY_PREFIX + category["name"]] = _mean(_SUMMARIES[0], *of_class)
+                for summary in _SUMMARIES if self._all_metrics_per_category else ():
+                    name = f"{_PREFIX}{summary.name.replace('/', ' ')} ByCategory/{category['name']}"
+                    metrics[name] = _mean(summary, *of_class)
+        return metrics
+
+    def _log_oddities(self) -> None:
+        times = collections.Counter(groundtruth.source_id for groundtruth in self._groundtruth if groundtruth.source_id)
+        repeated = {source_id: n for source_id, n in times.items() if n > 1}
+        if repeated:
+            first = next(iter(repeated))
+            _LOGGER.warning(
+                "%d source ids stand on more than one record (the first: %r on %d records); each record counts as an image of "
+                "its own.", len(repeated), first, repeated[first],
+            )  # fmt: skip
+        if self._num_not_finite:
+            _LOGGER.warning(
+                "%d detections have a box or score that is not finite and were left out of the COCO metrics.",
+                self._num_not_finite,
+            )
+
+    def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
+        """COCOeval's `precision` [10, 101, C, 4, 3] and `recall` [10, C, 4, 3], -1 where undefined."""
+        order = sorted(range(len(self._groundtruth)), key=lambda i: _sort_key(self._groundtruth[i].source_id))
+        groundtruth, detections = [], []
+        for image_id, i in enumerate(order, start=1):
+            groundtruth += _annotations(
+                image_id,
+                self._groundtruth[i].boxes,
+                self._groundtruth[i].classes,
+                area=_areas(self._groundtruth[i]),
+                iscrowd=self._groundtruth[i].is_crowd.astype(int),
+            )
+            boxes = self._detections[i].boxes
+            detections += _annotations(
+                image_id, boxes, self._detections[i].classes, area=_box_areas(boxes), score=self._detections[i].scores
+            )
+        image_ids = range(1, len(order) + 1)
+        with contextlib.redirect_stdout(io.StringIO()):  # both libraries report their progress with print
+            evaluator = self._evaluator(self._index(image_ids, groundtruth), self._index(image_ids, detections), "bbox")
+            evaluator.evaluate()
+            evaluator.accumulate()
+        return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
+
+    def _index(self, image_ids: Sequence[int], annotations: list[dict[str, Any]]) -> Any:
+        """A `COCO` object; its own `loadRes` refuses an empty list of detections."""
+        for annotation_id, annotation in enumerate(annotations, start=1):  # COCOeval takes a match to id 0 for no match
+            annotation["id"] = annotation_id
+        coco = self._coco()
+        coco.dataset = {
+            "info": {},
+            "images": [{"id": image_id} for image_id in image_ids],
+            "annotations": annotations,
+            "categories": self._categories,
+        }
+        coco.createIndex()
+        return coco
+
+
+def _load_backend(backend: str | None) -> tuple[type, type]:
+    if backend in (None, "faster-coco-eval"):
+        try:
+            from faster_coco_eval import COCO, COCOeval_faster
+
+            return COCO, COCOeval_faster
+        except ImportError as error:
+            if backend is not None:
+                raise ValueError(
+                    "backend = 'faster-coco-eval' is not installed. Install it with: pip install faster-coco-eval"
+                ) from error
+    if backend in (None, "pycocotools"):
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return COCO, COCOeval
+    raise ValueError(f"backend = {backend!r} is unknown. Allowed: 'pycocotools', 'faster-coco-eval', None.")
+
+
+def _areas(groundtruth: ImageGroundtruth) -> np.ndarray:
+    """The stored areas, those of the boxes where none is stored."""
+    of_boxes = _box_areas(groundtruth.boxes)
+    return of_boxes if groundtruth.areas is None else np.where(groundtruth.areas > 0, groundtruth.areas, of_boxes)
+
+
+def _box_areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _annotations(image_id: int, boxes: np.ndarray, classes: np.ndarray, **fields: np.ndarray) -> list[dict[str, Any]]:
+    """COCO's dictionaries: `bbox` is (xmin, ymin, width, height), `category_id` 1-based."""
+    xywh = np.stack([boxes[:, 1], boxes[:, 0], boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]], axis=1)
+    columns = {
+        "bbox": xywh.tolist(),
+        "category_id": (classes + 1).tolist(),
+        **{k: v.tolist() for k, v in fields.items()},
+    }
+    return [
+        {"image_id": image_id, "iscrowd": 0, **dict(zip(columns, row, strict=True))}
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def _mean(summary: _Summary, precision: np.ndarray, recall: np.ndarray) -> float:
+    """The mean over thresholds, recalls and classes of the cells that are defined; -1 if none is."""
+    cells = precision if summary.is_precision else recall
+    cells = cells[..., _AREAS[summary.area], _LIMITS[summary.limit]]
+    if summary.threshold is not None:
+        cells = cells[_THRESHOLDS[summary.threshold]]
+    is_defined = cells > -1
+    return float(np.mean(cells[is_defined])) if is_defined.any() else -1.0
+
+
+def _sort_key(source_id: str) -> tuple[bool, int, str]:
+    """Numbers by value, as COCO orders its image ids, then everything else."""
+    is_number = source_id.isdecimal()
+    return not is_number, int(source_id) if is_number else 0, source_id
+
+
+def _check_lengths(what: str, record: Any, fields: Sequence[str]) -> None:
+    values = {field: getattr(record, field) for field in fields}
+    lengths = {field: len(value) for field, value in values.items() if value is not None}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The fields of the {what} must have one row a box, but their lengths differ: {lengths}.")
+
+
+def _listed(ids: frozenset[int]) -> str:
+    ordered = sorted(ids)
+    if ordered == list(range(1, len(ordered) + 1)):
+        return f"1 to {len(ordered)}"
+    return ", ".join(map(str, ordered))

@@ -1,0 +1,1 @@
+"""Weights of other packages: name maps and layout changes, nothing else."""

@@ -1,0 +1,1 @@
+"""Backbones: models whose call gives `{level: features}`."""

@@ -1,0 +1,152 @@
+"""Faster R-CNN with a feature pyramid (Ren et al. 2015, Lin et al. 2017): the parts joined, in four verbs.
+
+    images = model.preprocess(batch.images)
+    predictions = model.predict(images, batch.true_shapes, training=True, groundtruth=batch.groundtruth, seed=seed)
+    losses = model.loss(predictions, batch.groundtruth)
+    detections = model.postprocess(predictions, batch.true_shapes)
+
+The model has no state beyond its variables, all of which exist after construction.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn import losses
+from object_detection_fpn.modeling import fpn, postprocess, roi, rpn, targets
+from object_detection_fpn.modeling.heads import box
+from object_detection_fpn.records import Detections, Groundtruth, Predictions
+
+# Mean of each RGB channel over ImageNet, subtracted for backbones that were trained so (Simonyan and Zisserman 2014).
+_CHANNEL_MEANS = (123.68, 116.779, 103.939)
+
+
+class FasterRCNN(tf_keras.layers.Layer):
+    """The meta-architecture; it is handed its parts.
+
+    Args:
+        feature_extractor: images -> pyramid.
+        rpn: pyramid -> proposals.
+        anchor_sampler: which anchors train.
+        rpn_loss: what they cost.
+        roi_sampler: which proposals train the box head. Also tells their targets.
+        roi_pooler: pyramid and RoIs -> features of fixed size. None, as the box head, for a model of one stage.
+        box_head: RoI features -> class logits and box deltas.
+        box_loss: what they cost.
+        postprocessor: predictions -> detections.
+        name: of the layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        feature_extractor: fpn.FeatureExtractor,
+        rpn: rpn.RPN,
+        anchor_sampler: targets.AnchorSampler,
+        rpn_loss: losses.RpnLoss,
+        roi_sampler: targets.RoISampler,
+        roi_pooler: roi.RoIPooler | None,
+        box_head: box.BoxHead | None,
+        box_loss: losses.BoxLoss,
+        postprocessor: postprocess.Postprocessor,
+        name: str = "faster_rcnn",
+    ):
+        super().__init__(name=name, dtype="float32")
+        self.feature_extractor = feature_extractor
+        self.rpn = rpn
+        self.roi_pooler = roi_pooler
+        self.box_head = box_head
+        self._anchor_sampler = anchor_sampler
+        self._rpn_loss = rpn_loss
+        self._roi_sampler = roi_sampler
+        self._box_loss = box_loss
+        self._postprocessor = postprocessor
+        self.built = True
+
+    @property
+    def num_stages(self) -> int:
+        return 1 if self.box_head is None else 2
+
+    def preprocess(self, images: tf.Tensor) -> tf.Tensor:
+        """Subtracts the channel means from RGB images; images of other channels stay as they are.
+
+        Args:
+            images: [B, H, W, channels] of any number type in [0, 255], already resized.
+
+        Returns:
+            [B, H, W, channels] float32.
+        """
+        images = tf.cast(images, tf.float32)
+        return images - tf.constant(_CHANNEL_MEANS) if images.shape[-1] == 3 else images
+
+    def predict(
+        self,
+        images: tf.Tensor,
+        true_shapes: tf.Tensor,
+        *,
+        training: bool,
+        groundtruth: Groundtruth | None = None,
+        seed: tf.Tensor | None = None,
+    ) -> Predictions:
+        """Runs the network.
+
+        Args:
+            images: [B, H, W, channels] of `preprocess`.
+            true_shapes: [B, 3] int32 (height, width, channels) of each image without its padding.
+            training: batch normalization uses the batch's statistics, anchors across the border do not propose, and the box
+                head sees proposals sampled against `groundtruth`.
+            groundtruth: needed in training by a model of two stages.
+            seed: [2] int32 for every random choice of this step; zeros when None.
+
+        Raises:
+            ValueError: if `groundtruth` is missing.
+        """
+        if training and groundtruth is None and self.num_stages == 2:
+            raise ValueError(
+                "predict(training=True) needs groundtruth: the box head trains on RoIs sampled against it."
+            )
+        seed = tf.zeros([2], tf.int32) if seed is None else seed
+        image_size = tf.shape(images)[1:3]
+        pyramid = self.feature_extractor(images, training=training)
+        rpn_outputs = self.rpn(pyramid, image_size, training=training)
+        proposals = self.rpn.propose(rpn_outputs, true_shapes)
+        predictions = Predictions(
+            rpn=rpn_outputs, image_size=image_size, seed=seed, rois=proposals, pyramid=tuple(pyramid)
+        )
+        if self.box_head is None or self.roi_pooler is None:
+            return predictions
+        rois = proposals
+        if training:
+            assert groundtruth is not None  # refused above
+            rois = self._roi_sampler(proposals, groundtruth, seed=seed + [0, 1])
+        features = self.roi_pooler(pyramid, rois.boxes, self.feature_extractor.covered_size(image_size))
+        class_logits, box_deltas = self.box_head(features, training=training)
+        return predictions._replace(rois=rois, class_logits=class_logits, box_deltas=box_deltas, box_features=features)
+
+    def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+        """Computes the losses of both stages and the regularization, scalars under the names in `losses`.
+
+        The anchors that count are sampled with `predictions.seed`. Predictions made outside of training have the losses of
+        all their proposals.
+        """
+        sample, rpn_targets = self._anchor_sampler(predictions.rpn, groundtruth, predictions.seed)
+        values = self._rpn_loss(
+            tf.gather(predictions.rpn.objectness_logits, sample.indices, batch_dims=1),
+            tf.gather(predictions.rpn.box_deltas, sample.indices, batch_dims=1),
+            rpn_targets,
+            sample.is_sampled,
+        )
+        if self.num_stages == 2:
+            box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
+            values |= self._box_loss(
+                predictions.class_logits, predictions.box_deltas, box_targets, predictions.rois.num_proposals
+            )
+        values[losses.REGULARIZATION] = tf.add_n(self.losses) if self.losses else tf.constant(0.0)
+        return values
+
+    def postprocess(self, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
+        """Turns predictions into detections, in the frame of the resized image without its padding."""
+        if self.num_stages == 1:
+            return postprocess.proposals_as_detections(predictions, true_shapes)
+        return self._postprocessor(predictions, true_shapes)

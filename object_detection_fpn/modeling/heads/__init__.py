@@ -1,0 +1,1 @@
+"""Heads: layers that turn the pooled features of a RoI into logits."""

@@ -1,0 +1,172 @@
+"""Convolution, normalization and activation built from one specification, so that each layer of the model follows the config.
+
+tf_keras has the layers; what it lacks is a batch normalization whose statistics can be frozen while its scale and offset
+still train, and a value that says how all layers of a part are regularized, initialized, normalized and activated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import tensorflow as tf
+import tf_keras
+
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "linear": tf.identity,
+    "relu": tf.nn.relu,
+    "relu6": tf.nn.relu6,
+    "swish": tf.nn.silu,
+}
+
+# Group Normalization (Wu and He 2018), section 4.1: 32 groups are best or equal for all models there.
+_NUM_GROUPS = 32
+
+
+class BatchNorm(tf_keras.layers.BatchNormalization):
+    """Batch normalization that can keep its moving statistics as they are.
+
+    With `freeze_statistics` the layer normalizes with its moving mean and variance also in training and never updates them;
+    its scale and offset still train. (tf_keras's own `trainable=False` freezes those too.)
+    """
+
+    def __init__(self, *, freeze_statistics: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self._freeze_statistics = freeze_statistics
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        return super().call(inputs, training=bool(training) and not self._freeze_statistics)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormSpec:
+    """Values of a batch normalization; the defaults are those of the config language."""
+
+    momentum: float = 0.999
+    epsilon: float = 0.001
+    center: bool = True
+    scale: bool = False
+    trainable: bool = True
+    synchronized: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupNormSpec:
+    """Group normalization has nothing to set."""
+
+
+def _glorot_uniform() -> tf_keras.initializers.Initializer:
+    return tf_keras.initializers.GlorotUniform()
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSpec:
+    """How the layers of one part of the model are made.
+
+    Attributes:
+        initializer: makes a new kernel initializer; called once a layer, since an unseeded initializer object that is used
+            twice gives the same values twice.
+        regularizer: kernel regularizer or None.
+        activation: a key of `ACTIVATIONS`.
+        norm: what follows a convolution, or None.
+        force_use_bias: give convolutions a bias although a normalization follows.
+        freeze_statistics: batch normalization keeps its moving statistics in training.
+        dtype: dtype policy of each layer, "float32" or "mixed_bfloat16" / "mixed_float16".
+    """
+
+    initializer: Callable[[], tf_keras.initializers.Initializer] = _glorot_uniform
+    regularizer: tf_keras.regularizers.Regularizer | None = None
+    activation: str = "relu"
+    norm: BatchNormSpec | GroupNormSpec | None = None
+    force_use_bias: bool = False
+    freeze_statistics: bool = False
+    dtype: str = "float32"
+
+    @property
+    def use_bias(self) -> bool:
+        """A bias before a normalization would only be subtracted again."""
+        return self.norm is None or self.force_use_bias
+
+    def make_conv(
+        self,
+        filters: int,
+        kernel_size: int,
+        *,
+        name: str,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        padding: str = "same",
+        use_bias: bool | None = None,
+        dtype: str | None = None,
+    ) -> tf_keras.layers.Conv2D:
+        """A convolution without its normalization and activation; `use_bias` and `dtype` default to the specification's."""
+        return tf_keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides=strides,
+            dilation_rate=dilation_rate,
+            padding=padding,
+            use_bias=self.use_bias if use_bias is None else use_bias,
+            kernel_initializer=self.initializer(),
+            kernel_regularizer=self.regularizer,
+            dtype=dtype or self.dtype,
+            name=name,
+        )
+
+    def make_norm(self, *, name: str) -> tf_keras.layers.Layer:
+        """The normalization that follows a convolution; an identity when there is none."""
+        if isinstance(self.norm, BatchNormSpec):
+            return BatchNorm(
+                momentum=self.norm.momentum,
+                epsilon=self.norm.epsilon,
+                center=self.norm.center,
+                scale=self.norm.scale,
+                trainable=self.norm.trainable,
+                synchronized=self.norm.synchronized,
+                freeze_statistics=self.freeze_statistics,
+                dtype=self.dtype,
+                name=name,
+            )
+        if isinstance(self.norm, GroupNormSpec):
+            return tf_keras.layers.GroupNormalization(groups=_NUM_GROUPS, dtype=self.dtype, name=name)
+        return tf_keras.layers.Activation("linear", dtype=self.dtype, name=name)
+
+    def make_activation(self, *, name: str) -> tf_keras.layers.Layer:
+        return tf_keras.layers.Activation(ACTIVATIONS[self.activation], dtype=self.dtype, name=name)
+
+
+class ConvNormActivation(tf_keras.layers.Layer):
+    """Convolution, normalization, activation. Call: [B, H, W, F] -> [B, H / strides, W / strides, filters]."""
+
+    def __init__(self, filters: int, kernel_size: int, *, spec: LayerSpec, strides: int = 1, name: str):
+        super().__init__(name=name, dtype=spec.dtype)
+        self.conv = spec.make_conv(filters, kernel_size, strides=strides, name="conv")
+        self.norm = spec.make_norm(name="norm")
+        self.activation = spec.make_activation(name="activation")
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        build(self.conv, input_shape)
+        build(self.norm, self.conv.compute_output_shape(input_shape))
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
+        return self.activation(self.norm(self.conv(inputs), training=training))
+
+
+def build(layer: tf_keras.layers.Layer, input_shape: Sequence[int | None]) -> None:
+    """Creates a layer's variables from shapes alone, under its name scope, without running it."""
+    with tf.name_scope(layer.name):
+        layer.build(tf.TensorShape(input_shape))
+        layer.built = True
+
+
+@contextlib.contextmanager
+def dtype_policy(policy: str) -> Iterator[None]:
+    """Makes `policy` the default of layers built inside, for libraries whose layers take no `dtype`; restores it after."""
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)

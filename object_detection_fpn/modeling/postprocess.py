@@ -1,0 +1,97 @@
+"""From the box head's outputs to detections: scores, decoded boxes, non-maximum suppression for each class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from object_detection_fpn.ops import box_coder, nms
+from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.records import Detections, Predictions
+
+ScoreConverter = Callable[[tf.Tensor], tf.Tensor]
+
+SCORE_CONVERTERS: dict[str, ScoreConverter] = {
+    "IDENTITY": tf.identity,
+    "SIGMOID": tf.sigmoid,
+    "SOFTMAX": tf.nn.softmax,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Postprocessor:
+    """Decodes, scores and suppresses.
+
+    Attributes:
+        score_converter: class logits [B, R, C+1] -> scores of the same shape.
+        score_threshold: score that a detection must exceed.
+        iou_threshold: a detection that overlaps a better one of its class by more is dropped.
+        max_detections_per_class: kept for each class of an image.
+        max_total_detections: D, kept for an image.
+        class_agnostic: suppress across classes.
+        soft_nms_sigma: width of Soft-NMS (Bodla et al. 2017), 0 = hard suppression.
+        implementation: "native" or "xla", see `ops.nms`.
+        box_scales: of the box coder.
+    """
+
+    score_converter: ScoreConverter = tf.nn.softmax
+    score_threshold: float = 0.0
+    iou_threshold: float = 0.6
+    max_detections_per_class: int = 100
+    max_total_detections: int = 100
+    class_agnostic: bool = False
+    soft_nms_sigma: float = 0.0
+    implementation: str = "native"
+    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+
+    def __call__(self, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
+        """Returns the detections of two-stage `predictions`; `true_shapes` is [B, 3] int32."""
+        rois = predictions.rois
+        all_scores = self.score_converter(predictions.class_logits)  # [B, R, C+1]
+        class_scores = all_scores[..., 1:]
+        boxes = box_coder.decode(predictions.box_deltas, rois.boxes[:, :, None], scales=self.box_scales)
+        kept, scores, classes, roi_indices, num_kept = nms.multiclass_nms(
+            boxes,
+            class_scores,
+            clip_window=box_ops.image_window(true_shapes),
+            max_detections_per_class=self.max_detections_per_class,
+            max_total_detections=self.max_total_detections,
+            iou_threshold=self.iou_threshold,
+            score_threshold=self.score_threshold,
+            class_agnostic=self.class_agnostic,
+            num_valid=rois.num_proposals,
+            implementation=self.implementation,
+            soft_nms_sigma=self.soft_nms_sigma,
+        )
+        is_real = tf.sequence_mask(num_kept, tf.shape(kept)[1])
+        kept_scores = tf.gather(all_scores, roi_indices, batch_dims=1)
+        return Detections(
+            boxes=box_ops.to_detection_frame(kept, true_shapes),
+            scores=scores,
+            classes=classes,
+            num_detections=num_kept,
+            class_scores=tf.where(is_real[..., None], kept_scores, 0.0),
+            roi_indices=roi_indices,
+            raw_boxes=box_ops.to_detection_frame(_best_class_box(boxes, class_scores), true_shapes),
+            raw_class_scores=all_scores,
+        )
+
+
+def proposals_as_detections(predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
+    """What a model of one stage detects: its proposals, all of class 0."""
+    proposals = predictions.rois
+    return Detections(
+        boxes=box_ops.to_detection_frame(proposals.boxes, true_shapes),
+        scores=proposals.scores,
+        classes=tf.zeros_like(proposals.scores, tf.int32),
+        num_detections=proposals.num_proposals,
+    )
+
+
+def _best_class_box(boxes: tf.Tensor, class_scores: tf.Tensor) -> tf.Tensor:
+    """[B, R, C or 1, 4] -> [B, R, 4], the box of each RoI's best class."""
+    if boxes.shape[2] == 1:
+        return boxes[:, :, 0]
+    return tf.gather(boxes, tf.argmax(class_scores, axis=-1, output_type=tf.int32), batch_dims=2)

@@ -1,0 +1,175 @@
+"""Region Proposal Network (Ren et al. 2015, section 3) over a pyramid (Lin et al. 2017, section 4.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn.modeling import layers
+from object_detection_fpn.ops import box_coder, nms
+from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.records import Proposals, RpnOutputs
+
+AnchorGenerator = Callable[[Sequence[tuple]], tf.Tensor]
+
+
+class RPNHead(tf_keras.layers.Layer):
+    """Scores and refines anchors: one 3 x 3 convolution for all levels, then a 1 x 1 predictor pair for each level.
+
+    A predictor for each level is the Object Detection API's way (the paper shares it too).
+
+    Call: tuple of [B, H_l, W_l, F] -> objectness_logits [B, K, 2] (background, object), box_deltas [B, K, 4], both float32,
+    in the order of `ops.anchors`: fine to coarse, then rows, columns, anchors of a cell.
+
+    Args:
+        in_filters: F.
+        num_levels: how many levels a call brings.
+        num_anchors: anchors of a cell.
+        num_filters: of the 3 x 3 convolution.
+        kernel_size: of that convolution.
+        dilation_rate: of that convolution.
+        spec: of all convolutions; its activation is not used (see below).
+        name: of the layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_filters: int,
+        num_levels: int,
+        num_anchors: int,
+        num_filters: int = 512,
+        kernel_size: int = 3,
+        dilation_rate: int = 1,
+        spec: layers.LayerSpec,
+        name: str = "rpn_head",
+    ):
+        super().__init__(name=name, dtype=spec.dtype)
+        # The Object Detection API always activates this convolution with ReLU6; trained weights depend on it.
+        spec = dataclasses.replace(spec, activation="relu6")
+        self.conv = spec.make_conv(num_filters, kernel_size, dilation_rate=dilation_rate, name="conv")
+        self.norm = spec.make_norm(name="norm")
+        self.activation = spec.make_activation(name="activation")
+        self.objectness = [
+            spec.make_conv(num_anchors * 2, 1, use_bias=True, name=f"objectness_{i}") for i in range(num_levels)
+        ]
+        self.deltas = [spec.make_conv(num_anchors * 4, 1, use_bias=True, name=f"deltas_{i}") for i in range(num_levels)]
+        self._in_filters, self._num_filters = in_filters, num_filters
+        layers.build(self, (None, None, None, in_filters))
+
+    def build(self, _: tf.TensorShape) -> None:
+        layers.build(self.conv, (None, None, None, self._in_filters))
+        for layer in (self.norm, *self.objectness, *self.deltas):
+            layers.build(layer, (None, None, None, self._num_filters))
+
+    def call(self, pyramid: Sequence[tf.Tensor], training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        if len(pyramid) != len(self.objectness):
+            raise ValueError(f"The pyramid has {len(pyramid)} levels; this head was built for {len(self.objectness)}.")
+        logits, deltas = [], []
+        for features, predict_objectness, predict_deltas in zip(pyramid, self.objectness, self.deltas, strict=True):
+            hidden = self.activation(self.norm(self.conv(features), training=training))
+            logits.append(_flatten_cells(predict_objectness(hidden), 2))
+            deltas.append(_flatten_cells(predict_deltas(hidden), 4))
+        # float32 even in bfloat16 training: with 8 bits of mantissa, equal scores would reorder proposals.
+        return tf.cast(tf.concat(logits, axis=1), tf.float32), tf.cast(tf.concat(deltas, axis=1), tf.float32)
+
+
+class RPN(tf_keras.layers.Layer):
+    """Anchors, their scores, and the proposals that follow from both.
+
+    Call: pyramid, image_size [2] -> `RpnOutputs`.
+
+    Args:
+        head: scores and refines the anchors.
+        generate_anchors: [(height, width) of each level] -> anchors [K, 4], pixels.
+        clip_anchors: anchors are clipped to the image also in training. Otherwise those that cross its border neither
+            propose nor train (Faster R-CNN, section 3.3); outside of training anchors are always clipped.
+        max_proposals: R, how many proposals an image keeps.
+        nms_iou_threshold: a proposal that overlaps a better one by more is dropped.
+        nms_score_threshold: objectness that a proposal must exceed.
+        implementation: "native" or "xla", see `ops.nms`.
+        box_scales: of the box coder.
+        name: of the layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: RPNHead,
+        generate_anchors: AnchorGenerator,
+        clip_anchors: bool = False,
+        max_proposals: int = 300,
+        nms_iou_threshold: float = 0.7,
+        nms_score_threshold: float = 0.0,
+        implementation: str = "native",
+        box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES,
+        name: str = "rpn",
+    ):
+        super().__init__(name=name, dtype="float32")
+        self.head = head
+        self.max_proposals = max_proposals
+        self.box_scales = box_scales
+        self._generate_anchors = generate_anchors
+        self._clip_anchors = clip_anchors
+        self._nms_iou_threshold = nms_iou_threshold
+        self._nms_score_threshold = nms_score_threshold
+        self._implementation = implementation
+        self.built = True
+
+    def call(self, pyramid: Sequence[tf.Tensor], image_size: tf.Tensor, training: bool) -> RpnOutputs:
+        logits, deltas = self.head(pyramid, training=training)
+        anchors = self._generate_anchors([_spatial_size(features) for features in pyramid])
+        window = tf.concat([tf.zeros([2]), tf.cast(image_size, tf.float32)], axis=0)
+        clipped = box_ops.clip(anchors, window)
+        if training and not self._clip_anchors:
+            is_valid = tf.reduce_all(tf.equal(anchors, clipped), axis=-1)
+        else:
+            # Anchors of the padding beyond the image have no area left: they would fill the places of real proposals.
+            is_valid = box_ops.area(clipped) > 0.0
+            anchors = clipped
+        return RpnOutputs(objectness_logits=logits, box_deltas=deltas, anchors=anchors, is_valid=is_valid)
+
+    def propose(self, outputs: RpnOutputs, true_shapes: tf.Tensor) -> Proposals:
+        """Decodes all anchors and keeps the best that do not overlap, clipped to the true image; no gradient passes.
+
+        Args:
+            outputs: of the call.
+            true_shapes: [B, 3] int32.
+
+        Returns:
+            Proposals of `max_proposals` rows, best first.
+        """
+        boxes = box_coder.decode(outputs.box_deltas, outputs.anchors[None], scales=self.box_scales)
+        # Softmax of two logits is the sigmoid of their difference.
+        scores = tf.sigmoid(outputs.objectness_logits[..., 1] - outputs.objectness_logits[..., 0])
+        scores = tf.where(outputs.is_valid[None], scores, -1.0)
+        kept, scores, _, _, num_kept = nms.multiclass_nms(
+            tf.stop_gradient(boxes)[:, :, None],
+            tf.stop_gradient(scores)[:, :, None],
+            clip_window=box_ops.image_window(true_shapes),
+            max_detections_per_class=self.max_proposals,
+            max_total_detections=self.max_proposals,
+            iou_threshold=self._nms_iou_threshold,
+            score_threshold=self._nms_score_threshold,
+            implementation=self._implementation,
+        )
+        return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)
+
+
+def _flatten_cells(predictions: tf.Tensor, code_size: int) -> tf.Tensor:
+    """[B, H, W, A * code_size] -> [B, H * W * A, code_size]."""
+    shape = predictions.shape
+    num_rows = -1
+    if shape[1:].is_fully_defined():
+        num_rows = shape[1] * shape[2] * shape[3] // code_size
+    batch = shape[0] if shape[0] is not None else tf.shape(predictions)[0]
+    return tf.reshape(predictions, [batch, num_rows, code_size])
+
+
+def _spatial_size(features: tf.Tensor) -> tuple:
+    """(height, width), as ints where they are static."""
+    dynamic = tf.shape(features)
+    return tuple(features.shape[axis] if features.shape[axis] is not None else dynamic[axis] for axis in (1, 2))

@@ -1,0 +1,191 @@
+"""Training targets: which groundtruth box each anchor or RoI answers for, and which of them train (Faster R-CNN, section 3.1).
+
+Groundtruth marked as crowd is never an object to find, and what lies inside it is not background either: such anchors and
+RoIs are ignored, as the COCO evaluation ignores detections there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from object_detection_fpn.ops import box_coder, matching, sampling
+from object_detection_fpn.records import Groundtruth, Proposals, RpnOutputs, Targets
+
+# Share of a box that has to lie in a crowd region to be ignored; the COCO evaluation's IoU threshold of 0.5 for regions.
+_CROWD_OVERLAP = 0.5
+
+
+def match(
+    boxes: tf.Tensor,
+    groundtruth: Groundtruth,
+    *,
+    matched_threshold: float,
+    unmatched_threshold: float,
+    force_match: bool,
+    is_valid: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Matches each box to the groundtruth box that it overlaps most.
+
+    Args:
+        boxes: [B or 1, K, 4] pixels.
+        groundtruth: of B images.
+        matched_threshold: least IoU of a match.
+        unmatched_threshold: below it a box is background; between the two it is ignored.
+        force_match: each groundtruth box also gets the box that overlaps it most.
+        is_valid: [B or 1, K] bool; others are ignored and not forced.
+
+    Returns:
+        [B, K] int32: row of the groundtruth, -1 background, -2 ignored.
+    """
+    in_range = tf.sequence_mask(groundtruth.num_boxes, tf.shape(groundtruth.boxes)[1])  # [B, G]
+    matches = matching.match_boxes(
+        boxes,
+        groundtruth.boxes,
+        gt_is_real=in_range & ~groundtruth.is_crowd,
+        matched_threshold=matched_threshold,
+        unmatched_threshold=unmatched_threshold,
+        force_match=force_match,
+        is_valid=is_valid,
+    )
+    crowd_share = matching.covered_share(boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range)
+    is_in_crowd = (crowd_share >= _CROWD_OVERLAP) & (matches == matching.BACKGROUND)
+    return tf.where(is_in_crowd, matching.IGNORED, matches)
+
+
+def _can_train(matches: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
+    """[B, K] bool: background, or matched to a groundtruth box that has weight."""
+    gt_weights = tf.gather(groundtruth.weights, tf.maximum(matches, 0), batch_dims=1)
+    return (matches == matching.BACKGROUND) | ((matches >= 0) & (gt_weights > 0.0))
+
+
+def encode(
+    boxes: tf.Tensor,
+    matches: tf.Tensor,
+    groundtruth: Groundtruth,
+    *,
+    class_agnostic: bool,
+    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES,
+) -> Targets:
+    """Turns matches into what each box should say.
+
+    Args:
+        boxes: [B or 1, K, 4] pixels.
+        matches: [B, K] int32 of `match`.
+        groundtruth: of B images.
+        class_agnostic: every object is class 1, as the RPN wants it.
+        box_scales: of the box coder.
+    """
+    is_matched = matches >= 0
+    rows = tf.maximum(matches, 0)
+    gt_weights = tf.gather(groundtruth.weights, rows, batch_dims=1)
+    box_weights = tf.where(is_matched, gt_weights, 0.0)
+    class_weights = tf.where(is_matched, gt_weights, tf.cast(matches == matching.BACKGROUND, tf.float32))
+    classes = tf.cast(is_matched, tf.int32)
+    if not class_agnostic:
+        classes *= tf.gather(groundtruth.classes, rows, batch_dims=1) + 1
+    gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
+    deltas = tf.where(is_matched[..., None], box_coder.encode(gt_boxes, boxes, scales=box_scales), 0.0)
+    return Targets(
+        classes=classes, class_weights=class_weights, box_deltas=deltas, box_weights=box_weights, matches=matches
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnchorSampler:
+    """Chooses the anchors that train the RPN: a fixed number an image, at most a share of them objects.
+
+    Attributes:
+        num_samples: S.
+        positive_fraction: greatest share of objects.
+        matched_threshold, unmatched_threshold: IoU of objects and of background (Faster R-CNN, section 3.1.2).
+        box_scales: of the box coder.
+    """
+
+    num_samples: int = 256
+    positive_fraction: float = 0.5
+    matched_threshold: float = 0.7
+    unmatched_threshold: float = 0.3
+    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+
+    def __call__(
+        self, outputs: RpnOutputs, groundtruth: Groundtruth, seed: tf.Tensor
+    ) -> tuple[sampling.Sample, Targets]:
+        """Returns the sample, rows of the anchors, and the targets of its rows ([B, S] each)."""
+        matches = match(
+            outputs.anchors[None],
+            groundtruth,
+            matched_threshold=self.matched_threshold,
+            unmatched_threshold=self.unmatched_threshold,
+            force_match=True,
+            is_valid=outputs.is_valid[None],
+        )
+        num_anchors = outputs.anchors.shape[0]
+        num_samples = self.num_samples if num_anchors is None else min(self.num_samples, num_anchors)
+        sample = sampling.sample_balanced(
+            _can_train(matches, groundtruth),
+            matches >= 0,
+            num_samples=num_samples,
+            positive_fraction=self.positive_fraction,
+            seed=seed,
+        )
+        anchors = tf.gather(outputs.anchors, sample.indices)  # [B, S, 4]
+        sampled_matches = tf.where(
+            sample.is_sampled, tf.gather(matches, sample.indices, batch_dims=1), matching.IGNORED
+        )
+        return sample, encode(anchors, sampled_matches, groundtruth, class_agnostic=True, box_scales=self.box_scales)
+
+
+@dataclasses.dataclass(frozen=True)
+class RoISampler:
+    """Chooses the proposals that train the box head (Fast R-CNN, section 2.3: 25 % objects).
+
+    Attributes:
+        num_samples: RoIs an image.
+        positive_fraction: greatest share of objects.
+        threshold: least IoU of an object; all others are background.
+        box_scales: of the box coder.
+    """
+
+    num_samples: int = 64
+    positive_fraction: float = 0.25
+    threshold: float = 0.5
+    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+
+    def match(self, boxes: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
+        """[B, R] int32, as `match`."""
+        return match(
+            boxes,
+            groundtruth,
+            matched_threshold=self.threshold,
+            unmatched_threshold=self.threshold,
+            force_match=False,
+        )
+
+    def __call__(self, proposals: Proposals, groundtruth: Groundtruth, seed: tf.Tensor) -> Proposals:
+        """Returns `num_samples` of the proposals, best first, padded with zeros."""
+        matches = self.match(proposals.boxes, groundtruth)
+        num_proposals = tf.shape(proposals.boxes)[1]
+        is_real = tf.sequence_mask(proposals.num_proposals, num_proposals)
+        sample = sampling.sample_balanced(
+            is_real & _can_train(matches, groundtruth),
+            matches >= 0,
+            num_samples=self.num_samples,
+            positive_fraction=self.positive_fraction,
+            seed=seed,
+        )
+        boxes = tf.gather(proposals.boxes, sample.indices, batch_dims=1)
+        scores = tf.gather(proposals.scores, sample.indices, batch_dims=1)
+        return Proposals(
+            boxes=tf.where(sample.is_sampled[..., None], boxes, 0.0),
+            scores=tf.where(sample.is_sampled, scores, 0.0),
+            num_proposals=tf.reduce_sum(tf.cast(sample.is_sampled, tf.int32), axis=1),
+        )
+
+    def targets(self, rois: Proposals, groundtruth: Groundtruth) -> Targets:
+        """Targets of RoIs; padding rows are ignored."""
+        matches = self.match(rois.boxes, groundtruth)
+        is_real = tf.sequence_mask(rois.num_proposals, tf.shape(rois.boxes)[1])
+        matches = tf.where(is_real, matches, matching.IGNORED)
+        return encode(rois.boxes, matches, groundtruth, class_agnostic=False, box_scales=self.box_scales)

@@ -1,0 +1,73 @@
+"""Anchors on every cell of every pyramid level (FPN, section 4.1); the library lacks the API's order of a cell's anchors.
+
+K counts the anchors of an image: levels from fine to coarse, then rows, columns, and the anchors of a cell by aspect ratio,
+then scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from object_detection_fpn.ops import boxes as box_ops
+
+
+def num_anchors_per_cell(*, aspect_ratios: Sequence[float], scales_per_octave: int) -> int:
+    """Returns how many anchors `multiscale_anchors` puts on each cell, the same on all levels."""
+    return len(aspect_ratios) * scales_per_octave
+
+
+def multiscale_anchors(
+    feature_sizes: Sequence[tuple[int | tf.Tensor, int | tf.Tensor]],
+    *,
+    min_level: int,
+    anchor_scale: float,
+    aspect_ratios: Sequence[float],
+    scales_per_octave: int,
+    image_size: box_ops.Size | None = None,
+) -> tf.Tensor:
+    """Lays anchors over a pyramid whose level l has cells of 2^l pixels.
+
+    The anchors of level l are centred on its cells. Their areas are (2^l * anchor_scale * 2^(s / scales_per_octave))^2 for
+    s = 0 .. scales_per_octave - 1, their shapes width / height = aspect ratio.
+
+    Args:
+        feature_sizes: (height, width) in cells of each level, finest first; Python ints give a static K.
+        min_level: level of the first entry.
+        anchor_scale: side of the smallest square anchor in cells.
+        aspect_ratios: width / height, each positive.
+        scales_per_octave: number of sizes between one level and the next.
+        image_size: (height, width) in pixels to normalize the anchors to; None leaves them in pixels.
+
+    Returns:
+        [K, 4] float32, not clipped to the image.
+
+    Raises:
+        ValueError: if there is no level, aspect ratio or scale, or a ratio or scale is not positive.
+    """
+    if not feature_sizes:
+        raise ValueError("feature_sizes is empty. Allowed: one (height, width) for each pyramid level.")
+    if not aspect_ratios or min(aspect_ratios) <= 0:
+        raise ValueError(f"aspect_ratios = {list(aspect_ratios)}. Allowed: one or more positive numbers.")
+    if scales_per_octave < 1:
+        raise ValueError(f"scales_per_octave = {scales_per_octave}. Allowed: 1 or more.")
+    if anchor_scale <= 0:
+        raise ValueError(f"anchor_scale = {anchor_scale}. Allowed: positive numbers.")
+
+    octave = anchor_scale * 2.0 ** (np.arange(scales_per_octave) / scales_per_octave)
+    root = np.sqrt(np.asarray(aspect_ratios, np.float64))[:, np.newaxis]
+    sides = np.stack([octave / root, octave * root], axis=-1).reshape(-1, 2)  # [A, (height, width)] in cells
+
+    levels = []
+    for index, (height, width) in enumerate(feature_sizes):
+        stride = 2.0 ** (min_level + index)
+        rows = (tf.range(height, dtype=tf.float32) + 0.5) * stride
+        columns = (tf.range(width, dtype=tf.float32) + 0.5) * stride
+        centers = tf.stack(tf.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, tf.newaxis, :]  # [H, W, 1, 2]
+        half_sides = tf.constant(sides * stride / 2.0, tf.float32)  # [A, 2]
+        corners = tf.concat([centers - half_sides, centers + half_sides], axis=-1)  # [H, W, A, 4]
+        levels.append(tf.reshape(corners, [-1, 4]))
+    anchors = tf.concat(levels, axis=0)
+    return anchors if image_size is None else box_ops.normalize(anchors, image_size)

@@ -1,0 +1,184 @@
+"""Pools RoIs from the pyramid level that fits their size (FPN, section 4.2); tf.image knows one level and no XLA.
+
+A crop of side S samples S x S points of a box bilinearly, corners aligned: the first point lies on the box's corner, the last
+on the opposite one, and a normalized coordinate y is row y * (H - 1) of a level with H rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from object_detection_fpn.ops.dims import dim
+
+IMPLEMENTATIONS = ("native", "static")
+
+# Two float32 steps below 1: enough that rounding never carries the last sample of a box that ends on the border beyond it.
+_ROUNDING = 2.0**-23
+
+
+def assign_levels(
+    boxes_normalized: tf.Tensor, *, num_levels: int, unit_level_index: int, size_ratio: float | tf.Tensor
+) -> tf.Tensor:
+    """Chooses the pyramid level each RoI is pooled from (FPN, section 4.2, equation 1).
+
+    Args:
+        boxes_normalized: [B, R, 4] float32, shares of the padded image. Empty boxes go to level 0.
+        num_levels: number of levels to choose from.
+        unit_level_index: index of the level for boxes of the canonical size, 224 x 224 pixels in the paper.
+        size_ratio: sqrt(height * width) of the padded image over the canonical side, usually sqrt(height * width) / 224.
+
+    Returns:
+        [B, R] int32 in [0, num_levels), 0 = finest.
+
+    Raises:
+        ValueError: if `num_levels` is below 1.
+    """
+    if num_levels < 1:
+        raise ValueError(f"num_levels = {num_levels}. Allowed: 1 or more.")
+    ymin, xmin, ymax, xmax = tf.unstack(tf.cast(boxes_normalized, tf.float32), axis=-1)
+    side = tf.sqrt(tf.maximum(ymax - ymin, 0.0) * tf.maximum(xmax - xmin, 0.0)) * size_ratio
+    level = tf.floor(tf.math.log(side) / math.log(2.0) + unit_level_index)  # -inf for empty boxes
+    return tf.cast(tf.clip_by_value(level, 0.0, num_levels - 1.0), tf.int32)
+
+
+def multilevel_crop_and_resize(
+    pyramid: Sequence[tf.Tensor],
+    boxes_normalized: tf.Tensor,
+    level_indices: tf.Tensor,
+    *,
+    crop_size: int,
+    implementation: str,
+    extrapolation_value: float = 0.0,
+) -> tf.Tensor:
+    """Crops each RoI from its own pyramid level; no other level is touched for it.
+
+    "native" is TensorFlow's kernel, level by level: for CPU and GPU, any shapes. "static" is gathers from one flat buffer of
+    all levels: compiles under XLA. They differ only beyond the border of a level: there "native" returns
+    `extrapolation_value`, and "static" fades to it over one cell, as the Object Detection API's two implementations do.
+
+    Args:
+        pyramid: per level [B, H, W, F] of any float type, finest first.
+        boxes_normalized: [B, R, 4] float32, shares of the padded image; may reach beyond it. Boxes that are not finite are
+            taken as the image's first corner. No gradient passes to them.
+        level_indices: [B, R] int32 in [0, len(pyramid)).
+        crop_size: S.
+        implementation: "native" or "static".
+        extrapolation_value: what lies around each level.
+
+    Returns:
+        [B, R, S, S, F] of the pyramid's type, interpolated in float32.
+
+    Raises:
+        ValueError: if `implementation` is unknown or `crop_size` below 1.
+    """
+    if crop_size < 1:
+        raise ValueError(f"crop_size = {crop_size}. Allowed: 1 or more.")
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation = {implementation!r}. Allowed: {', '.join(IMPLEMENTATIONS)}.")
+    # float32 even for bfloat16 features: with 8 bits, 0.501 equals 0.5.
+    boxes = tf.stop_gradient(tf.cast(boxes_normalized, tf.float32))
+    boxes = tf.where(tf.reduce_all(tf.math.is_finite(boxes), axis=-1, keepdims=True), boxes, 0.0)
+    crop = _native_crop if implementation == "native" else _static_crop
+    crops = crop(pyramid, boxes, level_indices, crop_size, extrapolation_value)
+    batch, num_rois, num_filters = dim(level_indices, 0), dim(level_indices, 1), pyramid[0].shape[-1]
+    return tf.reshape(tf.cast(crops, pyramid[0].dtype), [batch, num_rois, crop_size, crop_size, num_filters])
+
+
+def _native_crop(
+    pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
+) -> tf.Tensor:
+    """-> [B * R, S, S, F] float32."""
+    batch, num_rois = dim(level_indices, 0), dim(level_indices, 1)
+    boxes = tf.reshape(boxes, [-1, 4])
+    # Without this, rounding turns the last row or column of up to 3 % of the boxes that end on the border into padding.
+    boxes = tf.where(tf.abs(boxes - 1.0) <= _ROUNDING, 1.0 - _ROUNDING, boxes)
+    images = tf.repeat(tf.range(batch), num_rois)
+    level_indices = tf.reshape(level_indices, [-1])
+    rows = [tf.cast(tf.where(level_indices == level)[:, 0], tf.int32) for level in range(len(pyramid))]
+    crops = [
+        tf.image.crop_and_resize(
+            tf.cast(features, tf.float32),
+            tf.gather(boxes, level_rows),
+            tf.gather(images, level_rows),
+            [crop_size, crop_size],
+            extrapolation_value=extrapolation_value,
+        )
+        for features, level_rows in zip(pyramid, rows, strict=True)
+    ]
+    return tf.dynamic_stitch(rows, crops)
+
+
+def _static_crop(
+    pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
+) -> tf.Tensor:
+    """-> [B, R, S, S, F] float32."""
+    batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
+    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
+    num_cells = [height * width for height, width in sizes]
+    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
+    flat = tf.concat(
+        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
+        axis=1,
+    )
+    flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
+    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
+    rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size)  # two of [B, R, S] each
+    columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size)
+    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
+    first_cell = first_cell[..., tf.newaxis, tf.newaxis]
+    width = size[..., 1, tf.newaxis, tf.newaxis]
+
+    corners = [(y, x) for y in range(2) for x in range(2)]
+    cells = tf.stack(
+        [first_cell + rows[y][..., :, tf.newaxis] * width + columns[x][..., tf.newaxis, :] for y, x in corners]
+    )  # [4, B, R, S, S]
+    weights = tf.stack([row_weights[y][..., :, tf.newaxis] * column_weights[x][..., tf.newaxis, :] for y, x in corners])
+
+    @tf.custom_gradient
+    def interpolate(flat: tf.Tensor):
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # One corner after the other: together their gradients are four times the size of the crops.
+            def add(corner: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                update = weights[corner][..., tf.newaxis] * upstream
+                return corner + 1, tf.tensor_scatter_nd_add(total, cells[corner][..., tf.newaxis], update)
+
+            initial = tf.constant(0), tf.zeros(tf.shape(flat))
+            _, total = tf.while_loop(lambda corner, _: corner < 4, add, initial, maximum_iterations=4)
+            return tf.cast(total, flat.dtype)
+
+        parts = [tf.cast(tf.gather(flat, cells[i]), tf.float32) * weights[i][..., tf.newaxis] for i in range(4)]
+        return tf.add_n(parts), gradient
+
+    crops = interpolate(flat)
+    if extrapolation_value:
+        crops += extrapolation_value * (1.0 - tf.reduce_sum(weights, axis=0))[..., tf.newaxis]
+    return crops
+
+
+def _samples(
+    start: tf.Tensor, stop: tf.Tensor, size: tf.Tensor, num_samples: int
+) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """The cells, and their weights, between which each sample along one axis lies.
+
+    Args:
+        start: [B, R] normalized first end of the boxes.
+        stop: [B, R] normalized last end.
+        size: [B, R] int32 cells along the axis.
+        num_samples: S.
+
+    Returns:
+        Cells (low, high), [B, R, S] int32 in [0, size), and weights (low, high), [B, R, S]; together 1, less beyond the border.
+    """
+    last = tf.cast(size - 1, tf.float32)[..., tf.newaxis]
+    shares = tf.linspace(0.0, 1.0, num_samples) if num_samples > 1 else tf.constant([0.5])
+    position = (start[..., tf.newaxis] * (1.0 - shares) + stop[..., tf.newaxis] * shares) * last
+    inside = tf.clip_by_value(position, 0.0, last)
+    presence = tf.maximum(1.0 - tf.abs(position - inside), 0.0)
+    low = tf.floor(inside)
+    fraction = inside - low
+    low_cell = tf.cast(low, tf.int32)
+    high_cell = tf.minimum(low_cell + 1, size[..., tf.newaxis] - 1)
+    return (low_cell, high_cell), (presence * (1.0 - fraction), presence * fraction)

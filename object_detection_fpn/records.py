@@ -1,0 +1,134 @@
+"""The records that cross file borders: one NamedTuple each, every field documented once, here.
+
+Shape letters are those of the whole package: B images, H W size, F channels, K anchors per image, R rois, G groundtruth
+boxes, D detections, C classes (C+1 with background first). `boxes` are float32 `(ymin, xmin, ymax, xmax)`; the frame each
+record uses is stated at its field. Padding rows come last and are zero; a count says how many rows are real.
+
+NamedTuples are what `tf.function`, `tf.data`, `tf.distribute` and XLA pass through unchanged; a field that a pipeline does
+not carry is None.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Groundtruth(NamedTuple):
+    """What an image shows, padded to the same number of rows for every image of a batch."""
+
+    boxes: tf.Tensor
+    """[B, G, 4] float32, pixels of the resized, padded image."""
+    classes: tf.Tensor
+    """[B, G] int32, 0-based; 0 in padding rows."""
+    num_boxes: tf.Tensor
+    """[B] int32, how many rows are real."""
+    weights: tf.Tensor
+    """[B, G] float32, the share each box has in the losses; 0 in padding rows."""
+    is_crowd: tf.Tensor
+    """[B, G] bool, a region with many objects: neither object nor background in training, ignored by the metrics."""
+    is_difficult: tf.Tensor | None = None
+    """[B, G] bool, PASCAL VOC's mark of a box that metrics may ignore."""
+    is_group_of: tf.Tensor | None = None
+    """[B, G] bool, Open Images' mark of a box around several objects."""
+    areas: tf.Tensor | None = None
+    """[B, G] float32, area of the object in pixels of the original image, 0 where the record has none."""
+    class_scores: tf.Tensor | None = None
+    """[B, G, C+1] float32, soft class targets with background first (`load_multiclass_scores`)."""
+
+
+class Batch(NamedTuple):
+    """What the input pipeline hands to training and evaluation."""
+
+    images: tf.Tensor
+    """[B, H, W, channels] float32 in [0, 255], resized, zeros beyond each image's true shape."""
+    true_shapes: tf.Tensor
+    """[B, 3] int32 (height, width, channels) of each resized image without its padding."""
+    groundtruth: Groundtruth
+    original_shapes: tf.Tensor
+    """[B, 2] int32 (height, width) of each image as it was stored."""
+    source_id: tf.Tensor | None = None
+    """[B] string, the record's `image/source_id`; only in evaluation (strings cannot enter XLA)."""
+    is_padding: tf.Tensor | None = None
+    """[B] bool, True for the images that only fill the last evaluation batch."""
+
+
+class RpnOutputs(NamedTuple):
+    """What the region proposal network says of every anchor, finest level first, then rows, columns, anchors of a cell."""
+
+    objectness_logits: tf.Tensor
+    """[B, K, 2] float32, background then object."""
+    box_deltas: tf.Tensor
+    """[B, K, 4] float32, encoded against `anchors`."""
+    anchors: tf.Tensor
+    """[K, 4] float32, pixels, clipped to the image where the model clips anchors."""
+    is_valid: tf.Tensor
+    """[K] bool, False for anchors that neither propose nor train (outside the image)."""
+
+
+class Proposals(NamedTuple):
+    """Candidate regions, best first."""
+
+    boxes: tf.Tensor
+    """[B, R, 4] float32, pixels; zero area in padding rows."""
+    scores: tf.Tensor
+    """[B, R] float32 objectness, 0 in padding rows."""
+    num_proposals: tf.Tensor
+    """[B] int32."""
+
+
+class Targets(NamedTuple):
+    """What anchors or RoIs should say."""
+
+    classes: tf.Tensor
+    """[B, K] int32, 0 = background, c + 1 = class c (RPN: 1 = object)."""
+    class_weights: tf.Tensor
+    """[B, K] float32, 0 = ignored."""
+    box_deltas: tf.Tensor
+    """[B, K, 4] float32, 0 where `box_weights` is 0."""
+    box_weights: tf.Tensor
+    """[B, K] float32, 0 unless matched to an object."""
+    matches: tf.Tensor
+    """[B, K] int32, row of the matched groundtruth box, -1 = background, -2 = ignored."""
+
+
+class Predictions(NamedTuple):
+    """Everything `FasterRCNN.predict` knows of a batch."""
+
+    rpn: RpnOutputs
+    image_size: tf.Tensor
+    """[2] int32 (height, width) of the padded image, the frame of every box here."""
+    seed: tf.Tensor
+    """[2] int32, drives the sampling of anchors in `FasterRCNN.loss`."""
+    rois: Proposals
+    """The proposals (in training: the sampled ones) that the box head saw."""
+    class_logits: tf.Tensor | None = None
+    """[B, R, C+1] float32, background first; None when the model has one stage."""
+    box_deltas: tf.Tensor | None = None
+    """[B, R, C or 1, 4] float32, encoded against `rois.boxes`; 1 when one box serves all classes."""
+    pyramid: tuple[tf.Tensor, ...] | None = None
+    """Per level, finest first, [B, H, W, F]."""
+    box_features: tf.Tensor | None = None
+    """[B, R, S, S, F], the pooled features of each RoI."""
+
+
+class Detections(NamedTuple):
+    """What a batch shows according to the model, best first."""
+
+    boxes: tf.Tensor
+    """[B, D, 4] float32, normalized to the resized image without its padding; zeros in padding rows."""
+    scores: tf.Tensor
+    """[B, D] float32."""
+    classes: tf.Tensor
+    """[B, D] int32, 0-based."""
+    num_detections: tf.Tensor
+    """[B] int32."""
+    class_scores: tf.Tensor | None = None
+    """[B, D, C+1] float32, the scores of all classes of the detection's RoI, background first."""
+    roi_indices: tf.Tensor | None = None
+    """[B, D] int32, row of the detection's RoI in `raw_boxes`."""
+    raw_boxes: tf.Tensor | None = None
+    """[B, R, 4] float32, decoded boxes before suppression, normalized and clipped like `boxes`; the best class's box."""
+    raw_class_scores: tf.Tensor | None = None
+    """[B, R, C+1] float32, scores before suppression."""

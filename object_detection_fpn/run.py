@@ -1,0 +1,453 @@
+"""The four things one does with a pipeline config: train, evaluate, both at once, export.
+
+Each function takes a config that `config.load_config` has checked, builds what it describes, and hands it to the loops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+import tf_keras
+from absl import logging
+from official.common import distribute_utils
+
+from object_detection_fpn import builder, saved_model
+from object_detection_fpn import config as config_lib
+from object_detection_fpn import label_map as label_map_lib
+from object_detection_fpn import predict as predict_lib
+from object_detection_fpn.data import decoder
+from object_detection_fpn.data.report import DataReport
+from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.modeling import faster_rcnn
+from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
+from object_detection_fpn.training import checkpoints, optimizers
+from object_detection_fpn.training import loop as training_loop
+
+Config = pipeline_pb2.TrainEvalPipelineConfig
+
+BEST_METRIC = "DetectionBoxes_Precision/mAP"
+"""Decides which checkpoint `train(evaluate_checkpoints=True)` keeps as the best."""
+
+
+def make_strategy(*, use_tpu: bool = False, tpu_name: str | None = None, num_workers: int = 1) -> tf.distribute.Strategy:
+    """Chooses how the work is spread: TPU, several workers, several GPUs, or one device.
+
+    Args:
+        use_tpu: train on the TPU `tpu_name`.
+        tpu_name: name or gRPC address of a Cloud TPU; None or "" for the TPU of this machine.
+        num_workers: above 1, one of the workers that the environment variable TF_CONFIG describes.
+
+    Raises:
+        ValueError: if both a TPU and several workers are asked for, or TF_CONFIG is missing.
+    """
+    if use_tpu and num_workers > 1:
+        raise ValueError(f"--use_tpu and --num_workers = {num_workers} exclude each other: a TPU brings its own workers.")
+    if use_tpu:
+        return distribute_utils.get_distribution_strategy("tpu", tpu_address=tpu_name or "local")
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    if num_workers > 1:
+        if not os.environ.get("TF_CONFIG"):
+            raise ValueError(
+                f"--num_workers = {num_workers} needs the environment variable TF_CONFIG, which lists the workers and says "
+                "which of them this process is."
+            )
+        return distribute_utils.get_distribution_strategy("multi_worker_mirrored", num_gpus=num_gpus)
+    if num_gpus > 1:
+        return distribute_utils.get_distribution_strategy("mirrored", num_gpus=num_gpus)
+    return tf.distribute.get_strategy()
+
+
+def train(
+    config: Config,
+    *,
+    model_dir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    num_steps: int | None = None,
+    checkpoint_every_n: int = 1000,
+    record_summaries: bool = True,
+    jit_compile: bool = False,
+    seed: int = 0,
+    evaluate_checkpoints: bool = False,
+    sample_1_of_n_eval_examples: int | None = None,
+) -> training_loop.TrainResult:
+    """Trains up to a step, going on where the newest checkpoint in `model_dir` left off.
+
+    Args:
+        config: a checked config (`require_data="train"`, and "eval" with `evaluate_checkpoints`).
+        model_dir: folder for checkpoints, TensorBoard's `train`, the config, and with `evaluate_checkpoints` `eval` and `best`.
+        strategy: of `make_strategy`; None = one device.
+        num_steps: step to train up to; None = `train_config.num_steps`.
+        checkpoint_every_n: steps between checkpoints.
+        record_summaries: write TensorBoard summaries.
+        jit_compile: compile the train step with XLA on CPU and GPU too (a TPU always does).
+        seed: of everything random.
+        evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the best one in `model_dir/best`.
+        sample_1_of_n_eval_examples: see `evaluate`.
+
+    Raises:
+        ConfigError, CheckpointError, TrainingError, TrainingStopped: see `training.loop.train`.
+        ValueError: if several workers are to evaluate.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    if evaluate_checkpoints and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError("Several workers cannot evaluate while they train: evaluate beside them, in a process of its own.")
+    settings, reader = config.train_config, config.train_input_reader
+    is_tpu = _is_tpu(strategy)
+    label_map = _load_label_map(reader)
+    tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
+    with strategy.scope():
+        model = _build_model(config, reader, static=is_tpu or jit_compile, use_bfloat16=is_tpu and settings.use_bfloat16)
+        optimizer = builder.build_optimizer(settings.optimizer)
+    variables = optimizers.select_variables(
+        model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
+    )
+    report = DataReport()
+
+    def make_dataset(input_context: tf.distribute.InputContext, data_seed: int) -> tf.data.Dataset:
+        return builder.build_dataset(
+            config,
+            reader,
+            label_map=label_map,
+            batch_size=settings.batch_size,
+            is_training=True,
+            input_context=input_context,
+            seed=data_seed,
+            report=report,
+        )
+
+    after_checkpoint = [functools.partial(_save_config_once, config, model_dir, set())]
+    if evaluate_checkpoints:
+        evaluator = Evaluator(
+            config,
+            model=model,
+            strategy=strategy,
+            output_dir=model_dir,
+            sample_1_of_n=sample_1_of_n_eval_examples,
+        )
+        best = checkpoints.BestCheckpoint(model_dir, metric=evaluator.key(0, BEST_METRIC))
+        after_checkpoint.append(functools.partial(_evaluate_in_training, evaluator, best, optimizer, variables, config))
+
+    def on_checkpoint(step: int, path: str) -> None:
+        for act in after_checkpoint:
+            act(step, path)
+
+    result = training_loop.train(
+        model=model,
+        optimizer=optimizer,
+        dataset=make_dataset,
+        strategy=strategy,
+        model_dir=model_dir,
+        num_steps=settings.num_steps if num_steps is None else num_steps,
+        variables=variables,
+        initialize=functools.partial(_initialize, config, model) if settings.fine_tune_checkpoint else None,
+        gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
+        add_regularization_loss=settings.add_regularization_loss,
+        jit_compile=jit_compile and not is_tpu,
+        seed=seed,
+        checkpoint_every_n=checkpoint_every_n,
+        record_summaries=record_summaries,
+        on_checkpoint=on_checkpoint,
+    )
+    _log_notices(report)
+    return result
+
+
+def evaluate(
+    config: Config,
+    *,
+    checkpoint: str,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    sample_1_of_n_eval_examples: int | None = None,
+    eval_on_train_data: bool = False,
+    sample_1_of_n_eval_on_train_examples: int = 5,
+) -> dict[str, float]:
+    """Evaluates one checkpoint on every `eval_input_reader`.
+
+    Args:
+        config: a checked config (`require_data="eval"`).
+        checkpoint: a checkpoint, or a folder, which means its newest.
+        output_dir: folder for TensorBoard's `eval` and `metrics.jsonl`.
+        strategy: of `make_strategy`; None = one device.
+        sample_1_of_n_eval_examples: evaluate every n-th example; None = as the reader says.
+        eval_on_train_data: evaluate the training data instead.
+        sample_1_of_n_eval_on_train_examples: of which every n-th example is taken.
+
+    Returns:
+        The metrics and losses; with several readers, prefixed by their names.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing, damaged or of another model.
+    """
+    evaluator = _build_evaluator(
+        config,
+        output_dir=output_dir,
+        strategy=strategy,
+        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
+        on_train_data=eval_on_train_data,
+    )
+    return evaluator.evaluate_checkpoint(checkpoint)
+
+
+def evaluate_continuously(
+    config: Config,
+    *,
+    checkpoint_dir: str,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    timeout: float = 3600.0,
+    sample_1_of_n_eval_examples: int | None = None,
+    eval_on_train_data: bool = False,
+    sample_1_of_n_eval_on_train_examples: int = 5,
+) -> dict[int, dict[str, float]]:
+    """Evaluates every checkpoint that appears in a folder until training is over or none has come for `timeout` seconds.
+
+    The other arguments are those of `evaluate`; the result maps steps to metrics.
+    """
+    evaluator = _build_evaluator(
+        config,
+        output_dir=output_dir,
+        strategy=strategy,
+        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
+        on_train_data=eval_on_train_data,
+    )
+    return evaluation_loop.evaluate_continuously(
+        checkpoint_dir=checkpoint_dir,
+        evaluate_fn=lambda path, _: evaluator.evaluate_checkpoint(path),
+        timeout=timeout,
+        final_step=config.train_config.num_steps or None,
+    )
+
+
+def export(config: Config, *, checkpoint: str, output_dir: str, input_type: str = "image_tensor") -> str:
+    """Writes a checkpoint as a SavedModel in the Object Detection API's layout; returns the SavedModel's folder.
+
+    Args:
+        config: a checked config.
+        checkpoint: a checkpoint, or a folder, which means its newest.
+        output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
+        input_type: one of `saved_model.INPUT_TYPES`.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing, damaged or of another model.
+        ValueError: if `input_type` is unknown.
+    """
+    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
+    model = _build_model(config, reader)
+    checkpoints.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
+    return saved_model.export_saved_model(
+        model=model,
+        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
+        input_type=input_type,
+        output_dir=output_dir,
+        pipeline_config_text=config_lib.format_config(config),
+        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+        decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
+    )
+
+
+def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
+    """A predictor with a checkpoint's weights and the label map's names."""
+    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
+    model = _build_model(config, reader)
+    checkpoints.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
+    return predict_lib.Predictor.from_model(
+        model=model,
+        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
+        categories=_load_label_map(reader).categories,
+        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+    )
+
+
+class Evaluator:
+    """Evaluates a model, built once and traced once, on every evaluation reader of a config.
+
+    Args:
+        config: the config.
+        model: the model, built under `strategy`.
+        strategy: of the model.
+        output_dir: results go to its `eval/<name of the reader>`.
+        sample_1_of_n: evaluate every n-th example; None = as each reader says.
+        on_train_data: evaluate the training reader instead.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        model: faster_rcnn.FasterRCNN,
+        strategy: tf.distribute.Strategy,
+        output_dir: str,
+        sample_1_of_n: int | None = None,
+        on_train_data: bool = False,
+    ):
+        self.model = model
+        self._config = config
+        self._strategy = strategy
+        self._output_dir = output_dir
+        self._sample_1_of_n = sample_1_of_n
+        readers = [config.train_input_reader] if on_train_data else list(config.eval_input_reader)
+        self._readers = [
+            (reader, reader.name or ("train_data" if on_train_data else "" if i == 0 else str(i)), _load_label_map(reader))
+            for i, reader in enumerate(readers)
+        ]
+        self._eval_step = evaluation_loop.make_eval_step(
+            model=model, strategy=strategy, add_regularization_loss=config.train_config.add_regularization_loss
+        )
+
+    def key(self, reader_index: int, metric: str) -> str:
+        """The name of a reader's metric among the results."""
+        name = self._readers[reader_index][1]
+        return metric if len(self._readers) == 1 or not name else f"{name}/{metric}"
+
+    def evaluate_checkpoint(self, checkpoint: str) -> dict[str, float]:
+        """Restores a checkpoint into the model, with averages if the config says so, and evaluates it."""
+        use_averages = self._config.eval_config.use_moving_averages
+        restored = checkpoints.restore_model(checkpoint, self.model, use_averages=use_averages)
+        return self(restored.step)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Evaluates the model as it is, on all readers in turn."""
+        settings = self._config.eval_config
+        results: dict[str, float] = {}
+        num_replicas = self._strategy.num_replicas_in_sync
+        batch_size = -(-settings.batch_size // num_replicas) * num_replicas
+        for i, (reader, name, label_map) in enumerate(self._readers):
+            report = DataReport()
+            dataset = builder.build_dataset(
+                self._config,
+                reader,
+                label_map=label_map,
+                batch_size=batch_size,
+                is_training=False,
+                seed=0,
+                report=report,
+                sample_1_of_n=self._sample_1_of_n,
+            )
+            metrics = evaluation_loop.evaluate(
+                model=self.model,
+                dataset=dataset,
+                metrics=builder.build_metrics(settings, label_map.categories),
+                step=step,
+                strategy=self._strategy,
+                eval_step=self._eval_step,
+                categories=label_map.categories,
+                output_dir=os.path.join(self._output_dir, "eval", name),
+                num_visualizations=settings.num_visualizations,
+                min_score_threshold=settings.min_score_threshold,
+                max_num_boxes_to_visualize=settings.max_num_boxes_to_visualize,
+                skip_labels=settings.skip_labels,
+                skip_scores=settings.skip_scores,
+            )
+            _log_notices(report)
+            results |= {self.key(i, metric): value for metric, value in metrics.items()}
+        return results
+
+
+def _build_evaluator(
+    config: Config,
+    *,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None,
+    sample_1_of_n: int | None,
+    on_train_data: bool,
+) -> Evaluator:
+    strategy = strategy or tf.distribute.get_strategy()
+    reader = config.train_input_reader if on_train_data else config.eval_input_reader[0]
+    with strategy.scope():
+        model = _build_model(config, reader, static=_is_tpu(strategy))
+    return Evaluator(
+        config,
+        model=model,
+        strategy=strategy,
+        output_dir=output_dir,
+        sample_1_of_n=sample_1_of_n,
+        on_train_data=on_train_data,
+    )
+
+
+def _build_model(
+    config: Config, reader: input_reader_pb2.InputReader, *, static: bool = False, use_bfloat16: bool = False
+) -> faster_rcnn.FasterRCNN:
+    return builder.build_model(
+        config.model,
+        static=static,
+        dtype="mixed_bfloat16" if use_bfloat16 else "float32",
+        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+    )
+
+
+def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Serialized example -> image with its additional channels, which no image file holds."""
+
+    def decode(serialized: tf.Tensor) -> tf.Tensor:
+        return decoder.decode_example(
+            serialized,
+            num_classes=config.model.faster_rcnn.num_classes,
+            num_additional_channels=reader.num_additional_channels,
+        ).example.image
+
+    return decode
+
+
+def _is_tpu(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.TPUStrategy)
+
+
+def _load_label_map(reader: input_reader_pb2.InputReader) -> label_map_lib.LabelMap:
+    return label_map_lib.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+
+
+def _log_notices(report: DataReport) -> None:
+    """Says in the end what the data had to be forgiven."""
+    if summary := report.summary():
+        logging.warning("Imperfect data:\n%s", summary)
+
+
+def _initialize(config: Config, model: faster_rcnn.FasterRCNN) -> None:
+    """First weights from `train_config.fine_tune_checkpoint`."""
+    settings = config.train_config
+    is_backbone_only = settings.fine_tune_checkpoint_type == "classification"
+    report = checkpoints.restore_for_fine_tuning(
+        settings.fine_tune_checkpoint, model, parts=["feature_extractor/backbone"] if is_backbone_only else None
+    )
+    print(report.table(f"Weights from {settings.fine_tune_checkpoint}"), flush=True)
+
+
+def _save_config_once(config: Config, model_dir: str, done: set[str], _: int, __: str) -> None:
+    """The first checkpoint of a run brings the config it was made with; a run that fails before leaves the old one."""
+    if model_dir not in done:
+        config_lib.save_config(config, os.path.join(model_dir, "pipeline.config"))
+        done.add(model_dir)
+
+
+def _evaluate_in_training(
+    evaluator: Evaluator,
+    best: checkpoints.BestCheckpoint,
+    optimizer: optimizers.AveragingOptimizer,
+    variables: list[tf.Variable],
+    config: Config,
+    step: int,
+    path: str,
+) -> None:
+    with _averages(optimizer, variables, config):
+        results = evaluator(step)
+    if best.offer(path, step, results):
+        print(f"Step {step} is the best so far; a copy of its checkpoint is in best/.", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _averages(
+    optimizer: optimizers.AveragingOptimizer, variables: list[tf.Variable], config: Config
+) -> Iterator[None]:
+    wanted = config.eval_config.use_moving_averages and config.train_config.optimizer.use_moving_average
+    use: Callable[[], contextlib.AbstractContextManager] = (
+        functools.partial(optimizer.averaged, variables) if wanted else contextlib.nullcontext
+    )
+    with use():
+        yield

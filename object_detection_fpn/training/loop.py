@@ -1,0 +1,446 @@
+"""The training loop: restore, step, show, save, until the last step.
+
+`orbit` runs the steps: one `tf.function` with a loop of any number of them. Its `Controller` is not used: it prints what
+each call returns, saves by its own clock and cannot be stopped between two calls, none of which suits the user of a
+machine on which one step may take seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+import orbit
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn.training import checkpoints, optimizers
+from object_detection_fpn.training.progress import Progress, StopRequest
+
+_FIRST_STOPS = (1, 2, 5, 10)  # steps of a run after which the host looks at the losses, however fast they are
+_SECONDS_PER_CALL = 5.0  # the longest the host waits for a call of several steps, and a user for the answer to Ctrl-C
+_TOTAL_LOSS = "Loss/total_loss"
+_REGULARIZATION_LOSS = "Loss/regularization_loss"
+_GRADIENT_NORM = "gradient_norm"
+_REMEDIES = (
+    "What usually helps: a lower learning rate or a longer warmup, gradient_clipping_by_norm (10 is common), a look at the "
+    "groundtruth boxes."
+)
+
+
+class TrainingError(Exception):
+    """Training cannot go on. The message says at which step, why, and what is left on disk."""
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """The user stopped the run with SIGINT or SIGTERM; its state is saved.
+
+    Attributes:
+        exit_code: what the process should return, 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class TrainResult(NamedTuple):
+    """What a run has done."""
+
+    step: int
+    """Steps done in all, those of earlier runs included."""
+    checkpoint: str | None
+    """The newest checkpoint, which holds this step."""
+    losses: dict[str, float]
+    """The losses by name and their total, means of the last call of the train step; empty if no step was left to do."""
+    steps_per_second: float | None
+    """Over this run without its first step; None if it had no second."""
+
+
+def train(
+    *,
+    model: tf_keras.layers.Layer,
+    optimizer: optimizers.AveragingOptimizer,
+    dataset: Callable[[tf.distribute.InputContext, int], tf.data.Dataset],
+    strategy: tf.distribute.Strategy,
+    model_dir: str,
+    num_steps: int,
+    variables: Sequence[tf.Variable] | None = None,
+    initialize: Callable[[], None] | None = None,
+    gradient_clipping_by_norm: float = 0.0,
+    add_regularization_loss: bool = True,
+    jit_compile: bool = False,
+    seed: int = 0,
+    steps_per_loop: int = 100,
+    checkpoint_every_n: int = 1000,
+    max_to_keep: int | None = 7,
+    keep_checkpoint_every_n_hours: float | None = None,
+    record_summaries: bool = True,
+    summary_every_n: int = 100,
+    draw_batch: Callable[[Any], tf.Tensor] | None = None,
+    on_checkpoint: Callable[[int, str], None] | None = None,
+    output: TextIO | None = None,
+) -> TrainResult:
+    """Trains a model up to a number of steps, going on where the newest checkpoint in `model_dir` left off.
+
+    A step draws a batch, calls the model's `preprocess`, `predict(training=True)` and `loss`, sums the losses, averages
+    the gradients of all replicas, clips them together and applies them. Clipping the average, not each replica's share,
+    makes a step the same on one device and on many. The batch goes through the model as its code stands: tensors cannot
+    steer Python's `if` and `for` in it (no autograph), which saves seconds at the start.
+
+    Everything random in a step follows from (`seed`, step) and nothing else; the data follow from `seed` and the step the
+    run starts at, so that a resumed run sees data in another order than the run before it.
+
+    Args:
+        model: has the four verbs of `modeling.faster_rcnn` and all its variables, made under `strategy`.
+        optimizer: made under `strategy`; built here.
+        dataset: given (input context, seed), makes the endless data set of one worker: `records.Batch` of one replica each.
+        strategy: the `tf.distribute` strategy.
+        model_dir: folder for checkpoints, and for TensorBoard in its folder `train`. Nothing is written before the first
+            step is done.
+        num_steps: step to train up to, counting those of earlier runs.
+        variables: the variables to train; None = all trainable ones.
+        initialize: gives the model its first weights; called only if there is nothing to resume.
+        gradient_clipping_by_norm: largest norm of all gradients together; 0 = no limit.
+        add_regularization_loss: whether "Loss/regularization_loss" counts.
+        jit_compile: whether XLA compiles the forward and backward pass. (The update of the weights is one fused kernel a
+            variable without it; compiling those as well adds 4 s to the first step and gains nothing.)
+        seed: any integer.
+        steps_per_loop: most steps in one call of the train step. Fewer are taken if they last longer than a few seconds
+            (not on several workers, whose calls must be alike).
+        checkpoint_every_n: steps between checkpoints. One more is saved at the last step.
+        max_to_keep: checkpoints to keep; None = all.
+        keep_checkpoint_every_n_hours: one checkpoint in so many hours is kept for good; None = none is.
+        record_summaries: whether to write TensorBoard summaries.
+        summary_every_n: steps between them; they are means of the steps between.
+        draw_batch: draws a batch as [N, H, W, 3] uint8 images for TensorBoard. Given, it is handed one batch of each run,
+            which is not trained on.
+        on_checkpoint: called with (step, path) after each checkpoint, on every worker; not after one that a stop caused.
+        output: where progress is written; None = standard error.
+
+    Returns:
+        Where the run ended.
+
+    Raises:
+        ValueError: if a number is out of its range.
+        checkpoints.CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
+        TrainingError: if a loss or the gradients become NaN or infinite, or the data end.
+        TrainingStopped: (a KeyboardInterrupt) if the user stopped it; the state is saved. A second Ctrl-C ends the process.
+    """
+    for name, value in (
+        ("num_steps", num_steps),
+        ("steps_per_loop", steps_per_loop),
+        ("checkpoint_every_n", checkpoint_every_n),
+        ("summary_every_n", summary_every_n),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} = {value} is not positive.")
+    if gradient_clipping_by_norm < 0:
+        raise ValueError(
+            f"gradient_clipping_by_norm = {gradient_clipping_by_norm} is negative. Allowed: 0 (off) and up."
+        )
+
+    variables = list(model.trainable_variables if variables is None else variables)
+    with strategy.scope():
+        optimizer.build(variables)
+    run = checkpoints.RunCheckpoints(
+        model_dir,
+        model=model,
+        optimizer=optimizer,
+        strategy=strategy,
+        max_to_keep=max_to_keep,
+        keep_every_n_hours=keep_checkpoint_every_n_hours,
+    )
+    progress = Progress(num_steps, output=output, is_shown=strategy.extended.should_checkpoint)
+    restored = run.restore_latest(progress.say)
+    if restored is None:
+        if initialize is not None:
+            initialize()
+        optimizer.start_averages(variables)
+    first_step, newest = (restored.step, restored.path) if restored else (0, None)
+    if first_step >= num_steps:
+        progress.say(f"Nothing to train: {newest} has {first_step} steps done, num_steps is {num_steps}.")
+        return TrainResult(first_step, newest, {}, None)
+
+    data_seed = _data_seed(seed, first_step)
+    trainer = _Trainer(
+        strategy.distribute_datasets_from_function(lambda context: dataset(context, data_seed)),
+        model=model,
+        optimizer=optimizer,
+        variables=variables,
+        strategy=strategy,
+        gradient_clipping_by_norm=gradient_clipping_by_norm,
+        add_regularization_loss=add_regularization_loss,
+        jit_compile=jit_compile,
+        seed=seed,
+    )
+    summaries = _Summaries(
+        os.path.join(model_dir, "train") if record_summaries and strategy.extended.should_save_summary else None
+    )
+    periods = [checkpoint_every_n, summary_every_n] if record_summaries else [checkpoint_every_n]
+    # Several workers have to make the same calls, so none may go by its own clock.
+    goes_by_clock = strategy.cluster_resolver is None
+    speed = _Speed()
+    step = saved_step = first_step
+    losses: dict[str, float] = {}
+    progress.begin(first_step)
+    try:
+        with StopRequest(progress) as stop:
+            while step < num_steps and stop.signum is None:
+                most = speed.steps_within(_SECONDS_PER_CALL, most=steps_per_loop) if goes_by_clock else steps_per_loop
+                call_end = _next_stop(step, first_step=first_step, num_steps=num_steps, periods=periods, most=most)
+                num_taken = call_end - step
+                start = time.perf_counter()
+                try:
+                    sums = trainer.run(num_taken)
+                except TrainingError as error:
+                    raise TrainingError(f"{error} {_what_is_left(newest)}") from error
+                is_first_call = step == first_step
+                step = call_end
+                if is_first_call:
+                    progress.compiled()
+                else:
+                    speed.add(num_taken, time.perf_counter() - start)
+                losses = {name: value / num_taken for name, value in sums.items() if name != _GRADIENT_NORM}
+                learning_rate = optimizer.learning_rate_at(step - 1)  # what the last update used
+                progress.show(
+                    step=step,
+                    loss=losses[_TOTAL_LOSS],
+                    learning_rate=learning_rate,
+                    seconds_per_step=speed.seconds_per_step,
+                )
+                summaries.add(sums, num_taken)
+                if is_first_call or step % summary_every_n == 0 or step == num_steps:
+                    summaries.write(step, learning_rate=learning_rate, **speed.values(trainer.global_batch_size))
+                if is_first_call and record_summaries and draw_batch is not None:
+                    summaries.write_images(step, draw_batch(trainer.next_batch()))
+                if step % checkpoint_every_n == 0 or step == num_steps:
+                    newest, saved_step = run.save(step), step
+                    progress.say(f"Saved {newest}.")
+                    if on_checkpoint is not None:
+                        on_checkpoint(step, newest)
+            if step < num_steps and stop.signum is not None:
+                if step > saved_step:
+                    newest = run.save(step)
+                message = f"Stopped at step {step} of {num_steps}. {_what_is_left(newest)}"
+                progress.say(f"{message} The same command goes on from there.")
+                raise TrainingStopped(message, exit_code=128 + stop.signum)
+    finally:
+        progress.close()
+    return TrainResult(step, newest, losses, speed.steps_per_second)
+
+
+class _Trainer(orbit.StandardTrainer):
+    """The train step, and what it tells the host."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        model: tf_keras.layers.Layer,
+        optimizer: optimizers.AveragingOptimizer,
+        variables: Sequence[tf.Variable],
+        strategy: tf.distribute.Strategy,
+        gradient_clipping_by_norm: float,
+        add_regularization_loss: bool,
+        jit_compile: bool,
+        seed: int,
+    ):
+        super().__init__(dataset)
+        self._model = model
+        self._optimizer = optimizer
+        self._variables = variables
+        self._strategy = strategy
+        self._max_norm = gradient_clipping_by_norm
+        self._add_regularization_loss = add_regularization_loss
+        self._seed = seed % 2**31
+        self._differentiate = self._losses_and_gradients
+        if jit_compile:
+            self._differentiate = tf.function(self._losses_and_gradients, jit_compile=True, autograph=False)
+        self._names: tuple[str, ...] = ()  # known once the step is traced, like the next
+        self._batch_size: int | None = None
+        # Made here, before the number of losses is known: a `tf.function` that makes variables is traced a second time.
+        self._sums = tf.Variable([0.0], shape=[None], trainable=False)
+        self._failed_values = tf.Variable([0.0], shape=[None], trainable=False)
+        self._failed_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def run(self, num_steps: int) -> dict[str, float]:
+        """Takes some steps and returns the sums over them of the losses, their total and the norm of the gradients.
+
+        Raises:
+            TrainingError: if one of these is not finite at some step, or the data end.
+        """
+        try:
+            # A tensor: a Python number would be traced anew for every value.
+            self.train(tf.constant(num_steps, tf.int32))
+        except tf.errors.OutOfRangeError as error:
+            step = int(self._optimizer.iterations.numpy())
+            raise TrainingError(
+                f"The training data ended after step {step}; they have to repeat without end."
+            ) from error
+        failed_step = int(self._failed_step.numpy())
+        if failed_step:
+            values = dict(zip(self._names, self._failed_values.numpy().tolist(), strict=True))
+            raise TrainingError(f"Step {failed_step}: {_what_failed(values)} {_REMEDIES}")
+        return dict(zip(self._names, self._sums.numpy().tolist(), strict=True))
+
+    @property
+    def global_batch_size(self) -> int | None:
+        """Images of a step on all replicas; None if the batch size varies."""
+        return self._batch_size and self._batch_size * self._strategy.num_replicas_in_sync
+
+    def next_batch(self) -> Any:
+        """The next batch of the first replica. It will not be trained on."""
+        batch = next(self._train_iter)
+        return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], batch)
+
+    def train_loop_begin(self) -> None:
+        self._sums.assign([0.0])
+
+    # Without autograph's rewriting of all code below: see `train`.
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, iterator: Any) -> None:
+        values = self._strategy.run(self._replica_step, args=(next(iterator),))
+        values = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None)
+        self._sums.assign(self._sums + values)
+        # Noted here, for every step, and read by the host after each call: so the error can name the step.
+        is_first_failure = (self._failed_step == 0) & ~tf.reduce_all(tf.math.is_finite(values))
+        step = tf.identity(self._optimizer.iterations)
+        self._failed_values.assign(tf.where(is_first_failure, values, self._failed_values))
+        self._failed_step.assign(tf.where(is_first_failure, step, self._failed_step))
+
+    def _replica_step(self, batch: Any) -> tf.Tensor:
+        """One step of one replica; returns [L] float32, the values that `_names` names."""
+        self._batch_size = batch.images.shape[0]
+        context = tf.distribute.get_replica_context()
+        seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
+        seed = tf.random.experimental.stateless_fold_in(seed, context.replica_id_in_sync_group)
+        losses, gradients = self._differentiate(batch, seed)
+        pairs = [
+            (grad, variable) for grad, variable in zip(gradients, self._variables, strict=True) if grad is not None
+        ]
+        if not pairs:
+            raise TrainingError("No variable that is to be trained has any influence on the losses.")
+        gradients, variables = map(list, zip(*pairs, strict=True))
+        if context.num_replicas_in_sync > 1:
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        # The norm is always looked at: gradients that are not finite spoil the weights one step before a loss shows it,
+        # and a checkpoint may be saved between the two.
+        norm = tf.linalg.global_norm(gradients)
+        if self._max_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._max_norm, use_norm=norm)
+        self._optimizer.apply_gradients(zip(gradients, variables, strict=True), experimental_aggregate_gradients=False)
+        return tf.concat([losses, [norm]], axis=0)
+
+    def _losses_and_gradients(self, batch: Any, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """The losses and their total, [L - 1], and this replica's share of the gradients (None = no influence)."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._variables)
+            predictions = self._model.predict(
+                self._model.preprocess(batch.images),
+                batch.true_shapes,
+                training=True,
+                groundtruth=batch.groundtruth,
+                seed=seed,
+            )
+            losses = dict(self._model.loss(predictions, batch.groundtruth))
+            if not self._add_regularization_loss:
+                losses.pop(_REGULARIZATION_LOSS, None)
+            values = [tf.cast(loss, tf.float32) for loss in losses.values()]
+            total = tf.add_n(values)
+            share = total / self._strategy.num_replicas_in_sync
+        self._names = (*losses, _TOTAL_LOSS, _GRADIENT_NORM)
+        return tf.stack([*values, total]), tape.gradient(share, self._variables)
+
+
+class _Summaries:
+    """TensorBoard's view of the run: means over the steps between two summaries. None as folder = no summaries."""
+
+    def __init__(self, folder: str | None):
+        self._writers = orbit.utils.SummaryManager(folder, tf.summary.scalar)  # makes the folder when first written to
+        self._sums: dict[str, float] = {}
+        self._num_steps = 0
+
+    def add(self, sums: dict[str, float], num_steps: int) -> None:
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in sums.items()}
+        self._num_steps += num_steps
+
+    def write(self, step: int, **values: float) -> None:
+        """Writes the means of what was added since the last call, and `values` as they are."""
+        means = {name: value / self._num_steps for name, value in self._sums.items()}
+        self._sums, self._num_steps = {}, 0
+        with self._writers.summary_writer().as_default(step):
+            for name, value in {**means, **values}.items():
+                tf.summary.scalar(name, value)
+        self._writers.flush()
+
+    def write_images(self, step: int, images: tf.Tensor) -> None:
+        with self._writers.summary_writer().as_default(step):
+            tf.summary.image("train_input_images", images, max_outputs=images.shape[0])
+
+
+class _Speed:
+    """How fast steps are, without what happens between them. The first step, which compiles, is not to be added."""
+
+    _MEMORY = 0.8  # share of the former estimate in the new one: calls last seconds, so that is about half a minute
+
+    def __init__(self) -> None:
+        self.seconds_per_step: float | None = None
+        """Of late; None = not known."""
+        self._num_steps = 0
+        self._seconds = 0.0
+
+    def add(self, num_steps: int, seconds: float) -> None:
+        latest = seconds / num_steps
+        if self.seconds_per_step is None:
+            self.seconds_per_step = latest
+        self.seconds_per_step = self._MEMORY * self.seconds_per_step + (1 - self._MEMORY) * latest
+        self._num_steps += num_steps
+        self._seconds += seconds
+
+    @property
+    def steps_per_second(self) -> float | None:
+        """Over all steps added; None if there were none."""
+        return self._num_steps / self._seconds if self._num_steps else None
+
+    def steps_within(self, seconds: float, *, most: int) -> int:
+        return most if self.seconds_per_step is None else max(1, min(most, int(seconds / self.seconds_per_step)))
+
+    def values(self, batch_size: int | None) -> dict[str, float]:
+        """What TensorBoard is to show of it; nothing before it is known."""
+        if self.seconds_per_step is None:
+            return {}
+        speed = {"steps_per_sec": 1 / self.seconds_per_step}
+        if batch_size is not None:
+            speed["images_per_sec"] = batch_size / self.seconds_per_step
+        return speed
+
+
+def _next_stop(step: int, *, first_step: int, num_steps: int, periods: Sequence[int], most: int) -> int:
+    """The step at which the host next has something to do."""
+    early = [first_step + stop for stop in _FIRST_STOPS if first_step + stop > step]
+    return min([step + most, num_steps, *early, *((step // period + 1) * period for period in periods)])
+
+
+def _data_seed(seed: int, first_step: int) -> int:
+    """`seed` for a run from the start; another, always the same, for each step a run is resumed at."""
+    return (
+        seed if first_step == 0 else int(np.random.SeedSequence([seed % 2**63, first_step]).generate_state(1)[0] >> 1)
+    )
+
+
+def _what_failed(values: dict[str, float]) -> str:
+    """Which values are not finite, and the others for comparison."""
+    bad = [name for name, value in values.items() if not np.isfinite(value)]
+    # Where a loss is at fault, the total and the gradients are too, which would say nothing.
+    causes = [name for name in bad if name not in (_TOTAL_LOSS, _GRADIENT_NORM)] or bad
+    named = ", ".join(f"{name} = {values[name]}" for name in causes)
+    others = ", ".join(f"{name} = {value:.4g}" for name, value in values.items() if name not in causes)
+    return f"{named} ({others})."
+
+
+def _what_is_left(newest: str | None) -> str:
+    return f"The newest checkpoint is {newest}." if newest else "No checkpoint has been saved."

@@ -1,0 +1,350 @@
+"""What holds for every backbone and every way to run the detector: eager, traced, compiled, in bfloat16, on two replicas.
+
+A row of the table is a backbone; ResNet-34, -101 and -152 are built by the code of the two rows. What takes long on a whole
+ResNet, such as compiling its gradient, is shown on a small backbone that has all its kinds of layers: a strided stem, pooling,
+blocks with and without projection.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from google.protobuf import text_format
+
+from object_detection_fpn import builder
+from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.protos import model_pb2
+from object_detection_fpn.records import Groundtruth
+
+BACKBONES = ["resnet18", "resnet50"]
+SHALLOW = pytest.mark.parametrize("models", ["resnet18"], indirect=True)  # ResNet-50 takes long to trace and to compile
+
+# The samplers take everything: what they draw differs between a graph and its compilation, which have other generators.
+CONFIG = """
+faster_rcnn {
+  num_classes: 3
+  image_resizer { identity_resizer { } }
+  feature_extractor {
+    type: "faster_rcnn_BACKBONE_fpn_keras"
+    batch_norm_trainable: true
+    conv_hyperparams {
+      regularizer { l2_regularizer { weight: 0.0004 } }
+      initializer { variance_scaling_initializer { mode: FAN_OUT } }
+      activation: RELU
+      batch_norm { decay: 0 scale: true }
+    }
+    override_base_feature_extractor_hyperparams: true
+    fpn { min_level: 3 max_level: 6 additional_layer_depth: 16 }
+  }
+  first_stage_anchor_generator {
+    multiscale_anchor_generator {
+      min_level: 3 max_level: 6 anchor_scale: 2 aspect_ratios: 1 scales_per_octave: 1 normalize_coordinates: false
+    }
+  }
+  first_stage_box_predictor_conv_hyperparams { }
+  first_stage_box_predictor_depth: 16
+  first_stage_minibatch_size: 10000
+  first_stage_positive_balance_fraction: 1
+  first_stage_max_proposals: 48
+  clip_anchors_to_image: true
+  initial_crop_size: 4
+  maxpool_kernel_size: 2
+  maxpool_stride: 2
+  second_stage_box_predictor { mask_rcnn_box_predictor { fc_hyperparams { } } }
+  second_stage_batch_size: 48
+  second_stage_balance_fraction: 1
+  second_stage_post_processing {
+    batch_non_max_suppression { max_detections_per_class: 8 max_total_detections: 10 }
+    score_converter: SOFTMAX
+  }
+}
+"""
+SAMPLING = (
+    "faster_rcnn { first_stage_minibatch_size: 32 second_stage_batch_size: 8 second_stage_balance_fraction: 0.5 }"
+)
+
+
+def small_backbone(*, max_level, num_channels, spec):
+    def conv(features, filters, size, strides, name):
+        return spec.make_norm(name=f"{name}_norm")(spec.make_conv(filters, size, strides=strides, name=name)(features))
+
+    inputs = tf_keras.Input([None, None, num_channels])
+    features = spec.make_activation(name="stem_out")(conv(inputs, 8, 7, 2, "stem"))
+    features = tf_keras.layers.MaxPooling2D(3, 2, padding="same", dtype=spec.dtype)(features)
+    outputs = []
+    for level, filters in zip(range(2, max_level + 1), (8, 12, 16, 24), strict=True):
+        strides = 1 if level == 2 else 2
+        shortcut = features if level == 2 else conv(features, filters, 1, strides, f"shortcut{level}")
+        features = conv(features, filters, 3, strides, f"conv{level}")
+        features = spec.make_activation(name=f"out{level}")(tf_keras.layers.Add(dtype=spec.dtype)([shortcut, features]))
+        outputs.append(features)
+    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(range(2, max_level + 1)), name="small")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_backbone():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(builder.BACKBONES, "faster_rcnn_small_fpn_keras", small_backbone)
+        yield
+
+
+def build(backbone, *, text="", **settings):
+    tf_keras.utils.set_random_seed(0)
+    message = text_format.Parse(CONFIG.replace("BACKBONE", backbone), model_pb2.DetectionModel())
+    message.MergeFrom(text_format.Parse(text, model_pb2.DetectionModel()))
+    model = builder.build_model(message, **settings)
+    # Untrained, all scores are nearly equal and all boxes nearly anchors: rounding would decide their order.
+    random = np.random.RandomState(0)
+    for predictor in (*model.rpn.head.objectness, model.box_head.class_predictor, model.box_head.box_predictor):
+        predictor.kernel.assign(random.normal(0, 0.3, predictor.kernel.shape))
+    model.feature_extractor(model.preprocess(BATCH[0]), training=True)  # moving statistics that fit (decay is 0)
+    return model
+
+
+def copy_weights(source, target):
+    for theirs, ours in zip(source.variables, target.variables, strict=True):
+        ours.assign(theirs)
+
+
+def make_batch(batch=2, size=64, seed=0):
+    """Images, true shapes (every second image is padded) and groundtruth (every third image has none)."""
+    random = np.random.RandomState(seed)
+    shapes = np.array([[size, size, 3] if i % 2 == 0 else [size - 14, size - 4, 3] for i in range(batch)], np.int32)
+    images = random.uniform(0, 255, [batch, size, size, 3]).astype(np.float32)
+    corners = random.uniform(0, size / 2, [batch, 3, 2])
+    boxes = np.concatenate([corners, corners + random.uniform(14, size / 3, [batch, 3, 2])], -1).astype(np.float32)
+    num_boxes = np.array([(i + 2) % 3 for i in range(batch)], np.int32)
+    is_real = np.arange(3) < num_boxes[:, None]
+    groundtruth = Groundtruth(
+        boxes=tf.constant(boxes * is_real[..., None]),
+        classes=tf.constant(random.randint(0, 3, [batch, 3]) * is_real, tf.int32),
+        num_boxes=tf.constant(num_boxes),
+        weights=tf.constant(is_real, tf.float32),
+        is_crowd=tf.zeros([batch, 3], tf.bool),
+    )
+    return tf.constant(images), tf.constant(shapes), groundtruth
+
+
+BATCH = make_batch()
+SEED = tf.constant([1, 2])
+
+
+def inference(model):
+    def run(images, true_shapes):
+        predictions = model.predict(model.preprocess(images), true_shapes, training=False)
+        return predictions, model.postprocess(predictions, true_shapes)
+
+    return run
+
+
+def training_losses(model):
+    def run(images, true_shapes, groundtruth, seed=SEED):
+        predictions = model.predict(
+            model.preprocess(images), true_shapes, training=True, groundtruth=groundtruth, seed=seed
+        )
+        return model.loss(predictions, groundtruth)
+
+    return run
+
+
+def train_step(model):
+    """Losses and gradients."""
+
+    def run(images, true_shapes, groundtruth, seed=SEED):
+        with tf.GradientTape() as tape:
+            losses = training_losses(model)(images, true_shapes, groundtruth, seed)
+            total = tf.add_n(list(losses.values()))
+        return losses, tape.gradient(total, model.trainable_variables)
+
+    return run
+
+
+def traced(function, **settings):
+    return tf.function(function, autograph=False, **settings)
+
+
+def compiled(function):
+    return traced(function, jit_compile=True)
+
+
+def assert_close(actual, expected, rtol=1e-3, atol=1e-3):
+    """The same structure, and every tensor close on the scale of its largest value."""
+    tf.nest.assert_same_structure(actual, expected)
+    for a, b in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        a, b = (np.asarray(tf.cast(x, tf.float64)) for x in (a, b))
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol * max(1.0, np.abs(b).max(initial=0.0)))
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def models(request):
+    """A model as a CPU runs it, and one of the same weights as XLA compiles it. Training moves their statistics."""
+    return build(request.param), build(request.param, static=True)
+
+
+# Ways to run ----------------------------------------------------------------------------------------------------------
+
+
+def test_outputs_are_the_same_eager_and_traced(models):
+    model, _ = models
+    outputs = inference(model)(*BATCH[:2])
+    assert np.all(outputs[1].num_detections > 3)
+    assert_close(traced(inference(model))(*BATCH[:2]), outputs)
+
+
+@SHALLOW
+def test_outputs_are_the_same_eager_and_compiled(models):
+    native, static = models
+    copy_weights(native, static)
+    assert_close(compiled(inference(static))(*BATCH[:2]), inference(native)(*BATCH[:2]))
+
+
+@SHALLOW
+def test_losses_are_the_same_eager_and_traced(models):
+    model, _ = models
+    losses = training_losses(model)(*BATCH)
+    assert all(np.isfinite(value) and value > 0 for value in losses.values())
+    assert_close(traced(training_losses(model))(*BATCH), losses)
+
+
+def test_construction_creates_every_variable(models):
+    model, _ = models
+    before = [id(variable) for variable in model.variables]
+    assert len(set(before)) == len(before)
+    inference(model)(*BATCH[:2])
+    training_losses(model)(*BATCH)
+    assert [id(variable) for variable in model.variables] == before
+
+
+def test_a_checkpoint_restores_the_outputs(models, tmp_path):
+    source, target = models
+    path = tf.train.Checkpoint(model=source).write(str(tmp_path / "ckpt"))
+    for variable in target.variables:
+        variable.assign(tf.zeros_like(variable))
+    tf.train.Checkpoint(model=target).read(path).assert_consumed()
+    outputs = [inference(model)(*BATCH[:2]) for model in (target, source)]
+    assert_close(*outputs)
+
+
+@SHALLOW
+def test_one_trace_of_unknown_shapes_serves_every_size(models):
+    model, _ = models
+    serve = traced(
+        inference(model),
+        input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None, 3], tf.int32)],
+    )
+    for batch, height, width in [(1, 64, 64), (2, 50, 97), (3, 33, 40)]:
+        images = tf.constant(np.random.RandomState(batch).uniform(0, 255, [batch, height, width, 3]), tf.float32)
+        shapes = tf.constant([[height, width - 2 * i, 3] for i in range(batch)])
+        assert_close(serve(images, shapes), inference(model)(images, shapes))
+    assert serve.experimental_get_tracing_count() == 1
+
+
+# Precision ------------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_stays_near_float32():
+    exact, mixed = build("small"), build("small", dtype="mixed_bfloat16")
+    copy_weights(exact, mixed)
+    losses, gradients = train_step(exact)(*BATCH)
+    mixed_losses, mixed_gradients = train_step(mixed)(*BATCH)
+    assert {v.dtype for v in mixed.variables} == {tf.float32}
+    for name, value in losses.items():
+        # Rounding reorders proposals of nearly equal score, and other RoIs have other losses.
+        np.testing.assert_allclose(mixed_losses[name], value, rtol=0.15, atol=0.02, err_msg=name)
+    copy_weights(exact, mixed)
+    images = exact.preprocess(BATCH[0])
+    pyramids = (model.feature_extractor(images, training=False) for model in (mixed, exact))
+    for a, b in list(zip(*pyramids, strict=True))[:3]:  # P6 is a single cell, too few for its moving statistics
+        assert a.dtype == tf.bfloat16
+        assert np.linalg.norm(tf.cast(a, tf.float32) - b) < 0.05 * np.linalg.norm(b)
+    norm, mixed_norm = tf.linalg.global_norm(gradients), tf.linalg.global_norm(mixed_gradients)
+    np.testing.assert_allclose(mixed_norm, norm, rtol=0.15)
+
+
+# The train step -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    return build("small")
+
+
+def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small):
+    static = build("small", static=True)
+    copy_weights(small, static)
+    losses, gradients = traced(train_step(small))(*BATCH)
+    compiled_losses, compiled_gradients = compiled(train_step(static))(*BATCH)
+    assert_close(compiled_losses, losses)
+    for variable, a, b in zip(small.trainable_variables, compiled_gradients, gradients, strict=True):
+        assert np.all(np.isfinite(a)), variable.name
+        assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b) + 1e-5, variable.name
+    assert sum(np.any(gradient != 0) for gradient in gradients) >= 0.9 * len(gradients)
+    for a, b in zip(static.variables, small.variables, strict=True):  # moving statistics too
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
+
+
+def test_two_replicas_have_the_mean_gradient_of_their_batches(small, two_cpus):
+    batches = [make_batch(seed=seed) for seed in range(2)]
+    alone = [train_step(small)(*batch) for batch in batches]
+    strategy = two_cpus
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        mirrored = build("small")
+    copy_weights(small, mirrored)
+
+    @tf.function(autograph=False)
+    def distributed(batch):
+        losses, gradients = strategy.run(train_step(mirrored), args=batch)
+        return [strategy.reduce("MEAN", value, axis=None) for value in (*losses.values(), *gradients)]
+
+    batch = strategy.experimental_distribute_values_from_function(
+        lambda context: batches[context.replica_id_in_sync_group]
+    )
+    together = distributed(batch)
+    for value, *apart in zip(together, *([*losses.values(), *gradients] for losses, gradients in alone), strict=True):
+        mean = (apart[0] + apart[1]) / 2
+        assert np.linalg.norm(value - mean) <= 1e-3 * np.linalg.norm(mean) + 1e-5
+
+
+def num_operations(concrete_function):
+    graph = concrete_function.graph.as_graph_def()
+    return len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_graph_does_not_grow_with_the_batch(static):
+    step = traced(training_losses(build("small", static=static)))
+    # TensorFlow writes zeros of up to 1000 elements in one operation and more in three; 2 and 5 images are on one side.
+    two, five = (num_operations(step.get_concrete_function(*make_batch(batch))) for batch in (2, 5))
+    assert two == five
+
+
+# Chance ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_decides_everything_random():
+    model = build("small", text=SAMPLING)
+
+    def run(seed):
+        images, shapes, groundtruth = BATCH
+        predictions = model.predict(images, shapes, training=True, groundtruth=groundtruth, seed=tf.constant(seed))
+        return predictions.rois.boxes.numpy(), {k: float(v) for k, v in model.loss(predictions, groundtruth).items()}
+
+    (rois, losses), (same_rois, same_losses), (other_rois, other_losses) = run([1, 2]), run([1, 2]), run([1, 3])
+    np.testing.assert_array_equal(rois, same_rois)
+    assert losses == same_losses
+    assert np.any(rois != other_rois)
+    assert losses["Loss/RPNLoss/objectness_loss"] != other_losses["Loss/RPNLoss/objectness_loss"]  # other anchors too
+
+
+def test_two_models_of_one_seed_start_alike_and_of_another_differ():
+    def first_kernel(seed):
+        tf_keras.utils.set_random_seed(seed)
+        spec = layers.LayerSpec(norm=layers.BatchNormSpec())
+        return small_backbone(max_level=5, num_channels=3, spec=spec).variables[0].numpy()
+
+    np.testing.assert_array_equal(first_kernel(0), first_kernel(0))
+    assert np.any(first_kernel(0) != first_kernel(1))

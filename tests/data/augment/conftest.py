@@ -1,0 +1,67 @@
+"""Examples that show their boxes, so that a test can find them again in the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from object_detection_fpn.data.decoder import Example, Objects
+
+
+@pytest.fixture(scope="session")
+def draw_example() -> Callable[..., Example]:
+    """(boxes in whole pixels, height, width) -> an `Example` in which box i fills channel i."""
+
+    def draw(
+        boxes: Sequence[tuple[int, int, int, int]],
+        height: int = 60,
+        width: int = 80,
+        *,
+        dtype=tf.uint8,
+        channels: int = 3,
+        with_scores: bool = False,
+    ) -> Example:
+        pixels = np.zeros([height, width, channels], np.uint8)
+        for i, (ymin, xmin, ymax, xmax) in enumerate(boxes):
+            pixels[ymin:ymax, xmin:xmax, i] = 255
+        num = len(boxes)
+        normalized = np.array(boxes, np.float32).reshape(-1, 4) / np.array([height, width, height, width], np.float32)
+        objects = Objects(
+            boxes=tf.constant(normalized),
+            classes=tf.range(num, dtype=tf.int32),
+            weights=tf.range(num, dtype=tf.float32),
+            is_crowd=tf.zeros([num], tf.bool),
+            is_difficult=tf.zeros([num], tf.bool),
+            is_group_of=tf.zeros([num], tf.bool),
+            areas=tf.zeros([num]),
+            class_scores=tf.one_hot(tf.range(num), num + 1) if with_scores else None,
+        )
+        return Example(tf.cast(pixels, dtype), objects)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def find_box() -> Callable[..., np.ndarray]:
+    """(example, i) -> pixel box [4] of what fills channel i of the example's image."""
+
+    def find(example: Example, i: int = 0) -> np.ndarray:
+        mask = np.asarray(example.image, np.float32)[..., i] > 127
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1], np.float32)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def pixel_boxes() -> Callable[[Example], np.ndarray]:
+    """Boxes of an example in pixels of its image."""
+
+    def scale(example: Example) -> np.ndarray:
+        height, width = example.image.shape[:2]
+        return np.asarray(example.objects.boxes) * np.array([height, width, height, width], np.float32)
+
+    return scale

@@ -1,0 +1,262 @@
+"""`data/decoder.py`: features to tensors, faulty boxes counted, contradictory records refused."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from object_detection_fpn.data import decoder
+from object_detection_fpn.data.report import Notice
+
+NAN, INF = math.nan, math.inf
+
+
+def decode(serialized: bytes, **settings) -> decoder.DecodedExample:
+    return decoder.decode_example(tf.constant(serialized), **{"num_classes": 3, **settings})
+
+
+def refusal(serialized: bytes, **settings) -> str:
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decode(serialized, **settings)
+    return decoder.refusal_words(caught.value) or caught.value.message
+
+
+def counts(decoded: decoder.DecodedExample) -> dict[Notice, int]:
+    return {notice: n for notice, n in zip(Notice, decoded.notices.numpy().tolist(), strict=True) if n}
+
+
+def test_every_object_feature_arrives_in_its_field(make_record):
+    record = make_record(
+        [(0.1, 0.2, 0.5, 0.6), (0.0, 0.0, 1.0, 1.0)],
+        [3, 1],
+        source_id="coco-1",
+        more={
+            "image/object/weight": [0.5, 2.0],
+            "image/object/is_crowd": [0, 1],
+            "image/object/difficult": [1, 0],
+            "image/object/group_of": [1, 1],
+            "image/object/area": [12.0, 600.0],
+        },
+    )
+    decoded = decode(record)
+    objects = decoded.example.objects
+    np.testing.assert_allclose(objects.boxes, [(0.1, 0.2, 0.5, 0.6), (0, 0, 1, 1)], rtol=1e-6)
+    assert objects.classes.numpy().tolist() == [2, 0]
+    assert objects.weights.numpy().tolist() == [0.5, 2.0]
+    assert objects.is_crowd.numpy().tolist() == [False, True]
+    assert objects.is_difficult.numpy().tolist() == [True, False]
+    assert objects.is_group_of.numpy().tolist() == [True, True]
+    assert objects.areas.numpy().tolist() == [12.0, 600.0]
+    assert objects.class_scores is None
+    assert decoded.source_id.numpy() == b"coco-1"
+    assert decoded.example.image.dtype == tf.uint8
+    assert counts(decoded) == {}
+
+
+def test_missing_features_have_defaults(make_record):
+    objects = decode(make_record()).example.objects
+    assert objects.weights.numpy().tolist() == [1.0]
+    assert objects.areas.numpy().tolist() == [0.0]
+    assert not objects.is_crowd[0] and not objects.is_difficult[0] and not objects.is_group_of[0]
+
+
+@pytest.mark.parametrize("image_format, channels", [("jpeg", 3), ("jpeg", 1), ("png", 3), ("png", 1), ("png", 4)])
+def test_images_of_every_format_become_three_channels(make_record, encode_image, image_format, channels):
+    record = make_record(image=encode_image(8, 12, image_format, channels))
+    image = decode(record).example.image
+    assert image.shape == (8, 12, 3)
+    assert image[0, -1, 0] > 240 and image[0, 0, 0] < 15
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (20, 10000), (10000, 20)])
+def test_images_of_extreme_size_decode(make_record, encode_image, height, width):
+    assert decode(make_record(image=encode_image(height, width))).example.image.shape == (height, width, 3)
+
+
+def test_an_image_without_boxes_is_kept(make_record):
+    decoded = decode(make_record([], []))
+    assert decoded.example.objects.boxes.shape == (0, 4)
+    assert counts(decoded) == {}
+
+
+@pytest.mark.parametrize(
+    "box, notice, kept",
+    [
+        ((0.1, 0.1, 0.5, 0.5), None, (0.1, 0.1, 0.5, 0.5)),
+        ((NAN, 0.1, 0.5, 0.5), Notice.NOT_FINITE, None),
+        ((0.1, 0.1, INF, 0.5), Notice.NOT_FINITE, None),
+        ((0.5, 0.1, 0.1, 0.5), Notice.INVERTED, None),
+        ((0.1, 0.5, 0.5, 0.1), Notice.INVERTED, None),
+        ((0.1, 0.5, 0.5, 0.5), Notice.EMPTY, None),
+        ((0.0, 0.0, 0.0, 0.0), Notice.EMPTY, None),
+        ((1.2, 0.1, 1.5, 0.5), Notice.OUTSIDE, None),
+        ((-0.5, 0.1, 0.0, 0.5), Notice.OUTSIDE, None),
+        ((-0.5, 0.1, 0.5, 1.5), Notice.CLIPPED, (0.0, 0.1, 0.5, 1.0)),
+        ((0.1, 0.1, 1.0000001, 0.5), None, (0.1, 0.1, 1.0, 0.5)),  # rounding is no fault of the data
+    ],
+)
+def test_faulty_boxes_are_dropped_or_clipped_and_counted(make_record, box, notice, kept):
+    good = (0.2, 0.2, 0.4, 0.4)
+    decoded = decode(make_record([box, good], [2, 3], more={"image/object/weight": [0.25, 0.75]}))
+    objects = decoded.example.objects
+    np.testing.assert_allclose(objects.boxes, [kept, good] if kept else [good], rtol=1e-6)
+    assert objects.classes.numpy().tolist() == ([1, 2] if kept else [2])
+    assert objects.weights.numpy().tolist() == ([0.25, 0.75] if kept else [0.75])
+    assert counts(decoded) == ({} if notice is None else {notice: 1})
+
+
+_COORDINATE = st.one_of(st.floats(-2, 3, width=32), st.sampled_from([NAN, INF, -INF, 0.0, 1.0]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(boxes=st.lists(st.tuples(*[_COORDINATE] * 4), max_size=6))
+def test_whatever_the_boxes_kept_ones_are_inside_and_the_others_counted(make_record, boxes):
+    decoded = decode(make_record(boxes))
+    kept = decoded.example.objects.boxes.numpy()
+    assert np.isfinite(kept).all() and (kept >= 0).all() and (kept <= 1).all()
+    assert (kept[:, 2:] > kept[:, :2]).all()
+    num_dropped = sum(n for notice, n in counts(decoded).items() if notice is not Notice.CLIPPED)
+    assert len(kept) + num_dropped == len(boxes)
+
+
+@pytest.mark.parametrize(
+    "text, labels, has_map, expected, num_unknown",
+    [
+        ([b"dog", b"cat"], [3, 3], True, [1, 0], 0),  # names go before ids
+        ([b"dog", b"cat"], [3, 3], False, [2, 2], 0),  # unless there is no map
+        ([b"dog", b"cat"], [], True, [1, 0], 0),
+        ([], [3, 1], True, [2, 0], 0),
+        ([b"cow", b"cat"], [3, 1], True, [0], 1),  # as in the Object Detection API, unknown names are left out
+    ],
+)
+def test_classes_come_from_names_or_ids(make_record, text, labels, has_map, expected, num_unknown):
+    record = make_record([(0.1, 0.1, 0.5, 0.5)] * 2, labels, more={"image/object/class/text": text})
+    table = decoder.make_label_table({"cat": 1, "dog": 2}) if has_map else None
+    decoded = decode(record, label_table=table)
+    assert decoded.example.objects.classes.numpy().tolist() == expected
+    assert counts(decoded).get(Notice.UNKNOWN_CLASS, 0) == num_unknown
+
+
+def test_multiclass_scores_have_one_row_a_box_and_follow_it(make_record):
+    scores = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    record = make_record(
+        [(0.5, 0.5, 0.1, 0.1), (0.1, 0.1, 0.5, 0.5)], more={"image/object/class/multiclass_scores": scores}
+    )
+    class_scores = decode(record, load_class_scores=True).example.objects.class_scores
+    np.testing.assert_allclose(class_scores, [scores[4:]], rtol=1e-6)
+
+
+def test_additional_channels_are_stacked_behind_the_image(make_record, encode_image):
+    channels = [encode_image(20, 30, "png", 1)] * 2
+    record = make_record(more={"image/additional_channels/encoded": channels})
+    image = decode(record, num_additional_channels=2).example.image
+    assert image.shape == (20, 30, 5)
+    np.testing.assert_array_equal(image[0, :, 3], np.linspace(0, 255, 30).astype(np.uint8))
+
+
+def test_class_ids_outside_the_label_map_are_refused(make_record):
+    record = make_record([(0.1, 0.1, 0.5, 0.5)] * 3, [1, 9, 0])
+    words = refusal(record)
+    assert words == "image/object/class/label gives class id 9. Allowed: 1 to 3 (num_classes)."
+
+
+@pytest.mark.parametrize(
+    "more, settings, words",
+    [
+        ({"image/object/bbox/xmax": [0.5]}, {}, "image/object/bbox/xmax has 2 values, ymin has 1."),
+        ({"image/object/class/label": [1]}, {}, "image/object/class/label has 2 values for 1 boxes."),
+        ({"image/object/area": [1.0, 2.0]}, {}, "image/object/area has 2 values for 1 boxes."),
+        (
+            {"image/object/class/multiclass_scores": [0.5, 0.5]},
+            {"load_class_scores": True},
+            "image/object/class/multiclass_scores has 2 values; 4 expected: num_classes + 1 = 4 a box.",
+        ),
+        ({}, {"num_additional_channels": 1}, "image/additional_channels/encoded holds 0 images, 1 expected."),
+    ],
+)
+def test_lists_that_do_not_fit_each_other_are_refused(make_record, more, settings, words):
+    assert refusal(make_record(more=more), **settings) == words
+
+
+def test_additional_channels_of_another_size_are_refused(make_record, encode_image):
+    record = make_record(more={"image/additional_channels/encoded": [encode_image(5, 6, "png", 1)]})
+    words = refusal(record, num_additional_channels=1)
+    assert "image 0 has height and width 5 6, image/encoded has 20 30" in words
+
+
+def test_boxes_without_any_class_are_refused(make_record):
+    assert "image/object/class/label has 0 values for 1 boxes." in refusal(make_record(labels=[]))
+
+
+def test_an_empty_label_map_is_refused():
+    with pytest.raises(ValueError, match="label_to_id is empty"):
+        decoder.make_label_table({})
+
+
+def _sequence_example() -> bytes:
+    example = tf.train.SequenceExample()
+    example.feature_lists.feature_list["image/encoded"].feature.add().bytes_list.value.append(b"x")
+    return example.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda record: b"\xff" * 9, "f.tfrecord, record 4: 9 bytes that are no serialized tf.Example."),
+        (lambda record: _sequence_example(), "is a tf.SequenceExample; write one tf.Example for each of its frames."),
+        (
+            lambda record: record(image=b""),
+            "f.tfrecord, record 4 (source_id 7): image/encoded is missing or empty.",
+        ),
+        (
+            lambda record: record(image=b"not an image"),
+            "image/encoded (12 bytes beginning with 6e 6f 74 20) does not decode; it is truncated, corrupted or",
+        ),
+        (lambda record: record(labels=[5]), "f.tfrecord, record 4 (source_id 7): image/object/class/label gives class"),
+        (lambda record: record(more={"image/object/weight": [1]}), "Data types don't match"),
+    ],
+)
+def test_an_explanation_names_file_record_source_id_and_reason(make_record, spoil, words):
+    explained = decoder.explain_failure(
+        spoil(make_record),
+        file="f.tfrecord",
+        index=4,
+        decode=functools.partial(decoder.decode_example, num_classes=3),
+    )
+    assert words in explained
+    assert "\n" not in explained
+
+
+def test_a_truncated_jpeg_is_explained(make_record, encode_image):
+    jpeg = encode_image(64, 64)
+    record = make_record(image=jpeg[: len(jpeg) // 2])
+    explained = decoder.explain_failure(
+        record, file="f", index=0, decode=functools.partial(decoder.decode_example, num_classes=3)
+    )
+    assert explained.startswith(
+        f"f, record 0 (source_id 7): image/encoded ({len(jpeg) // 2:,} bytes beginning with ff d8"
+    )
+
+
+def test_a_failure_that_does_not_recur_is_said_to_be_one(make_record):
+    explained = decoder.explain_failure(make_record(), file="f", index=0, decode=lambda serialized: decode(serialized))
+    assert explained.endswith("for a reason that did not recur.")
+
+
+def test_errors_that_are_no_refusal_have_no_words():
+    assert decoder.refusal_words(tf.errors.NotFoundError(None, None, "no such file")) is None
+
+
+def test_decoding_is_the_same_in_a_graph(make_record):
+    record = make_record([(0.1, 0.2, 0.5, 0.6), (0.5, 0.5, 0.1, 0.1)])
+    eager = decode(record)
+    traced = tf.function(functools.partial(decoder.decode_example, num_classes=3))(tf.constant(record))
+    for a, b in zip(tf.nest.flatten(eager), tf.nest.flatten(traced), strict=True):
+        if a is not None:
+            np.testing.assert_array_equal(a, b)

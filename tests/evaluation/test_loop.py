@@ -1,0 +1,375 @@
+"""The evaluation loop with a model whose detections and losses follow from the pixels, so that every number is known."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+import rich.console
+import tensorflow as tf
+import tf_keras
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from object_detection_fpn import records
+from object_detection_fpn.evaluation.coco import CocoBoxMetrics
+from object_detection_fpn.evaluation.loop import checkpoint_step, evaluate, evaluate_continuously, make_eval_step
+
+CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
+AP, AP50, LARGE = (
+    "DetectionBoxes_Precision/mAP",
+    "DetectionBoxes_Precision/mAP@.50IOU",
+    "DetectionBoxes_Precision/mAP (large)",
+)
+RPN_LOSS, BOX_LOSS = "Loss/RPNLoss/objectness_loss", "Loss/BoxClassifierLoss/localization_loss"
+REGULARIZATION, TOTAL = "Loss/regularization_loss", "Loss/total_loss"
+FOUND = [0.25, 0.25, 0.75, 0.75]  # what the model detects in every image, normalized
+
+
+class FixedModel(tf_keras.layers.Layer):
+    """Detects FOUND in every image; its losses are the image's mean over 100 and its number of groundtruth boxes."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = self.add_weight(name="score", shape=[], initializer=tf_keras.initializers.Constant(0.9))
+        self.num_traces = 0
+
+    def preprocess(self, images):
+        self.num_traces += 1
+        return images / 100.0
+
+    def predict(self, images, true_shapes, *, training):
+        assert training is False
+        batch_size = tf.shape(images)[0]
+        zeros = tf.zeros([batch_size, 3])
+        return records.Predictions(
+            rpn=records.RpnOutputs(
+                objectness_logits=tf.reduce_mean(images, axis=[1, 2, 3])[:, tf.newaxis, tf.newaxis],
+                box_deltas=tf.zeros([batch_size, 1, 4]),
+                anchors=tf.zeros([7, 4]),  # fields without an image axis, unlike the batch in length
+                is_valid=tf.ones([7], tf.bool),
+            ),
+            image_size=tf.shape(images)[1:3],
+            seed=tf.constant([0, 0]),
+            rois=records.Proposals(zeros[..., tf.newaxis] * tf.zeros([4]), zeros, tf.zeros([batch_size], tf.int32)),
+            pyramid=(images, images[:, ::2, ::2]),
+        )
+
+    def loss(self, predictions, groundtruth):
+        tf.debugging.assert_equal(tf.shape(predictions.rpn.anchors), [7, 4])
+        tf.debugging.assert_equal(tf.shape(predictions.image_size), [2])
+        return {
+            RPN_LOSS: tf.reduce_mean(predictions.rpn.objectness_logits),
+            BOX_LOSS: tf.reduce_mean(tf.cast(groundtruth.num_boxes, tf.float32)),
+            REGULARIZATION: tf.constant(0.5),
+        }
+
+    def postprocess(self, predictions, true_shapes):
+        batch_size = tf.shape(true_shapes)[0]
+        return records.Detections(
+            boxes=tf.tile(tf.constant([[FOUND, [0.0] * 4]]), [batch_size, 1, 1]),
+            scores=tf.tile([[self.score, 0.0]], [batch_size, 1]),
+            classes=tf.zeros([batch_size, 2], tf.int32),
+            num_detections=tf.ones([batch_size], tf.int32),
+            raw_boxes=tf.zeros([batch_size, 50, 4]),
+        )
+
+
+def make_batches(means, *, num_boxes=None, batch_size=2, source_ids=None, with_options=True, num_padding=0):
+    """Images of 60 x 80, padded to 64 x 96, stored at 120 x 160; FOUND is the first of their boxes."""
+    n = len(means)
+    num_boxes = [1] * n if num_boxes is None else num_boxes
+    first = np.array([0.25 * 60, 0.25 * 80, 0.75 * 60, 0.75 * 80], np.float32)
+    others = np.array([0, 0, 6, 8], np.float32)
+    boxes = np.stack([np.stack([first] + [others] * 2) * (np.arange(3) < k)[:, None] for k in num_boxes])
+    columns = {
+        "images": np.stack([np.full((64, 96, 3), mean, np.float32) for mean in means]),
+        "boxes": boxes.astype(np.float32),
+        "num_boxes": np.array(num_boxes, np.int32),
+        "source_id": np.array(source_ids or [f"image{i}" for i in range(n)]),
+        "is_padding": np.arange(n) >= n - num_padding,
+    }
+
+    def to_batch(row):
+        groundtruth = records.Groundtruth(
+            boxes=row["boxes"],
+            classes=tf.zeros([3], tf.int32),
+            num_boxes=row["num_boxes"],
+            weights=tf.ones([3]),
+            is_crowd=tf.zeros([3], tf.bool),
+            areas=tf.zeros([3]) if with_options else None,
+        )
+        return records.Batch(
+            images=row["images"],
+            true_shapes=tf.constant([60, 80, 3]),
+            groundtruth=groundtruth,
+            original_shapes=tf.constant([120, 160]),
+            source_id=row["source_id"] if with_options else None,
+            is_padding=row["is_padding"] if with_options else None,
+        )
+
+    return tf.data.Dataset.from_tensor_slices(columns).map(to_batch).batch(batch_size, drop_remainder=num_padding > 0)
+
+
+def run(dataset, **options):
+    options.setdefault("console", rich.console.Console(file=io.StringIO(), width=100))
+    options.setdefault("model", FixedModel())
+    options.setdefault("metrics", [CocoBoxMetrics(CATEGORIES, include_metrics_per_category=True)])
+    return evaluate(dataset=dataset, step=options.pop("step", 7), categories=CATEGORIES, **options)
+
+
+def test_detections_that_are_the_groundtruth_have_ap_one_in_original_pixels():
+    results = run(make_batches([10, 20]))
+    assert results[AP] == pytest.approx(1)
+    # 30 x 40 in the resized image is medium, but 60 x 80 in the stored one; with 192 rows it would be large.
+    assert results["DetectionBoxes_Precision/mAP (medium)"] == pytest.approx(1)
+    stored = make_batches([10, 20]).map(lambda batch: batch._replace(original_shapes=batch.original_shapes * 4))
+    assert run(stored)[LARGE] == pytest.approx(1)
+
+
+def test_losses_are_means_over_the_real_images_whatever_the_batches():
+    means, num_boxes = [10, 20, 60], [1, 2, 3]
+    expected = {RPN_LOSS: 0.3, BOX_LOSS: 2.0, REGULARIZATION: 0.5, TOTAL: 2.8}
+    datasets = {
+        "a short last batch": make_batches(means, num_boxes=num_boxes),
+        "a padded last batch": make_batches([*means, 1000], num_boxes=[*num_boxes, 0], num_padding=1),
+        "one batch": make_batches(means, num_boxes=num_boxes, batch_size=3),
+        "batches of one": make_batches(means, num_boxes=num_boxes, batch_size=1),
+    }
+    for case, dataset in datasets.items():
+        results = run(dataset)
+        assert {name: results[name] for name in expected} == pytest.approx(expected, rel=1e-5), case
+
+
+def test_padding_images_reach_no_metric():
+    # As an image, the padding one would be a false positive above the true ones: its groundtruth is empty.
+    images = {"means": [10, 20, 30, 0], "num_boxes": [1, 1, 1, 0], "source_ids": ["b", "c", "d", "a"]}
+    assert run(make_batches(**images, num_padding=1))[AP] == pytest.approx(1)
+    assert run(make_batches(**images, num_padding=0))[AP] < 1
+
+
+def test_regularization_loss_can_be_left_out():
+    results = run(make_batches([10, 20]), add_regularization_loss=False)
+    assert REGULARIZATION not in results
+    assert results[TOTAL] == pytest.approx(results[RPN_LOSS] + results[BOX_LOSS])
+
+
+def test_losses_can_be_left_out():
+    assert not [name for name in run(make_batches([10]), compute_losses=False) if name.startswith("Loss")]
+
+
+def test_batches_without_optional_fields_are_evaluated():
+    assert run(make_batches([10, 20], with_options=False))[AP] == pytest.approx(1)
+
+
+def test_two_replicas_give_the_numbers_of_one(two_cpus):
+    dataset = make_batches([10, 20, 60, 1000], num_boxes=[1, 2, 3, 0], num_padding=1, batch_size=4)
+    with two_cpus.scope():
+        model = FixedModel()
+    assert run(dataset, model=model, strategy=two_cpus) == pytest.approx(run(dataset))
+
+
+def test_losses_of_each_image_compile_under_xla():
+    step = make_eval_step(model=FixedModel())
+    batch = next(iter(make_batches([10, 20], num_boxes=[1, 3])))._replace(source_id=None, is_padding=None)
+    compiled = tf.function(step, jit_compile=True)
+    _, losses = compiled(batch)
+    assert losses[BOX_LOSS].numpy().tolist() == [1, 3]
+    assert losses[RPN_LOSS].numpy() == pytest.approx([0.1, 0.2])
+
+
+def test_a_step_made_once_is_traced_once():
+    model = FixedModel()
+    step = make_eval_step(model=model)
+    for _ in range(3):
+        run(make_batches([10, 20]), model=model, eval_step=step)
+    assert model.num_traces == 1
+
+
+def test_weights_changed_between_evaluations_count():
+    model = FixedModel()
+    step = make_eval_step(model=model)
+    run(make_batches([10]), model=model, eval_step=step)
+    model.score.assign(float("nan"))
+    assert run(make_batches([10]), model=model, eval_step=step)[AP] == 0
+
+
+def test_a_table_of_metrics_losses_and_classes_is_printed():
+    screen = io.StringIO()
+    run(make_batches([10, 20]), console=rich.console.Console(file=screen, width=100))
+    printed = screen.getvalue()
+    assert "Evaluation of step 7: 2 images" in printed
+    for words in (["DetectionBoxes_Precision/mAP@.50IOU", "1.0000"], [RPN_LOSS, "0.1500"], ["circle", "1.0000"]):
+        assert any(all(word in line for word in words) for line in printed.splitlines()), words
+    assert any("square" in line and "no groundtruth" in line for line in printed.splitlines())
+    assert "PerformanceByCategory" not in printed
+
+
+def test_scalars_pictures_and_lines_are_written(tmp_path):
+    run(make_batches([10, 20, 30]), output_dir=str(tmp_path), num_visualizations=2, step=7)
+    results = run(make_batches([10, 20, 30]), output_dir=str(tmp_path), num_visualizations=2, step=9)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [7, 9]
+    assert lines[1] == {"step": 9, "num_images": 3, **results}
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    tags = events.Tags()["tensors"]
+    assert set(tags) == set(results) | {"eval_side_by_side_0_0", "eval_side_by_side_1_0"}
+    written = events.Tensors(TOTAL)
+    assert [event.step for event in written] == [7, 9]
+    assert tf.make_ndarray(written[1].tensor_proto) == pytest.approx(results[TOTAL])
+    width, height, png = tf.make_ndarray(events.Tensors("eval_side_by_side_0_0")[0].tensor_proto)
+    picture = tf.io.decode_png(png).numpy()
+    assert picture.shape == (int(height), int(width), 3)
+    assert picture.shape[1] == 2 * 80 * 6 + 8  # the padding of the image is not shown; enlarged to 360 x 480
+    left, right = picture[-360:, :480], picture[-360:, 488:]
+    differs = (left != 10).any(axis=-1), (right != 10).any(axis=-1)
+    for panel in differs:  # both frames stand at FOUND
+        assert panel[89:91, 125:355].any(axis=0).all() and panel[268:272, 125:355].any(axis=0).all()
+
+
+def test_a_diverged_loss_is_null_in_the_lines(tmp_path):
+    results = run(make_batches([float("nan")]), output_dir=str(tmp_path), num_visualizations=0)
+    assert np.isnan(results[TOTAL])
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line[TOTAL] is None and line[BOX_LOSS] == 1
+
+
+@pytest.mark.parametrize("metrics", [[], [CocoBoxMetrics(CATEGORIES)]], ids=["no metrics", "coco"])
+def test_a_dataset_without_images_is_refused(metrics):
+    with pytest.raises(ValueError, match="evaluation at step 7 saw no image"):
+        run(make_batches([10]).take(0), metrics=metrics)
+
+
+def test_an_endless_dataset_is_refused():
+    with pytest.raises(ValueError, match="repeats for ever"):
+        run(make_batches([10]).repeat())
+
+
+def test_two_metrics_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="Two metrics give the same name 'DetectionBoxes_Precision/mAP'"):
+        run(make_batches([10]), metrics=[CocoBoxMetrics(CATEGORIES), CocoBoxMetrics(CATEGORIES)])
+
+
+def test_several_workers_are_refused():
+    with pytest.raises(ValueError, match="Evaluation runs on one worker"):
+        run(make_batches([10]), strategy=mock.create_autospec(tf.distribute.MultiWorkerMirroredStrategy, instance=True))
+
+
+def test_an_error_of_the_input_is_raised():
+    broken = make_batches([10, 20]).map(
+        lambda b: b._replace(images=tf.debugging.check_numerics(b.images / 0.0, "broken"))
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="broken"):
+        run(broken)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A function that writes a checkpoint of a step to `tmp_path`, as a training job does."""
+    step = tf.Variable(0, dtype=tf.int64)
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(step=step), str(tmp_path), max_to_keep=None)
+
+    def save(value):
+        step.assign(value)
+        return manager.save()
+
+    return save
+
+
+def screen():
+    return rich.console.Console(file=io.StringIO(), width=200)
+
+
+def test_step_is_read_from_the_checkpoint_not_its_name(checkpoint):
+    path = checkpoint(500)
+    assert path.endswith("ckpt-1")
+    assert checkpoint_step(path) == 500
+
+
+def test_a_checkpoint_without_step_is_refused(tmp_path):
+    path = tf.train.Checkpoint(weight=tf.Variable(1.0)).write(str(tmp_path / "ckpt"))
+    with pytest.raises(ValueError, match="ckpt holds no variable `step`"):
+        checkpoint_step(path)
+
+
+def test_every_checkpoint_that_appears_is_evaluated_until_the_final_step(tmp_path, checkpoint):
+    console, seen = screen(), []
+
+    def evaluate_fn(path, step):
+        seen.append((path.rsplit("-")[-1], step))
+        if step < 300:
+            checkpoint(step + 100)
+        return {"AP": step / 1000}
+
+    checkpoint(100)
+    results = evaluate_continuously(
+        checkpoint_dir=str(tmp_path), evaluate_fn=evaluate_fn, timeout=60, final_step=300, console=console
+    )
+    assert seen == [("1", 100), ("2", 200), ("3", 300)]
+    assert results == {100: {"AP": 0.1}, 200: {"AP": 0.2}, 300: {"AP": 0.3}}
+    assert console.file.getvalue().count(f"Waiting up to 60 s for a new checkpoint in {tmp_path} ...") == 3
+
+
+def test_it_waits_for_a_folder_that_does_not_exist_yet(tmp_path):
+    folder = tmp_path / "later"
+
+    def train():
+        time.sleep(0.5)
+        tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(5)), str(folder), max_to_keep=1).save()
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    results = evaluate_continuously(
+        checkpoint_dir=str(folder), evaluate_fn=lambda path, step: {}, timeout=60, final_step=5, console=screen()
+    )
+    trainer.join()
+    assert results == {5: {}}
+
+
+def test_it_ends_after_the_timeout_and_says_so(tmp_path, checkpoint):
+    console = screen()
+    checkpoint(100)
+    results = evaluate_continuously(
+        checkpoint_dir=str(tmp_path), evaluate_fn=lambda path, step: {"AP": 0.5}, timeout=0.1, console=console
+    )
+    assert results == {100: {"AP": 0.5}}
+    assert f"No new checkpoint in {tmp_path} within 0.1 s: evaluation ends." in console.file.getvalue()
+
+
+def test_no_checkpoint_at_all_is_an_error(tmp_path):
+    with pytest.raises(TimeoutError, match=r"No checkpoint to evaluate appeared in .* within 0\.1 s"):
+        evaluate_continuously(checkpoint_dir=str(tmp_path), evaluate_fn=None, timeout=0.1, console=screen())
+
+
+def test_an_error_of_an_evaluation_is_raised(tmp_path, checkpoint):
+    checkpoint(100)
+
+    def evaluate_fn(path, step):
+        raise tf.errors.NotFoundError(None, None, "eval.record")
+
+    with pytest.raises(tf.errors.NotFoundError, match=r"eval\.record"):
+        evaluate_continuously(checkpoint_dir=str(tmp_path), evaluate_fn=evaluate_fn, timeout=5, console=screen())
+
+
+def test_a_checkpoint_deleted_before_it_was_read_is_passed_over(tmp_path, checkpoint):
+    console, seen = screen(), []
+
+    def evaluate_fn(path, step):
+        seen.append(step)
+        if step == 100:
+            for file in tmp_path.glob("ckpt-1.*"):
+                file.unlink()
+            checkpoint(200)
+        tf.train.load_checkpoint(path)
+        return {}
+
+    first = checkpoint(100)
+    results = evaluate_continuously(
+        checkpoint_dir=str(tmp_path), evaluate_fn=evaluate_fn, timeout=60, final_step=200, console=console
+    )
+    assert (seen, results) == ([100, 200], {200: {}})
+    assert f"{first} was deleted before it could be evaluated" in console.file.getvalue()

@@ -1,0 +1,208 @@
+"""ResNets: levels, parameters, normalization, initial values, regularization, precision."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling.backbones import resnet_v1
+
+IMAGES = np.random.RandomState(0).normal(scale=50.0, size=[2, 64, 96, 3]).astype(np.float32)
+NORM = layers.BatchNormSpec(momentum=0.9, epsilon=0.01, scale=True)
+
+
+def build(depth, **kwargs):
+    return (resnet_v1.resnet_v1_small if depth < 50 else resnet_v1.resnet_v1)(depth, **kwargs)
+
+
+@functools.cache
+def default(depth):
+    return build(depth)
+
+
+@functools.cache
+def specified(depth):
+    """Everything that a specification can say differs from the default. Tests may change all variables but the kernels."""
+    return build(
+        depth,
+        spec=layers.LayerSpec(
+            initializer=lambda: tf_keras.initializers.TruncatedNormal(stddev=0.03),
+            activation="relu6",
+            norm=NORM,
+            force_use_bias=True,
+        ),
+    )
+
+
+def layers_of(backbone, kind):
+    return [layer for layer in backbone.network._flatten_layers() if isinstance(layer, kind)]
+
+
+def norms(backbone):
+    return layers_of(backbone, tf_keras.layers.BatchNormalization)
+
+
+def convs(backbone):
+    return layers_of(backbone, tf_keras.layers.Conv2D)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_levels_have_their_strides_and_filters(depth):
+    backbone = default(depth)
+    filters = {2: 64, 3: 128, 4: 256, 5: 512} if depth < 50 else {2: 256, 3: 512, 4: 1024, 5: 2048}
+    assert backbone.num_filters == filters
+    if depth <= 50:
+        shapes = {level: tuple(features.shape) for level, features in backbone(IMAGES, training=False).items()}
+    else:  # as above, without seconds of running hundreds of layers one by one
+        shapes = dict(
+            zip(backbone.levels, map(tuple, backbone.network.compute_output_shape(IMAGES.shape)), strict=True)
+        )
+    assert shapes == {level: (2, 64 >> level, 96 >> level, filters[level]) for level in (2, 3, 4, 5)}
+
+
+@pytest.mark.parametrize(
+    "depth, num_convs, num_parameters",
+    [
+        # Trainable parameters of the published networks without their classifier. ResNet-18 and -34 of tf-models-official
+        # have a projection (4096 weights and 128 of its normalization) in the first block too, which the paper has not.
+        (18, 20 + 1, 11_176_512 + 4_224),
+        (34, 36 + 1, 21_284_672 + 4_224),
+        (50, 53, 23_508_032),
+        (101, 104, 42_500_160),
+        (152, 155, 58_143_808),
+    ],
+)
+def test_layers_and_parameters_are_those_of_the_paper(depth, num_convs, num_parameters):
+    backbone = default(depth)
+    assert len(convs(backbone)) == num_convs
+    assert sum(int(np.prod(v.shape)) for v in backbone.trainable_variables) == num_parameters
+    assert len(backbone.variables) == 5 * num_convs  # kernel; gamma, beta, mean, variance
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_convolutions_never_have_a_bias(depth):
+    assert not any(conv.use_bias for conv in convs(specified(depth)))
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_batch_norm_values_arrive_everywhere(depth):
+    backbone = specified(depth)
+    assert len(norms(backbone)) == len(convs(backbone))
+    values = {(norm.momentum, norm.epsilon, norm.scale, norm.center) for norm in norms(backbone)}
+    assert values == {(0.9, 0.01, True, True)}
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_statistics_move_in_training_only(depth):
+    backbone = specified(depth)
+    statistics = [v for v in backbone.variables if "moving" in v.name]
+    before = [v.numpy() for v in statistics]
+    backbone(IMAGES, training=False)
+    assert all(np.array_equal(a, b) for a, b in zip(before, statistics, strict=True))
+    backbone(IMAGES, training=True)
+    assert all(np.any(a != b) for a, b in zip(before, statistics, strict=True))
+
+
+@pytest.mark.parametrize("depth, scale_trains", [(18, False), (50, True)])
+def test_frozen_statistics_stay_in_training(depth, scale_trains):
+    backbone = build(depth, max_level=2, spec=layers.LayerSpec(norm=NORM, freeze_statistics=True))
+    statistics = [v for v in backbone.variables if "moving" in v.name]
+    before = [v.numpy() for v in statistics]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(backbone(IMAGES, training=True)[2] ** 2)
+    assert all(np.array_equal(a, b) for a, b in zip(before, statistics, strict=True))
+    scales = [v for v in backbone.trainable_variables if "gamma" in v.name]
+    assert bool(scales) == scale_trains
+    assert all(np.any(gradient != 0) for gradient in tape.gradient(loss, scales))
+
+
+def test_untrainable_batch_norm_leaves_only_kernels_to_train():
+    spec = layers.LayerSpec(norm=layers.BatchNormSpec(trainable=False, scale=True))
+    assert all("kernel" in v.name for v in build(18, spec=spec).trainable_variables)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_every_kernel_is_regularized(depth):
+    backbone = default(depth)
+    kernels = [conv.kernel for conv in convs(backbone)]
+    expected = sum(1e-4 * float(tf.reduce_sum(kernel**2)) for kernel in kernels)  # DEFAULT_SPEC's weight
+    assert len(backbone.losses) == len(kernels)
+    np.testing.assert_allclose(sum(map(float, backbone.losses)), expected, rtol=1e-5)
+    assert specified(depth).losses == []
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_layers_of_equal_shape_start_with_different_values(depth):
+    kernels = sorted((conv.kernel for conv in convs(specified(depth))), key=lambda kernel: tuple(kernel.shape))
+    groups = [list(group) for _, group in itertools.groupby(kernels, key=lambda kernel: tuple(kernel.shape))]
+    assert max(len(group) for group in groups) >= 3
+    for group in groups:
+        assert len({kernel.numpy().ravel()[:16].tobytes() for kernel in group}) == len(group)
+        # No more than two standard deviations: the initializer arrived.
+        assert all(np.abs(kernel).max() <= 0.06001 for kernel in group)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_activation_arrives(depth):
+    for norm in norms(specified(depth)):
+        norm.gamma.assign(np.full(norm.gamma.shape, 100.0))
+    features = specified(depth)(IMAGES, training=False)[2].numpy()
+    assert (features.min(), features.max()) == (0.0, 6.0)
+    assert default(depth)(1000.0 * IMAGES, training=False)[2].numpy().max() > 6.0
+
+
+def test_bfloat16_features_of_a_small_network_come_from_float32_variables():
+    before = tf_keras.mixed_precision.global_policy().name
+    assert_bfloat16(build(18, max_level=3, spec=layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16")))
+    assert tf_keras.mixed_precision.global_policy().name == before
+
+
+def test_a_network_in_bfloat16_up_to_level_3():
+    backbone = build(50, max_level=3, spec=layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16"))
+    assert_bfloat16(backbone)
+    assert backbone.num_filters == {2: 256, 3: 512}
+    assert len(convs(backbone)) == 1 + 3 * 3 + 1 + 4 * 3 + 1  # stem, blocks of three, a projection for each level
+
+
+def assert_bfloat16(backbone):
+    features = backbone(IMAGES, training=True)
+    assert list(features) == [2, 3]
+    assert {f.dtype for f in features.values()} == {tf.bfloat16}
+    assert {v.dtype for v in backbone.variables} == {tf.float32}
+
+
+@pytest.mark.parametrize(
+    "make, depth, message",
+    [
+        (
+            resnet_v1.resnet_v1,
+            18,
+            r"depth = 18 is not a ResNet V1 of tf_keras\.applications\. Allowed: \[50, 101, 152\]\.",
+        ),
+        (resnet_v1.resnet_v1_small, 50, r"depth = 50 is not a small ResNet\. Allowed: 18, 34\."),
+    ],
+)
+def test_unknown_depths_are_refused(make, depth, message):
+    with pytest.raises(ValueError, match=message):
+        make(depth)
+
+
+@pytest.mark.parametrize("norm", [None, layers.GroupNormSpec()])
+def test_small_networks_refuse_other_normalizations(norm):
+    with pytest.raises(ValueError, match="ResNet-18 needs batch normalization, not"):
+        build(18, spec=layers.LayerSpec(norm=norm))
+
+
+def test_group_norm_replaces_every_batch_norm_of_a_network_for_gray_images():
+    backbone = build(50, max_level=2, num_channels=1, spec=layers.LayerSpec(norm=layers.GroupNormSpec()))
+    assert norms(backbone) == []
+    assert len(layers_of(backbone, tf_keras.layers.GroupNormalization)) == len(convs(backbone)) == 11
+    features = backbone(IMAGES[..., :1], training=True)
+    assert features[2].shape == (2, 16, 24, 256)
+    assert np.all(np.isfinite(features[2]))

@@ -1,0 +1,136 @@
+"""A detector small enough to be built in a moment: every part is real, with few channels, anchors and RoIs."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn import losses
+from object_detection_fpn.modeling import faster_rcnn, fpn, layers, postprocess, roi, rpn, targets
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.heads import box
+from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.records import Groundtruth
+
+NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
+
+
+def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec()) -> resnet_v1.Backbone:
+    inputs = features = tf_keras.Input([None, None, 3])
+    outputs = []
+    for level, filters in NUM_FILTERS.items():
+        features = spec.make_conv(filters, 3, strides=4 if level == 2 else 2, name=f"conv{level}")(features)
+        features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(features))
+        outputs.append(features)
+    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(NUM_FILTERS), name="small_backbone")
+
+
+def _make_extractor(
+    *,
+    spec: layers.LayerSpec = layers.LayerSpec(),
+    min_level: int = 2,
+    max_level: int = 6,
+    num_filters: int = 8,
+    pad_to_multiple: int = 32,
+) -> fpn.FeatureExtractor:
+    pyramid = fpn.FPN(
+        in_filters=NUM_FILTERS, min_level=min_level, max_level=max_level, num_filters=num_filters, spec=spec
+    )
+    return fpn.FeatureExtractor(backbone=_make_backbone(spec), fpn=pyramid, pad_to_multiple=pad_to_multiple)
+
+
+def _make_model(
+    *,
+    spec: layers.LayerSpec = layers.LayerSpec(),
+    num_stages: int = 2,
+    num_classes: int = 3,
+    pad_to_multiple: int = 32,
+    nms_score_threshold: float = 0.0,
+    share_box_across_classes: bool = False,
+    max_proposals: int = 24,
+    num_rois: int = 12,
+) -> faster_rcnn.FasterRCNN:
+    """Pyramid P2..P6, two anchors a cell, RoI features of 3 x 3 cells."""
+    extractor = _make_extractor(spec=spec, pad_to_multiple=pad_to_multiple)
+    generate = functools.partial(
+        anchor_ops.multiscale_anchors, min_level=2, anchor_scale=4.0, aspect_ratios=(1.0, 2.0), scales_per_octave=1
+    )
+    head = rpn.RPNHead(in_filters=8, num_levels=5, num_anchors=2, num_filters=8, spec=spec)
+    pooler = box_head = None
+    if num_stages == 2:
+        pooler = roi.RoIPooler(crop_size=6, dtype=spec.dtype)
+        features = box.BoxFeatureExtractor(in_size=pooler.output_size, in_filters=8, num_units=16, spec=spec)
+        box_head = box.BoxHead(
+            feature_extractor=features,
+            num_classes=num_classes,
+            share_box_across_classes=share_box_across_classes,
+            spec=spec,
+        )
+    return faster_rcnn.FasterRCNN(
+        feature_extractor=extractor,
+        rpn=rpn.RPN(
+            head=head,
+            generate_anchors=generate,
+            clip_anchors=True,
+            max_proposals=max_proposals,
+            nms_score_threshold=nms_score_threshold,
+        ),
+        anchor_sampler=targets.AnchorSampler(num_samples=32),
+        rpn_loss=losses.RpnLoss(),
+        roi_sampler=targets.RoISampler(num_samples=num_rois),
+        roi_pooler=pooler,
+        box_head=box_head,
+        box_loss=losses.BoxLoss(),
+        postprocessor=postprocess.Postprocessor(max_detections_per_class=5, max_total_detections=8),
+    )
+
+
+def _make_groundtruth(*images: list[dict], num_rows: int | None = None) -> Groundtruth:
+    """Each image is a list of {"box": (ymin, xmin, ymax, xmax), "class", "weight", "crowd"}, the last three optional."""
+    num_rows = num_rows or max(1, *(len(image) for image in images))
+    boxes = np.zeros([len(images), num_rows, 4], np.float32)
+    classes = np.zeros([len(images), num_rows], np.int32)
+    weights = np.zeros([len(images), num_rows], np.float32)
+    is_crowd = np.zeros([len(images), num_rows], bool)
+    for i, image in enumerate(images):
+        for j, gt in enumerate(image):
+            boxes[i, j], classes[i, j] = gt["box"], gt.get("class", 0)
+            weights[i, j], is_crowd[i, j] = gt.get("weight", 1.0), gt.get("crowd", False)
+    num_boxes = tf.constant([len(image) for image in images], tf.int32)
+    return Groundtruth(*map(tf.constant, (boxes, classes)), num_boxes, *map(tf.constant, (weights, is_crowd)))
+
+
+@pytest.fixture(scope="session")
+def make_backbone():
+    return _make_backbone
+
+
+@pytest.fixture(scope="session")
+def make_extractor():
+    return _make_extractor
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return _make_model
+
+
+@pytest.fixture(scope="session")
+def make_groundtruth():
+    return _make_groundtruth
+
+
+@pytest.fixture(scope="session")
+def backbone_filters():
+    return NUM_FILTERS
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Shared: tests must leave its variables as they are."""
+    tf_keras.utils.set_random_seed(0)
+    return _make_model()

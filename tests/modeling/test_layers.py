@@ -1,0 +1,166 @@
+"""Layers made by a specification: batch normalization that can keep its statistics, biases, activations, dtypes."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn.modeling import layers
+
+FEATURES = np.random.RandomState(0).normal(5.0, 3.0, [4, 3, 3, 2]).astype(np.float32)
+NORM = layers.BatchNormSpec(momentum=0.9, epsilon=0.01, scale=True)
+
+
+def make_norm(norm=NORM, *, num_filters=2, **kwargs):
+    layer = layers.LayerSpec(norm=norm, **kwargs).make_norm(name="norm")
+    layers.build(layer, (None, None, None, num_filters))
+    return layer
+
+
+def local_names(variables):
+    return sorted(variable.name.split("/")[-1] for variable in variables)
+
+
+def test_batch_norm_uses_and_follows_the_statistics_of_the_batch():
+    norm = make_norm()
+    mean, variance = FEATURES.mean((0, 1, 2)), FEATURES.var((0, 1, 2))
+    np.testing.assert_allclose(norm(FEATURES, training=True), (FEATURES - mean) / np.sqrt(variance + 0.01), atol=1e-5)
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, 0.9 + 0.1 * variance, rtol=0.05)  # Bessel's correction at most
+    assert np.abs(norm(FEATURES, training=False) - norm(FEATURES, training=True)).max() > 1.0
+
+
+def test_frozen_statistics_are_used_and_kept_while_scale_and_offset_train():
+    norm = make_norm(freeze_statistics=True)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(norm(FEATURES, training=True) ** 2)
+    assert local_names(norm.trainable_variables) == ["beta:0", "gamma:0"]
+    assert all(np.abs(gradient).min() > 0 for gradient in tape.gradient(loss, norm.trainable_variables))
+    np.testing.assert_array_equal(norm(FEATURES, training=True), norm(FEATURES, training=False))
+    np.testing.assert_array_equal(norm.moving_mean, [0, 0])
+    np.testing.assert_array_equal(norm.moving_variance, [1, 1])
+
+
+def test_untrainable_batch_norm_trains_nothing_and_keeps_its_statistics():
+    norm = make_norm(layers.BatchNormSpec(trainable=False, scale=True))
+    norm(FEATURES, training=True)
+    assert norm.trainable_variables == []
+    np.testing.assert_array_equal(norm.moving_mean, [0, 0])
+
+
+@pytest.mark.parametrize(
+    "center, scale, names",
+    [(True, True, ["beta:0", "gamma:0"]), (True, False, ["beta:0"]), (False, True, ["gamma:0"]), (False, False, [])],
+)
+def test_batch_norm_has_the_variables_it_is_asked_for(center, scale, names):
+    norm = make_norm(layers.BatchNormSpec(center=center, scale=scale))
+    assert local_names(norm.trainable_variables) == names
+
+
+def test_batch_norm_values_arrive():
+    norm = make_norm(layers.BatchNormSpec(momentum=0.5, epsilon=0.25, synchronized=True))
+    assert (norm.momentum, norm.epsilon, norm.synchronized) == (0.5, 0.25, True)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5, 64), (7, 64)], ids=["convolution", "dense"])
+def test_group_norm_normalizes_each_example_in_32_groups(shape):
+    norm = layers.LayerSpec(norm=layers.GroupNormSpec()).make_norm(name="norm")
+    layers.build(norm, (None, *shape[1:]))
+    features = np.random.RandomState(1).normal(3.0, 2.0, shape).astype(np.float32)
+    groups = features.reshape([shape[0], -1, 32, 2])
+    mean, variance = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
+    expected = (groups - mean) / np.sqrt(variance + norm.epsilon)
+    np.testing.assert_allclose(norm(features, training=True), expected.reshape(shape), atol=1e-4)
+
+
+def test_no_normalization_is_an_identity_without_variables():
+    norm = make_norm(None)
+    assert norm.variables == []
+    np.testing.assert_array_equal(norm(FEATURES, training=True), FEATURES)
+
+
+@pytest.mark.parametrize(
+    "norm, force, has_bias", [(None, False, True), (NORM, False, False), (NORM, True, True), (None, True, True)]
+)
+def test_only_convolutions_without_normalization_have_a_bias_unless_forced(norm, force, has_bias):
+    spec = layers.LayerSpec(norm=norm, force_use_bias=force)
+    assert spec.use_bias == has_bias
+    assert spec.make_conv(4, 3, name="conv").use_bias == has_bias
+    assert spec.make_conv(4, 3, name="conv", use_bias=not has_bias).use_bias != has_bias
+
+
+@pytest.mark.parametrize(
+    "activation, expected",
+    [
+        ("linear", [-1.0, 3.0, 8.0]),
+        ("relu", [0.0, 3.0, 8.0]),
+        ("relu6", [0.0, 3.0, 6.0]),
+        ("swish", [-0.26894142, 2.8577224, 7.9973173]),
+    ],
+)
+def test_activations(activation, expected):
+    layer = layers.LayerSpec(activation=activation).make_activation(name="activation")
+    np.testing.assert_allclose(layer(tf.constant([-1.0, 3.0, 8.0])), expected, rtol=1e-6)
+
+
+def test_every_activation_is_tested():
+    table = next(mark for mark in test_activations.pytestmark if mark.name == "parametrize").args[1]
+    assert {name for name, _ in table} == set(layers.ACTIVATIONS)
+
+
+def test_each_layer_draws_its_own_first_values():
+    spec = layers.LayerSpec(initializer=lambda: tf_keras.initializers.TruncatedNormal(stddev=0.03))
+    convs = [spec.make_conv(4, 3, name=f"conv{i}") for i in range(3)]
+    for conv in convs:
+        layers.build(conv, (None, None, None, 2))
+    for a, b in itertools.combinations(convs, 2):
+        assert np.abs(a.kernel - b.kernel).max() > 0.01
+
+
+def test_kernels_are_regularized_and_biases_are_not():
+    spec = layers.LayerSpec(regularizer=tf_keras.regularizers.L2(0.5), initializer=tf_keras.initializers.Ones)
+    conv = spec.make_conv(4, 3, name="conv")
+    layers.build(conv, (None, None, None, 2))
+    conv.bias.assign([1.0] * 4)
+    assert [float(loss) for loss in conv.losses] == [0.5 * 3 * 3 * 2 * 4]
+
+
+def test_building_creates_named_variables_from_a_shape_alone():
+    conv = layers.LayerSpec().make_conv(4, 3, name="lateral")
+    layers.build(conv, (None, None, None, 2))
+    assert conv.built
+    assert [variable.name for variable in conv.variables] == ["lateral/kernel:0", "lateral/bias:0"]
+
+
+@pytest.mark.parametrize("strides, size", [(1, (7, 9)), (2, (4, 5))])
+def test_conv_norm_activation_keeps_its_order_and_halves_odd_sizes_upwards(strides, size):
+    spec = layers.LayerSpec(norm=NORM, activation="relu6")
+    layer = layers.ConvNormActivation(16, 3, spec=spec, strides=strides, name="layer")
+    layers.build(layer, (None, None, None, 2))
+    features = 100.0 * np.random.RandomState(0).normal(size=[2, 7, 9, 2]).astype(np.float32)
+    result = layer(features, training=False)
+    assert result.shape == (2, *size, 16)
+    expected = tf.clip_by_value(layer.norm(layer.conv(features), training=False), 0.0, 6.0)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+    assert len(layer.variables) == 5  # no bias
+
+
+def test_bfloat16_layers_compute_in_bfloat16_and_keep_their_variables_in_float32():
+    spec = layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16")
+    layer = layers.ConvNormActivation(4, 3, spec=spec, name="layer")
+    layers.build(layer, (None, None, None, 2))
+    assert layer(FEATURES, training=True).dtype == tf.bfloat16
+    assert {variable.dtype for variable in layer.variables} == {tf.float32}
+
+
+def test_dtype_policy_is_restored_even_after_an_error():
+    before = tf_keras.mixed_precision.global_policy().name
+    with layers.dtype_policy("mixed_bfloat16"):
+        assert tf_keras.layers.Dense(1).compute_dtype == "bfloat16"
+    with pytest.raises(RuntimeError), layers.dtype_policy("mixed_bfloat16"):
+        raise RuntimeError
+    assert tf_keras.mixed_precision.global_policy().name == before

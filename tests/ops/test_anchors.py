@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from object_detection_fpn.ops import anchors as anchor_ops
+
+_SPEC = {"min_level": 2, "anchor_scale": 4.0, "aspect_ratios": [1.0, 2.0, 0.5], "scales_per_octave": 2}
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_agrees_with_golden(golden_dir, case):
+    spec = json.loads((golden_dir / "ops/anchors.json").read_text())[case]
+    height, width = spec["image_height"], spec["image_width"]
+    anchors = anchor_ops.multiscale_anchors(
+        [(-(-height // 2**level), -(-width // 2**level)) for level in range(spec["min_level"], spec["max_level"] + 1)],
+        min_level=spec["min_level"],
+        anchor_scale=spec["anchor_scale"],
+        aspect_ratios=spec["aspect_ratios"],
+        scales_per_octave=spec["scales_per_octave"],
+        image_size=(height, width) if spec["normalize_coordinates"] else None,
+    ).numpy()
+    assert anchors.shape == (spec["num_anchors"], 4)
+    stored = np.load(golden_dir / "ops/anchors.npz")[f"anchors_{case}"]
+    np.testing.assert_allclose(anchors[:: spec["stored_every"]], stored, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(anchors.sum(dtype=np.float64), spec["sum"], rtol=1e-6)
+    np.testing.assert_allclose(np.abs(anchors).sum(dtype=np.float64), spec["abs_sum"], rtol=1e-6)
+    per_cell = anchor_ops.num_anchors_per_cell(
+        aspect_ratios=spec["aspect_ratios"], scales_per_octave=spec["scales_per_octave"]
+    )
+    assert [per_cell] * len(spec["per_location"]) == spec["per_location"]
+
+
+def test_anchors_are_centred_on_cells_with_the_areas_and_shapes_asked_for():
+    anchors = anchor_ops.multiscale_anchors([(2, 3), (1, 2)], **_SPEC).numpy()
+    cells = anchors[:36].reshape(2, 3, 3, 2, 4)  # rows, columns, aspect ratios, scales
+    centers = (cells[..., :2] + cells[..., 2:]) / 2
+    np.testing.assert_allclose(centers[1, 2], np.broadcast_to([6.0, 10.0], (3, 2, 2)), rtol=1e-6)
+    sides = cells[..., 2:] - cells[..., :2]
+    np.testing.assert_allclose(sides[0, 0].prod(-1), [[16.0**2, 16.0**2 * 2]] * 3, rtol=1e-5)
+    np.testing.assert_allclose(sides[0, 0, :, 0, 1] / sides[0, 0, :, 0, 0], [1.0, 2.0, 0.5], rtol=1e-5)
+    np.testing.assert_allclose((anchors[36:, 2:] - anchors[36:, :2]).prod(-1)[:2], [32.0**2, 32.0**2 * 2], rtol=1e-5)
+
+
+def test_number_of_anchors_is_static_for_static_sizes_and_right_for_dynamic_ones():
+    shapes = []
+
+    @tf.function
+    def static():
+        anchors = anchor_ops.multiscale_anchors([(4, 4), (2, 2)], **_SPEC)
+        shapes.append(anchors.shape)
+        return anchors
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    def dynamic(side):
+        return anchor_ops.multiscale_anchors([(side, side), (side // 2, side // 2)], **_SPEC)
+
+    expected = static()
+    assert shapes[0] == (120, 4)
+    np.testing.assert_array_equal(dynamic(tf.constant(4)), expected)
+    assert dynamic(tf.constant(8)).shape == (480, 4)
+    np.testing.assert_allclose(tf.function(static, jit_compile=True)(), expected, rtol=1e-6)
+
+
+def test_cells_without_extent_have_no_anchors():
+    assert anchor_ops.multiscale_anchors([(0, 5)], **_SPEC).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"aspect_ratios": []}, r"aspect_ratios = \[\]"),
+        ({"aspect_ratios": [1.0, 0.0]}, r"aspect_ratios = \[1.0, 0.0\]. Allowed: one or more positive"),
+        ({"scales_per_octave": 0}, "scales_per_octave = 0. Allowed: 1 or more"),
+        ({"anchor_scale": -1.0}, "anchor_scale = -1.0. Allowed: positive"),
+    ],
+)
+def test_bad_specification_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        anchor_ops.multiscale_anchors([(1, 1)], **{**_SPEC, **change})
+
+
+def test_pyramid_without_levels_is_refused():
+    with pytest.raises(ValueError, match="feature_sizes is empty"):
+        anchor_ops.multiscale_anchors([], **_SPEC)

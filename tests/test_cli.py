@@ -1,0 +1,178 @@
+"""The commands as their users run them: mistakes end with one line and a status, Ctrl-C saves, results are files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from object_detection_fpn import cli, config
+from object_detection_fpn.training import checkpoints
+
+RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
+
+
+def override_arguments(overrides) -> list[str]:
+    return [argument for override in overrides for argument in ("--config_override", override)]
+
+
+@pytest.fixture(scope="module")
+def model_dir(small_overrides, tmp_path_factory) -> Path:
+    """Two steps of `odfpn train`."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(folder), "--num_steps", "2"]
+    assert cli.main([*arguments, *override_arguments(small_overrides)]) == 0
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_misspelt_field_ends_with_its_line_and_the_nearest_name(tmp_path, capfd):
+    text = Path(config.recipe_path(RECIPE)).read_text().replace("first_stage_max_proposals", "first_stage_max_proposal")
+    path = tmp_path / "my.config"
+    path.write_text(text)
+    assert cli.main(["train", "--config", str(path), "--model_dir", str(tmp_path / "model")]) == 2
+    message = capfd.readouterr().err
+    line = text[: text.index("first_stage_max_proposal:")].count("\n") + 1
+    assert f"{path}:{line}" in message
+    assert "first_stage_max_proposals" in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "model").exists()
+
+
+def test_missing_records_end_with_the_pattern(tmp_path, small_overrides, capfd):
+    overrides = [*small_overrides, 'train_input_reader.tf_record_input_reader.input_path=["/nowhere/*.tfrecord"]']
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(overrides)]
+    assert cli.main(arguments) == 2
+    assert "/nowhere/*.tfrecord" in capfd.readouterr().err
+
+
+def test_checkpoint_of_another_model_is_refused_and_stays_as_it_is(model_dir, small_overrides, capfd):
+    before = files(model_dir)
+    overrides = [*small_overrides, "model.faster_rcnn.feature_extractor.fpn.additional_layer_depth=16"]
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(model_dir), *override_arguments(overrides)]
+    assert cli.main(arguments) == 2
+    message = capfd.readouterr().err
+    assert "ckpt-" in message
+    assert "Traceback" not in message
+    assert files(model_dir) == before
+
+
+def test_corrupted_record_ends_with_its_file_and_reason(small_overrides, shapes_data, tmp_path, capfd):
+    records = sorted(Path(shapes_data.train_records).parent.glob(Path(shapes_data.train_records).name))
+    damaged = tmp_path / "damaged.tfrecord"
+    damaged.write_bytes(records[0].read_bytes()[:-100])
+    overrides = [
+        *small_overrides,
+        f'train_input_reader.tf_record_input_reader.input_path=["{damaged}"]',
+        "train_config.num_steps=100",
+    ]
+    model_dir = tmp_path / "model"
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(model_dir), *override_arguments(overrides)]
+    assert cli.main(arguments) == 1
+    message = capfd.readouterr().err
+    assert f"error: {damaged}: truncated or corrupted at byte" in message
+    assert "Traceback" not in message
+
+
+def test_evaluating_exporting_and_predicting_leave_their_files(model_dir, small_overrides, shapes_data, tmp_path, capfd):
+    common = ["--config", RECIPE, "--checkpoint", str(model_dir), *override_arguments(small_overrides)]
+    assert cli.main(["eval", *common, "--output_dir", str(tmp_path / "results")]) == 0
+    assert "DetectionBoxes_Precision/mAP@.50IOU" in capfd.readouterr().out
+    assert list((tmp_path / "results" / "eval").rglob("metrics.jsonl"))
+
+    assert cli.main(["export", *common, "--output_dir", str(tmp_path / "exported")]) == 0
+    assert (tmp_path / "exported" / "saved_model" / "saved_model.pb").exists()
+    assert (tmp_path / "exported" / "pipeline.config").exists()
+    assert tf.train.latest_checkpoint(str(tmp_path / "exported" / "checkpoint"))
+
+    predict = ["predict", shapes_data.eval_images, "--output_dir", str(tmp_path / "drawn"), "--min_score", "0"]
+    saved_model = ["--saved_model", str(tmp_path / "exported"), "--label_map", shapes_data.label_map_path]
+    assert cli.main([*predict, *saved_model]) == 0
+    result = json.loads((tmp_path / "drawn" / "detections.json").read_text())
+    assert len(result["images"]) == 6
+    assert {category["name"] for category in result["categories"]} == {"circle", "square", "triangle"}
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
+
+
+def test_predict_needs_a_model(tmp_path, capfd):
+    assert cli.main(["predict", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "--saved_model" in capfd.readouterr().err
+
+
+def test_convert_writes_records_and_label_map(shapes_data, tmp_path):
+    arguments = ["--annotations", shapes_data.eval_annotations, "--image_dir", shapes_data.eval_images]
+    assert cli.main(["convert", *arguments, "--output", str(tmp_path / "data"), "--num_shards", "2"]) == 0
+    assert len(list(tmp_path.glob("data-*-of-*"))) == 2
+    assert "circle" in (tmp_path / "label_map.pbtxt").read_text()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
+    model_dir = tmp_path / "model"
+    command = [sys.executable, "-m", "object_detection_fpn.cli", "train", "--config", RECIPE]
+    command += ["--model_dir", str(model_dir), "--num_steps", "100000", *override_arguments(small_overrides)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("step "):
+            process.send_signal(signal.SIGINT)
+            break
+    lines += process.stderr.readlines()
+    assert process.wait(timeout=120) == 130, "".join(lines)
+    assert checkpoints.latest_checkpoint(str(model_dir)), "".join(lines)
+    assert "Traceback" not in "".join(lines)
+
+
+@pytest.fixture
+def scripts(root_dir):
+    """The Object Detection API's two scripts, loaded with flags of their own."""
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location(name, root_dir / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    before = set(flags.FLAGS)
+    yield load
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+def test_model_main_trains_and_evaluates_with_the_flags_of_the_api(scripts, small_overrides, tmp_path):
+    module = scripts("model_main_tf2")
+    common = ["model_main_tf2.py", f"--pipeline_config_path={config.recipe_path(RECIPE)}", f"--model_dir={tmp_path}"]
+    common += [f"--config_override={override}" for override in small_overrides]
+    module.FLAGS([*common, "--num_train_steps=1", "--checkpoint_every_n=1"])
+    with pytest.raises(SystemExit) as train_end:
+        module.main([])
+    assert train_end.value.code == 0
+    module.FLAGS([*common, "--num_train_steps=1", f"--checkpoint_dir={tmp_path}", "--eval_timeout=60"])
+    with pytest.raises(SystemExit) as eval_end:
+        module.main([])
+    assert eval_end.value.code == 0
+    assert list((tmp_path / "eval").rglob("metrics.jsonl"))
+
+
+def test_exporter_main_takes_the_flags_of_the_api(scripts, model_dir, small_overrides, tmp_path):
+    module = scripts("exporter_main_v2")
+    arguments = ["exporter_main_v2.py", f"--pipeline_config_path={config.recipe_path(RECIPE)}"]
+    arguments += [f"--trained_checkpoint_dir={model_dir}", f"--output_directory={tmp_path}"]
+    arguments += ["--input_type=encoded_image_string_tensor", *(f"--config_override={o}" for o in small_overrides)]
+    module.FLAGS(arguments)
+    with pytest.raises(SystemExit) as end:
+        module.main([])
+    assert end.value.code == 0
+    assert (tmp_path / "saved_model" / "saved_model.pb").exists()

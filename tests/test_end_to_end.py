@@ -1,0 +1,147 @@
+"""The whole road on drawn data: train, stop, resume, evaluate, export, load; and a model that learns four images by heart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from object_detection_fpn import builder, config, label_map, run
+from object_detection_fpn.evaluation import coco
+from object_detection_fpn.training import checkpoints
+
+
+def events(folder: Path) -> set[str]:
+    """Tags of all TensorBoard events below a folder."""
+    tags = set()
+    for path in folder.rglob("events.out.tfevents.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            tags |= {value.tag for value in event.summary.value}
+    return tags
+
+
+@pytest.fixture(scope="module")
+def trained(small_config, tmp_path_factory) -> Path:
+    """Four steps, stopped, and two more; evaluated after each checkpoint."""
+    model_dir = tmp_path_factory.mktemp("model")
+    run.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
+    run.train(small_config, model_dir=str(model_dir), num_steps=6, checkpoint_every_n=4, evaluate_checkpoints=True)
+    return model_dir
+
+
+def test_training_goes_on_from_the_newest_checkpoint_and_saves_at_the_last_step(trained):
+    newest = checkpoints.latest_checkpoint(str(trained))
+    assert newest is not None
+    assert tf.train.load_checkpoint(newest).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == 6
+
+
+def test_training_leaves_the_config_the_summaries_and_the_best_checkpoint(trained, small_config):
+    assert config.load_config(str(trained / "pipeline.config")) == small_config
+    assert {"Loss/total_loss", "Loss/RPNLoss/objectness_loss", "learning_rate"} <= events(trained / "train")
+    assert (trained / "best").is_dir()
+
+
+def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, tmp_path):
+    metrics = run.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
+    assert {
+        "DetectionBoxes_Precision/mAP",
+        "DetectionBoxes_Precision/mAP@.50IOU",
+        "DetectionBoxes_Recall/AR@100 (small)",
+        "DetectionBoxes_PerformanceByCategory/mAP/circle",
+        "Loss/total_loss",
+    } <= set(metrics)
+    folder = tmp_path / "eval" / "held_out"
+    assert "DetectionBoxes_Precision/mAP" in events(folder)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 6
+
+
+def test_evaluation_waits_for_checkpoints_until_the_last_step(trained, small_config, tmp_path):
+    message = type(small_config)()
+    message.CopyFrom(small_config)
+    message.train_config.num_steps = 6
+    results = run.evaluate_continuously(
+        message, checkpoint_dir=str(trained), output_dir=str(tmp_path), timeout=60, sample_1_of_n_eval_examples=3
+    )
+    assert list(results) == [6]
+
+
+def test_exported_model_gives_the_same_detections_as_the_checkpoint(trained, small_config, shapes_data, tmp_path):
+    image_path = sorted(Path(shapes_data.eval_images).iterdir())[0]
+    image = np.asarray(Image.open(image_path))
+    expected = run.make_predictor(small_config, checkpoint=str(trained)).predict(image)
+
+    run.export(small_config, checkpoint=str(trained), output_dir=str(tmp_path), input_type="image_tensor")
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    outputs = serve(input_tensor=tf.constant(image)[None])
+    num = int(outputs["num_detections"][0])
+    assert num == len(expected.scores)
+    np.testing.assert_allclose(outputs["detection_scores"][0, :num], expected.scores, atol=1e-5)
+    np.testing.assert_allclose(outputs["detection_boxes"][0, :num], expected.boxes_normalized, atol=1e-4)
+    np.testing.assert_array_equal(outputs["detection_classes"][0, :num], expected.class_ids)
+    assert config.load_config(str(tmp_path / "pipeline.config")) == small_config
+
+
+def test_four_drawn_images_are_learned_by_heart(small_config):
+    """AP50 >= 0.95 on the images it saw, after 250 steps from random weights."""
+    message = type(small_config)()
+    message.CopyFrom(small_config)
+    label_map_path = message.train_input_reader.label_map_path
+    labels = label_map.load_label_map(label_map_path)
+    batch = next(
+        iter(
+            builder.build_dataset(
+                message, message.eval_input_reader[0], label_map=labels, batch_size=4, is_training=False, seed=0
+            )
+        )
+    )
+    tf.random.set_seed(3)
+    model = builder.build_model(message.model)
+    optimizer = builder.OPTIMIZERS["adam_optimizer"](
+        message.train_config.optimizer.adam_optimizer,
+        builder.optimizers.CosineDecayLearningRate(learning_rate_base=1e-3, total_steps=250),
+    )
+    optimizer.build(model.trainable_variables)
+    images = model.preprocess(batch.images)
+
+    @tf.function
+    def step(i):
+        with tf.GradientTape() as tape:
+            predictions = model.predict(
+                images, batch.true_shapes, training=True, groundtruth=batch.groundtruth, seed=tf.stack([i, 0])
+            )
+            total = tf.add_n(list(model.loss(predictions, batch.groundtruth).values()))
+        gradients = tape.gradient(total, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return total
+
+    for i in tf.range(250):
+        step(i)
+
+    metrics = coco.CocoBoxMetrics(labels.categories)
+    predictions = model.predict(images, batch.true_shapes, training=False)
+    detections = model.postprocess(predictions, batch.true_shapes)
+    from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
+
+    for i in range(4):
+        num, found = int(batch.groundtruth.num_boxes[i]), int(detections.num_detections[i])
+        size = np.tile(batch.true_shapes[i, :2].numpy(), 2)
+        metrics.update(
+            ImageGroundtruth(
+                source_id=str(i),
+                boxes=batch.groundtruth.boxes[i, :num].numpy(),
+                classes=batch.groundtruth.classes[i, :num].numpy(),
+                is_crowd=batch.groundtruth.is_crowd[i, :num].numpy(),
+            ),
+            ImageDetections(
+                boxes=detections.boxes[i, :found].numpy() * size,
+                scores=detections.scores[i, :found].numpy(),
+                classes=detections.classes[i, :found].numpy(),
+            ),
+        )
+    assert metrics.result()["DetectionBoxes_Precision/mAP@.50IOU"] >= 0.95

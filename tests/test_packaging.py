@@ -1,0 +1,125 @@
+"""What the build adds to the sources: messages that every admitted protobuf runtime loads, recipes, a console script."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import setuptools
+from setuptools.errors import CompileError
+
+import object_detection_fpn.protos
+from object_detection_fpn import config
+
+OLDEST_PROTOBUF = (5, 28)  # of the runtimes that TensorFlow 2.20 admits
+
+
+@pytest.fixture
+def command(root_dir, monkeypatch, tmp_path):
+    """The build command as setuptools would run it for a wheel, and the arguments that the compiler was called with."""
+    calls = []
+    protoc = types.SimpleNamespace(main=lambda arguments: calls.append(arguments) or 0)
+    monkeypatch.setitem(sys.modules, "grpc_tools", types.SimpleNamespace(protoc=protoc))
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    build_config_language = runpy.run_path(str(root_dir / "setup.py"))["BuildConfigLanguage"]
+    command = build_config_language(setuptools.Distribution())
+    command.build_lib = str(tmp_path)
+    command.calls = calls
+    return command
+
+
+def test_messages_are_compiled_for_the_oldest_admitted_runtime(root_dir):
+    folder = Path(object_detection_fpn.protos.__file__).parent
+    for source in (root_dir / "protos").glob("*.proto"):
+        text = (folder / f"{source.stem}_pb2.py").read_text()
+        version = re.search(r"# Protobuf Python Version: (\d+)\.(\d+)", text)
+        assert tuple(map(int, version.groups())) <= OLDEST_PROTOBUF, source
+
+
+def test_messages_load_without_a_word():
+    code = "import object_detection_fpn.protos as protos; protos.pipeline_pb2.TrainEvalPipelineConfig()"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_build_compiles_every_proto_under_its_place_in_the_package(command, root_dir, tmp_path):
+    command.run()
+    [[_, mapping, python_out, pyi_out, *names]] = command.calls
+    assert mapping == f"-Iobject_detection_fpn/protos={root_dir / 'protos'}"
+    assert (python_out, pyi_out) == (f"--python_out={tmp_path}", f"--pyi_out={tmp_path}")
+    assert sorted(names) == sorted(
+        f"object_detection_fpn/protos/{p.name}" for p in (root_dir / "protos").glob("*.proto")
+    )
+
+
+def test_wheel_carries_the_recipes(command, tmp_path):
+    command.run()
+    carried = tmp_path / "object_detection_fpn" / "configs" / "tf2"
+    assert sorted(path.stem for path in carried.glob("*.config")) == sorted(config.recipes())
+    assert {str(path) for path in carried.glob("*.config")} <= set(command.get_outputs())
+
+
+def test_editable_install_compiles_into_the_source_tree_and_copies_nothing(command, root_dir):
+    command.editable_mode = True
+    command.run()
+    assert f"--python_out={root_dir}" in command.calls[0]
+    assert not (root_dir / "object_detection_fpn" / "configs").exists()
+    assert all(output.startswith(str(root_dir / "object_detection_fpn" / "protos")) for output in command.get_outputs())
+
+
+def test_source_distribution_carries_protos_and_recipes(command, root_dir):
+    expected = [*(root_dir / "protos").glob("*.proto"), *(root_dir / "configs").rglob("*.config")]
+    assert sorted(command.get_source_files()) == sorted(str(path.relative_to(root_dir)) for path in expected)
+
+
+def test_refused_proto_stops_the_build(command, monkeypatch):
+    monkeypatch.setattr(sys.modules["grpc_tools"].protoc, "main", lambda arguments: 1)
+    with pytest.raises(CompileError, match="protoc refused"):
+        command.run()
+
+
+def test_generated_files_are_not_in_git(root_dir):
+    listed = subprocess.run(["git", "ls-files", "*_pb2*"], cwd=root_dir, capture_output=True, text=True, check=False)
+    assert listed.stdout == ""
+
+
+def test_recipes_are_found_by_name(root_dir):
+    assert config.recipes() == {
+        path.stem: str(path) for path in sorted((root_dir / "configs" / "tf2").glob("*.config"))
+    }
+    name, path = next(iter(config.recipes().items()))
+    assert config.recipe_path(name) == config.recipe_path(f"{name}.config") == path
+
+
+def test_recipes_of_an_installed_package_are_those_inside_it(monkeypatch, tmp_path):
+    inside = tmp_path / "object_detection_fpn" / "configs" / "tf2"
+    inside.mkdir(parents=True)
+    (inside / "small.config").touch()
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "object_detection_fpn" / "config.py"))
+    assert config.recipes() == {"small": str(inside / "small.config")}
+    monkeypatch.setattr(config, "__file__", str(tmp_path / "elsewhere" / "object_detection_fpn" / "config.py"))
+    assert config.recipes() == {}
+
+
+def test_unknown_recipe_is_refused():
+    name = next(iter(config.recipes()))
+    with pytest.raises(
+        config.ConfigError, match=rf'among the recipes of this package \(nearest: "{name}"\). Allowed: '
+    ):
+        config.recipe_path(f"{name}x")
+
+
+def test_newer_protobuf_is_admitted():
+    [requirement] = [r for r in importlib.metadata.requires("object_detection_fpn") if r.startswith("protobuf")]
+    assert requirement == "protobuf>=5.28"
+
+
+def test_console_script_is_the_command_line():
+    [script] = importlib.metadata.entry_points(group="console_scripts", name="odfpn")
+    assert script.value == "object_detection_fpn.cli:main"

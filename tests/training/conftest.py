@@ -1,0 +1,129 @@
+"""A model of three variables that has the verbs of the real one, and data for it: what training needs, in milliseconds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn.records import Batch, Groundtruth
+from object_detection_fpn.training import loop, optimizers
+
+
+class FakePredictions(NamedTuple):
+    boxes: tf.Tensor
+    noise: tf.Tensor
+
+
+class FakeModel(tf_keras.layers.Layer):
+    """Says that every image shows one box, from the mean of its channels; counts how often it is traced."""
+
+    def __init__(self, num_outputs: int = 4, noise: float = 0.0, dtype: str | None = None):
+        super().__init__(dtype=dtype)
+        self.backbone = tf_keras.layers.Dense(5, kernel_initializer=tf_keras.initializers.GlorotUniform(seed=1))
+        self.head = tf_keras.layers.Dense(
+            num_outputs, kernel_initializer=tf_keras.initializers.GlorotUniform(seed=2), use_bias=False
+        )
+        self.backbone.build([None, 3])
+        self.head.build([None, 5])
+        self.noise = noise
+        self.num_traces = 0
+
+    def preprocess(self, images: tf.Tensor) -> tf.Tensor:
+        return images / 255.0
+
+    def predict(
+        self, images: tf.Tensor, true_shapes: tf.Tensor, *, training: bool, groundtruth: Groundtruth, seed: tf.Tensor
+    ) -> FakePredictions:
+        assert training
+        assert groundtruth.boxes.shape[0] == images.shape[0]
+        self.num_traces += 1
+        noise = tf.random.stateless_normal([4], seed, stddev=self.noise)
+        boxes = self.head(self.backbone(tf.reduce_mean(images, [1, 2])))
+        return FakePredictions(tf.cast(boxes, tf.float32)[:, :4], noise)
+
+    def loss(self, predictions: FakePredictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+        error = predictions.boxes + predictions.noise - groundtruth.boxes[:, 0]
+        return {
+            "Loss/RPNLoss/localization_loss": tf.reduce_mean(tf.square(error)),
+            "Loss/BoxClassifierLoss/localization_loss": 0.5 * tf.reduce_mean(tf.square(error)),
+            "Loss/regularization_loss": 0.01 * tf.nn.l2_loss(self.head.kernel),
+        }
+
+
+def make_dataset(batch_size: int = 4, value_of_step: Callable[[tf.Tensor], tf.Tensor] | None = None) -> Callable:
+    """Endless batches, all alike, of which replica i of n sees the i-th part; `value_of_step` scales the images."""
+
+    def dataset(context: tf.distribute.InputContext, seed: int) -> tf.data.Dataset:
+        size = context.get_per_replica_batch_size(batch_size)
+        images = tf.random.stateless_uniform([batch_size, 8, 8, 3], [1, 2], maxval=255.0)
+        boxes = tf.random.stateless_uniform([batch_size, 2, 4], [3, 4])
+
+        def batch(step: tf.Tensor) -> Batch:
+            part = step % (batch_size // size)
+            scale = 1.0 if value_of_step is None else value_of_step(step)
+            count = tf.fill([size], 2)
+            return Batch(
+                images=tf.ensure_shape(scale * images[part * size : (part + 1) * size], [size, 8, 8, 3]),
+                true_shapes=tf.tile([[8, 8, 3]], [size, 1]),
+                groundtruth=Groundtruth(
+                    boxes=tf.ensure_shape(boxes[part * size : (part + 1) * size], [size, 2, 4]),
+                    classes=tf.zeros([size, 2], tf.int32),
+                    num_boxes=count,
+                    weights=tf.ones([size, 2]),
+                    is_crowd=tf.zeros([size, 2], tf.bool),
+                ),
+                original_shapes=tf.fill([size, 2], 8),
+            )
+
+        return tf.data.Dataset.counter().map(batch)
+
+    return dataset
+
+
+class Run:
+    """One run of training with the fakes; `log` is what the user saw."""
+
+    def __init__(self, model_dir: str, *, strategy: tf.distribute.Strategy | None = None, **model_options: Any):
+        self.model_dir = str(model_dir)
+        self.strategy = strategy or tf.distribute.get_strategy()
+        with self.strategy.scope():
+            self.model = FakeModel(**model_options)
+            rate = optimizers.CosineDecayLearningRate(learning_rate_base=0.5, total_steps=20, warmup_steps=3)
+            self.optimizer = optimizers.momentum(rate, moving_average_decay=0.9)
+        self.output = io.StringIO()
+
+    def train(self, num_steps: int, **options: Any) -> loop.TrainResult:
+        options.setdefault("dataset", make_dataset())
+        options.setdefault("record_summaries", False)
+        return loop.train(
+            model=self.model,
+            optimizer=self.optimizer,
+            strategy=self.strategy,
+            model_dir=self.model_dir,
+            num_steps=num_steps,
+            output=self.output,
+            **options,
+        )
+
+    @property
+    def log(self) -> str:
+        return self.output.getvalue()
+
+    def state(self) -> list[Any]:
+        """The values of all variables of model and optimizer."""
+        return [variable.numpy() for variable in [*self.model.variables, *self.optimizer.variables()]]
+
+
+@pytest.fixture
+def make_run() -> type[Run]:
+    return Run
+
+
+@pytest.fixture
+def make_data() -> Callable[..., Callable]:
+    return make_dataset
