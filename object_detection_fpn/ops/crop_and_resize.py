@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from object_detection_fpn.ops.dims import dim
 
-IMPLEMENTATIONS = ("native", "static")
+IMPLEMENTATIONS = ("native", "sparse", "kernel", "static")
 
 # Two float32 steps below 1: enough that rounding never carries the last sample of a box that ends on the border beyond it.
 _ROUNDING = 2.0**-23
@@ -55,9 +55,11 @@ def multilevel_crop_and_resize(
 ) -> tf.Tensor:
     """Crops each RoI from its own pyramid level; no other level is touched for it.
 
-    "native" is TensorFlow's kernel, level by level: for CPU and GPU, any shapes. "static" is gathers from one flat buffer of
-    all levels: compiles under XLA. They differ only beyond the border of a level: there "native" returns
-    `extrapolation_value`, and "static" fades to it over one cell, as the Object Detection API's two implementations do.
+    "sparse" is a product with the sparse matrix of interpolation weights, made for CPUs. "kernel" is TensorFlow's kernel,
+    level by level, made for GPUs: on a CPU its gradient is wrong. "native" is the one of the two that suits this machine;
+    they give the same and take any shapes. "static" is gathers from one flat buffer of all levels: compiles under XLA. It
+    differs only beyond the border of a level: there the others return `extrapolation_value`, and "static" fades to it over
+    one cell, as the Object Detection API's two implementations do.
 
     Args:
         pyramid: per level [B, H, W, F] of any float type, finest first.
@@ -65,7 +67,7 @@ def multilevel_crop_and_resize(
             taken as the image's first corner. No gradient passes to them.
         level_indices: [B, R] int32 in [0, len(pyramid)).
         crop_size: S.
-        implementation: "native" or "static".
+        implementation: one of `IMPLEMENTATIONS`.
         extrapolation_value: what lies around each level.
 
     Returns:
@@ -81,20 +83,20 @@ def multilevel_crop_and_resize(
     # float32 even for bfloat16 features: with 8 bits, 0.501 equals 0.5.
     boxes = tf.stop_gradient(tf.cast(boxes_normalized, tf.float32))
     boxes = tf.where(tf.reduce_all(tf.math.is_finite(boxes), axis=-1, keepdims=True), boxes, 0.0)
-    crop = _native_crop if implementation == "native" else _static_crop
+    if implementation == "native":
+        implementation = "kernel" if tf.config.list_physical_devices("GPU") else "sparse"
+    crop = {"sparse": _sparse_crop, "kernel": _kernel_crop, "static": _static_crop}[implementation]
     crops = crop(pyramid, boxes, level_indices, crop_size, extrapolation_value)
     batch, num_rois, num_filters = dim(level_indices, 0), dim(level_indices, 1), pyramid[0].shape[-1]
     return tf.reshape(tf.cast(crops, pyramid[0].dtype), [batch, num_rois, crop_size, crop_size, num_filters])
 
 
-def _native_crop(
+def _kernel_crop(
     pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
 ) -> tf.Tensor:
     """-> [B * R, S, S, F] float32."""
     batch, num_rois = dim(level_indices, 0), dim(level_indices, 1)
-    boxes = tf.reshape(boxes, [-1, 4])
-    # Without this, rounding turns the last row or column of up to 3 % of the boxes that end on the border into padding.
-    boxes = tf.where(tf.abs(boxes - 1.0) <= _ROUNDING, 1.0 - _ROUNDING, boxes)
+    boxes = tf.reshape(_pull_inside(boxes), [-1, 4])
     images = tf.repeat(tf.range(batch), num_rois)
     level_indices = tf.reshape(level_indices, [-1])
     rows = [tf.cast(tf.where(level_indices == level)[:, 0], tf.int32) for level in range(len(pyramid))]
@@ -111,31 +113,52 @@ def _native_crop(
     return tf.dynamic_stitch(rows, crops)
 
 
+def _sparse_crop(
+    pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
+) -> tf.Tensor:
+    """-> [B * R * S * S, F] float32.
+
+    Row i of the matrix holds the weights of the four cells that sample i lies between. On a CPU the product is many times
+    faster than TensorFlow's kernel, and the transposed product gives the gradient, which that kernel gets wrong there: its
+    threads add to the same cells without excluding each other, and lose up to 10 % of it.
+    """
+    flat, cells, weights = _interpolation(
+        pyramid, _pull_inside(boxes), level_indices, crop_size=crop_size, fades_beyond_border=False
+    )
+    num_samples = tf.size(cells[0])
+    indices = tf.stack([tf.repeat(tf.range(num_samples), 4), _corners_last(cells)], axis=-1)
+    make_matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix
+    is_never_empty = bool(cells.shape.num_elements())
+    # TensorFlow's product of a matrix without rows ends the process: without RoIs there is one row, of no weights.
+    num_rows = num_samples if is_never_empty else tf.maximum(num_samples, 1)
+    num_cells = tf.shape(flat)[0]
+    entries = {
+        "indices": tf.cast(indices, tf.int64),
+        "values": _corners_last(weights),
+        "dense_shape": tf.cast(tf.stack([num_rows, num_cells]), tf.int64),
+    }
+
+    @tf.custom_gradient
+    def interpolate(flat: tf.Tensor):
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            # Made anew, which costs little: a tape outside of a `tf.function` cannot hold a sparse matrix.
+            return tf.raw_ops.SparseMatrixMatMul(a=make_matrix(**entries), b=upstream, transpose_a=True)
+
+        return tf.raw_ops.SparseMatrixMatMul(a=make_matrix(**entries), b=flat), gradient
+
+    crops = interpolate(tf.cast(flat, tf.float32))
+    if not is_never_empty:
+        crops = crops[:num_samples]
+    if extrapolation_value:
+        crops += extrapolation_value * (1.0 - tf.reshape(tf.reduce_sum(weights, axis=0), [-1, 1]))
+    return crops
+
+
 def _static_crop(
     pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
 ) -> tf.Tensor:
     """-> [B, R, S, S, F] float32."""
-    batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
-    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
-    num_cells = [height * width for height, width in sizes]
-    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
-    flat = tf.concat(
-        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
-        axis=1,
-    )
-    flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
-    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
-    rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size)  # two of [B, R, S] each
-    columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size)
-    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
-    first_cell = first_cell[..., tf.newaxis, tf.newaxis]
-    width = size[..., 1, tf.newaxis, tf.newaxis]
-
-    corners = [(y, x) for y in range(2) for x in range(2)]
-    cells = tf.stack(
-        [first_cell + rows[y][..., :, tf.newaxis] * width + columns[x][..., tf.newaxis, :] for y, x in corners]
-    )  # [4, B, R, S, S]
-    weights = tf.stack([row_weights[y][..., :, tf.newaxis] * column_weights[x][..., tf.newaxis, :] for y, x in corners])
+    flat, cells, weights = _interpolation(pyramid, boxes, level_indices, crop_size=crop_size, fades_beyond_border=True)
 
     @tf.custom_gradient
     def interpolate(flat: tf.Tensor):
@@ -158,8 +181,57 @@ def _static_crop(
     return crops
 
 
+def _interpolation(
+    pyramid: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    level_indices: tf.Tensor,
+    *,
+    crop_size: int,
+    fades_beyond_border: bool,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The cells that samples are interpolated from.
+
+    Returns:
+        All cells of all levels and images, [N, F]; the rows of that which each sample lies between, [4, B, R, S, S] int32, and
+        their weights, of the same shape.
+    """
+    batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
+    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
+    num_cells = [height * width for height, width in sizes]
+    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
+    flat = tf.concat(
+        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
+        axis=1,
+    )
+    flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
+    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
+    # Cells and weights, a pair of [B, R, S] each.
+    rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size, fades_beyond_border)
+    columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size, fades_beyond_border)
+    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
+    first_cell = first_cell[..., tf.newaxis, tf.newaxis]
+    width = size[..., 1, tf.newaxis, tf.newaxis]
+
+    corners = [(y, x) for y in range(2) for x in range(2)]
+    cells = tf.stack(
+        [first_cell + rows[y][..., :, tf.newaxis] * width + columns[x][..., tf.newaxis, :] for y, x in corners]
+    )
+    weights = tf.stack([row_weights[y][..., :, tf.newaxis] * column_weights[x][..., tf.newaxis, :] for y, x in corners])
+    return flat, cells, weights
+
+
+def _corners_last(values: tf.Tensor) -> tf.Tensor:
+    """[4, B, R, S, S] -> [B * R * S * S * 4]."""
+    return tf.reshape(tf.transpose(tf.reshape(values, [4, -1])), [-1])
+
+
+def _pull_inside(boxes: tf.Tensor) -> tf.Tensor:
+    """Without this, rounding turns the last row or column of up to 3 % of the boxes that end on the border into padding."""
+    return tf.where(tf.abs(boxes - 1.0) <= _ROUNDING, 1.0 - _ROUNDING, boxes)
+
+
 def _samples(
-    start: tf.Tensor, stop: tf.Tensor, size: tf.Tensor, num_samples: int
+    start: tf.Tensor, stop: tf.Tensor, size: tf.Tensor, num_samples: int, fades_beyond_border: bool
 ) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """The cells, and their weights, between which each sample along one axis lies.
 
@@ -168,6 +240,7 @@ def _samples(
         stop: [B, R] normalized last end.
         size: [B, R] int32 cells along the axis.
         num_samples: S.
+        fades_beyond_border: weights sink from 1 to 0 over one cell beyond the border; otherwise they are 0 there.
 
     Returns:
         Cells (low, high), [B, R, S] int32 in [0, size), and weights (low, high), [B, R, S]; together 1, less beyond the border.
@@ -176,7 +249,10 @@ def _samples(
     shares = tf.linspace(0.0, 1.0, num_samples) if num_samples > 1 else tf.constant([0.5])
     position = (start[..., tf.newaxis] * (1.0 - shares) + stop[..., tf.newaxis] * shares) * last
     inside = tf.clip_by_value(position, 0.0, last)
-    presence = tf.maximum(1.0 - tf.abs(position - inside), 0.0)
+    if fades_beyond_border:
+        presence = tf.maximum(1.0 - tf.abs(position - inside), 0.0)
+    else:
+        presence = tf.cast(tf.equal(position, inside), tf.float32)
     low = tf.floor(inside)
     fraction = inside - low
     low_cell = tf.cast(low, tf.int32)
