@@ -1,6 +1,7 @@
 # make demo    train, evaluate and export a small detector on drawn data; results in demo_output/
 # make test    run the test suite with coverage
 # make lint    ruff and mypy
+# make docs    write docs/config.md anew
 # make clean   remove everything that make makes
 #
 # Each creates .venv when needed. Another Python: make test PYTHON=python3.12
@@ -15,7 +16,7 @@ PROCESSES ?= 2
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -27,6 +28,9 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate_config.py
 
 clean:
 	rm -rf $(VENV) build dist demo_output *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,91 @@
+"""docs/config.md is what the config language says of itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+
+import pytest
+
+from object_detection_fpn import config_fields
+
+
+@pytest.fixture(scope="module")
+def generator(root_dir):
+    spec = importlib.util.spec_from_file_location("generate_config", root_dir / "docs" / "generate_config.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def page(generator):
+    return generator.generate()
+
+
+def test_the_page_is_the_one_that_is_written(generator, page):
+    assert generator.OUTPUT.read_text() == page, "Remedy: make docs"
+
+
+def test_comments_are_found_by_what_they_stand_above(generator):
+    text = """
+    // The file.
+
+    syntax = "proto2";
+
+    // A message
+    // of two lines.
+    message Outer {
+      reserved 2;
+      oneof kind {
+        // One.
+        Inner one = 1;
+      }
+      // Several.
+      map<int32, Inner> several = 3 [default = 1];
+      // Inside.
+      message Inner { }
+      message Other {
+        // Deep.
+        repeated float deep = 1;
+      }
+      // Last.
+      optional bool last = 4;
+    }
+    """
+    assert generator.comments(text) == {
+        "": "The file.",
+        "Outer": "A message of two lines.",
+        "Outer.one": "One.",
+        "Outer.several": "Several.",
+        "Outer.Inner": "Inside.",
+        "Outer.Other.deep": "Deep.",
+        "Outer.last": "Last.",
+    }
+
+
+def test_every_field_has_a_row_with_a_status_and_words(page):
+    rows = [line.split(" | ") for line in page.split("## Left out")[0].splitlines() if line.startswith("| `")]
+    assert len(rows) > 300
+    for row in rows:
+        assert len(row) == 5, row
+        assert row[3] in ("works", "no effect", "refused"), row
+        assert row[4].strip(" |"), row
+
+
+def test_every_field_of_the_tables_is_on_the_page(page):
+    sections = {part.split("\n")[0]: part for part in re.split(r"^### ", page, flags=re.MULTILINE)[1:]}
+    by_name = {name.split(".")[-1]: text for name, text in sections.items()}
+    for table, status in ((config_fields.REFUSED, "refused"), (config_fields.NO_EFFECT, "no effect")):
+        for key, reason in table.items():
+            message, field = key.split(".")
+            row = next(line for line in by_name[message].splitlines() if line.startswith(f"| `{field}` |"))
+            assert f"| {status} |" in row
+            assert reason in row
+
+
+def test_links_lead_to_sections(page):
+    anchors = {title.replace(".", "").lower() for title in re.findall(r"^### (\S+)$", page, flags=re.MULTILINE)}
+    assert set(re.findall(r"\]\(#(\w+)\)", page)) <= anchors
