@@ -123,6 +123,8 @@ def _section(message: Descriptor, notes: dict[str, str]) -> str:
     for field in message.fields:
         note = notes.get(f"{path}.{field.name}", "").replace("|", "\\|")
         status, words = _fate(message, field, note)
+        if notes.get(path, "").startswith("No effect"):
+            status = "no effect"
         lines.append(f"| `{field.name}` | {_type(field)} | {_default(field)} | {status} | {words} |")
     return "\n".join([*lines, ""])
 

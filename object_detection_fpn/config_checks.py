@@ -256,9 +256,10 @@ def _schedule_ascends(message: Message, path: str) -> Iterator[Problem]:
 
 
 def _warmup_fits(message: Any, path: str) -> Iterator[Problem]:
-    if message.warmup_steps > message.total_steps:
-        total = message.total_steps
-        yield _at(message, path, "warmup_steps", f"is above total_steps = {total}", f"0 to {total}")
+    before = message.warmup_steps + message.hold_base_rate_steps
+    if before > message.total_steps:
+        problem = f"is below warmup_steps + hold_base_rate_steps = {before}"
+        yield _at(message, path, "total_steps", problem, f"{before} or more")
     if message.warmup_steps and message.warmup_learning_rate > message.learning_rate_base:
         base = f"{message.learning_rate_base:g}"
         problem = f"is above learning_rate_base = {base}"

@@ -106,6 +106,7 @@ def train(
     variables = optimizers.select_variables(
         model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
     )
+    _show_frozen(model, variables)
     report = DataReport()
 
     def make_dataset(input_context: tf.distribute.InputContext, data_seed: int) -> tf.data.Dataset:
@@ -150,6 +151,7 @@ def train(
         jit_compile=jit_compile and not is_tpu,
         seed=seed,
         checkpoint_every_n=checkpoint_every_n,
+        keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
         record_summaries=record_summaries,
         on_checkpoint=on_checkpoint,
     )
@@ -401,6 +403,16 @@ def _is_tpu(strategy: tf.distribute.Strategy) -> bool:
 
 def _load_label_map(reader: input_reader_pb2.InputReader) -> label_map_lib.LabelMap:
     return label_map_lib.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+
+
+def _show_frozen(model: faster_rcnn.FasterRCNN, trained: list[tf.Variable]) -> None:
+    """Says which variables `freeze_variables` and `update_trainable_variables` leave as they are."""
+    kept = {id(variable) for variable in trained}
+    paths = checkpoints.variables_by_path(model)
+    trainable = {id(variable) for variable in model.trainable_variables}
+    frozen = [path for path, variable in paths.items() if id(variable) in trainable - kept]
+    if frozen:
+        print(f"{len(frozen)} of {len(trainable)} trainable variables are frozen: {', '.join(frozen)}", flush=True)
 
 
 def _log_notices(report: DataReport) -> None:

@@ -152,7 +152,8 @@ def export_saved_model(
     manager = tf.train.CheckpointManager(checkpoint, os.path.join(output_dir, "checkpoint"), max_to_keep=1)
     manager.save(checkpoint_number=0)
     saved_model_dir = os.path.join(output_dir, "saved_model")
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)  # nobody trains through the served graph
+    # Nobody asks a served model for gradients, but loading one whose gradients were left out warns of it.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
     tf.saved_model.save(module, saved_model_dir, signatures=signature, options=options)
     with tf.io.gfile.GFile(os.path.join(output_dir, "pipeline.config"), "w") as file:
         file.write(pipeline_config_text)

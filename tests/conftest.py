@@ -82,3 +82,28 @@ def small_config(small_overrides):
 
     recipe = config.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     return config.load_config(recipe, small_overrides, require_data=["train", "eval"])
+
+
+@pytest.fixture(scope="session")
+def effective_fields():
+    """Given names of .proto files: "Message.field" of all their fields that are neither refused nor without effect."""
+    from google.protobuf import descriptor_pool
+
+    from object_detection_fpn import config_fields
+    from object_detection_fpn.protos import pipeline_pb2, string_int_label_map_pb2
+
+    assert pipeline_pb2 and string_int_label_map_pb2  # importing them registers every file
+
+    def fields_of(message) -> set[str]:
+        if message.GetOptions().map_entry:
+            return set()
+        own = {f"{message.name}.{field.name}" for field in message.fields}
+        return own.union(*map(fields_of, message.nested_types))
+
+    def find(*names: str) -> set[str]:
+        pool = descriptor_pool.Default()
+        files = [pool.FindFileByName(f"object_detection_fpn/protos/{name}.proto") for name in names]
+        found = set().union(*(fields_of(m) for file in files for m in file.message_types_by_name.values()))
+        return found - set(config_fields.REFUSED) - set(config_fields.NO_EFFECT)
+
+    return find

@@ -85,7 +85,9 @@ def test_corrupted_record_ends_with_its_file_and_reason(small_overrides, shapes_
     assert "Traceback" not in message
 
 
-def test_evaluating_exporting_and_predicting_leave_their_files(model_dir, small_overrides, shapes_data, tmp_path, capfd):
+def test_evaluating_exporting_and_predicting_leave_their_files(
+    model_dir, small_overrides, shapes_data, tmp_path, capfd
+):
     common = ["--config", RECIPE, "--checkpoint", str(model_dir), *override_arguments(small_overrides)]
     assert cli.main(["eval", *common, "--output_dir", str(tmp_path / "results")]) == 0
     assert "DetectionBoxes_Precision/mAP@.50IOU" in capfd.readouterr().out
@@ -121,7 +123,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
     model_dir = tmp_path / "model"
     command = [sys.executable, "-m", "object_detection_fpn.cli", "train", "--config", RECIPE]
     command += ["--model_dir", str(model_dir), "--num_steps", "100000", *override_arguments(small_overrides)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
     lines = []
     for line in process.stderr:
         lines.append(line)

@@ -227,7 +227,14 @@ def test_config_is_accepted(config, changes):
             "momentum_optimizer_value = 9 is out of range. Allowed: 0 to 1.",
         ),
         ([f"{SCHEDULE}.learning_rate_base=-1"], "learning_rate_base = -1 is out of range. Allowed: 0 or more."),
-        ([f"{SCHEDULE}.warmup_steps=21"], f"{SCHEDULE}.warmup_steps = 21 is above total_steps = 20. Allowed: 0 to 20."),
+        (
+            [f"{SCHEDULE}.warmup_steps=21"],
+            f"{SCHEDULE}.total_steps = 20 is below warmup_steps + hold_base_rate_steps = 21. Allowed: 21 or more.",
+        ),
+        (
+            [f"{SCHEDULE}.warmup_steps=9", f"{SCHEDULE}.hold_base_rate_steps=12"],
+            f"{SCHEDULE}.total_steps = 20 is below warmup_steps + hold_base_rate_steps = 21. Allowed: 21 or more.",
+        ),
         (
             [f"{SCHEDULE}.warmup_learning_rate=1"],
             "warmup_learning_rate = 1 is above learning_rate_base = 0.04. Allowed: 0 to 0.04, or",

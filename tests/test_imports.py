@@ -67,7 +67,9 @@ def test_imports_point_from_later_layers_to_earlier_ones(path):
     if part == "__init__":
         return
     for other in imported_parts(path) - {part}:
-        assert LAYERS[other] <= LAYERS[part], f"{path.name}, layer {LAYERS[part]}, imports {other}, layer {LAYERS[other]}"
+        assert LAYERS[other] <= LAYERS[part], (
+            f"{path.name}, layer {LAYERS[part]}, imports {other}, layer {LAYERS[other]}"
+        )
         if {part, other} <= BESIDE_EACH_OTHER and LAYERS[other] == LAYERS[part]:
             assert (str(path.relative_to(PACKAGE)), other) in ALLOWED_BESIDE, f"{path.name} imports {other} beside it"
         if other == "protos":

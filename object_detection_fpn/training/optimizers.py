@@ -154,7 +154,7 @@ class CosineDecayLearningRate(LearningRateSchedule):
         hold_base_rate_steps: steps between warmup and decay at the highest rate.
 
     Raises:
-        ValueError: if warmup and plateau leave no step to decay in, or warmup starts above the highest rate.
+        ValueError: if warmup and plateau last longer than `total_steps`, or warmup starts above the highest rate.
     """
 
     def __init__(
@@ -166,10 +166,10 @@ class CosineDecayLearningRate(LearningRateSchedule):
         warmup_steps: int = 0,
         hold_base_rate_steps: int = 0,
     ):
-        if total_steps <= warmup_steps + hold_base_rate_steps:
+        if total_steps < warmup_steps + hold_base_rate_steps:
             raise ValueError(
-                f"total_steps = {total_steps} leaves no step to decay in after warmup_steps = {warmup_steps} and "
-                f"hold_base_rate_steps = {hold_base_rate_steps}. Allowed: more than their sum."
+                f"total_steps = {total_steps} is below the sum of warmup_steps = {warmup_steps} and "
+                f"hold_base_rate_steps = {hold_base_rate_steps}. Allowed: their sum or more."
             )
         if warmup_steps and warmup_learning_rate > learning_rate_base:
             raise ValueError(
@@ -190,7 +190,7 @@ class CosineDecayLearningRate(LearningRateSchedule):
 
     def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
-        progress = (step - self._decay_start) / (self._total_steps - self._decay_start)
+        progress = (step - self._decay_start) / max(self._total_steps - self._decay_start, 1)
         rate = 0.5 * self._base_rate * (1.0 + tf.cos(math.pi * progress))
         rate = tf.where(step <= self._decay_start, self._base_rate, rate)
         if self._warmup_steps:
@@ -389,8 +389,8 @@ def select_variables(
 
 def _configured(optimizer: AveragingOptimizer, moving_average_decay: float | None) -> AveragingOptimizer:
     if moving_average_decay is not None:
-        if not 0.0 < moving_average_decay < 1.0:
-            raise ValueError(f"moving_average_decay = {moving_average_decay} is not between 0 and 1.")
+        if not 0.0 < moving_average_decay <= 1.0:
+            raise ValueError(f"moving_average_decay = {moving_average_decay} is out of range. Allowed: above 0, up to 1.")
         optimizer.moving_average_decay = moving_average_decay
     return optimizer
 

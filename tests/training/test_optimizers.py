@@ -70,6 +70,11 @@ def test_cosine_holds_its_plateau(step, rate):
     assert float(schedule(step)) == pytest.approx(rate, abs=1e-6)
 
 
+def test_cosine_may_end_where_its_warmup_ends():
+    schedule = optimizers.CosineDecayLearningRate(learning_rate_base=1.0, total_steps=4, warmup_steps=4)
+    assert [float(schedule(step)) for step in range(6)] == [0.0, 0.25, 0.5, 0.75, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("step, rate", [(0, 0.1), (9, 0.1), (10, 0.1), (20, 0.05), (25, 0.1 * 0.5**1.5), (60, 0.01)])
 def test_exponential_burns_in_at_its_own_initial_rate_and_decays_smoothly(step, rate):
     schedule = optimizers.ExponentialDecayLearningRate(
@@ -99,8 +104,8 @@ def test_manual_steps_jump_without_warmup(step, rate):
     "make, message",
     [
         (
-            lambda: optimizers.CosineDecayLearningRate(learning_rate_base=0.1, total_steps=10, warmup_steps=10),
-            "total_steps = 10 leaves no step to decay",
+            lambda: optimizers.CosineDecayLearningRate(learning_rate_base=0.1, total_steps=10, warmup_steps=11),
+            "total_steps = 10 is below the sum of warmup_steps = 11",
         ),
         (
             lambda: optimizers.CosineDecayLearningRate(
@@ -131,7 +136,8 @@ def test_manual_steps_jump_without_warmup(step, rate):
         (lambda: optimizers.rms_prop(CONSTANT, momentum=2.0), r"momentum = 2.0 is outside"),
         (lambda: optimizers.rms_prop(CONSTANT, epsilon=0.0), "epsilon = 0.0 is not positive"),
         (lambda: optimizers.adam(CONSTANT, epsilon=-1.0), "epsilon = -1.0 is not positive"),
-        (lambda: optimizers.adam(CONSTANT, moving_average_decay=1.0), "moving_average_decay = 1.0 is not between"),
+        (lambda: optimizers.adam(CONSTANT, moving_average_decay=0.0), "moving_average_decay = 0.0 is out of range"),
+        (lambda: optimizers.adam(CONSTANT, moving_average_decay=1.1), "moving_average_decay = 1.1 is out of range"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(make, message):
