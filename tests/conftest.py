@@ -107,3 +107,20 @@ def effective_fields():
         return found - set(config_fields.REFUSED) - set(config_fields.NO_EFFECT)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def read_summaries():
+    """Given a TensorBoard folder: {tag: {step: value}} of all that was written below it; images stay encoded."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    def read(folder: Path) -> dict[str, dict[int, object]]:
+        found: dict[str, dict[int, object]] = {}
+        for file in sorted(folder.rglob("events.out.tfevents.*")):
+            for event in EventFileLoader(str(file)).Load():
+                for value in event.summary.value:
+                    array = tf.make_ndarray(value.tensor)
+                    found.setdefault(value.tag, {})[event.step] = array.item() if array.size == 1 else array
+        return found
+
+    return read

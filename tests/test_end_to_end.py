@@ -15,16 +15,6 @@ from object_detection_fpn.evaluation import coco
 from object_detection_fpn.training import checkpoints
 
 
-def events(folder: Path) -> set[str]:
-    """Tags of all TensorBoard events below a folder."""
-    tags = set()
-    for path in folder.rglob("events.out.tfevents.*"):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            tags |= {value.tag for value in event.summary.value}
-    return tags
-
-
 @pytest.fixture(scope="module")
 def trained(small_config, tmp_path_factory) -> Path:
     """Four steps, stopped, and two more; evaluated after each checkpoint."""
@@ -40,13 +30,15 @@ def test_training_goes_on_from_the_newest_checkpoint_and_saves_at_the_last_step(
     assert tf.train.load_checkpoint(newest).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == 6
 
 
-def test_training_leaves_the_config_the_summaries_and_the_best_checkpoint(trained, small_config):
+def test_training_leaves_the_config_the_summaries_and_the_best_checkpoint(trained, small_config, read_summaries):
     assert config.load_config(str(trained / "pipeline.config")) == small_config
-    assert {"Loss/total_loss", "Loss/RPNLoss/objectness_loss", "learning_rate"} <= events(trained / "train")
+    assert {"Loss/total_loss", "Loss/RPNLoss/objectness_loss", "learning_rate"} <= set(
+        read_summaries(trained / "train")
+    )
     assert (trained / "best").is_dir()
 
 
-def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, tmp_path):
+def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, read_summaries, tmp_path):
     metrics = run.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
     assert {
         "DetectionBoxes_Precision/mAP",
@@ -56,7 +48,7 @@ def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, tm
         "Loss/total_loss",
     } <= set(metrics)
     folder = tmp_path / "eval" / "held_out"
-    assert "DetectionBoxes_Precision/mAP" in events(folder)
+    assert "DetectionBoxes_Precision/mAP" in read_summaries(folder)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 6
 

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,17 +14,6 @@ import tensorflow as tf
 from object_detection_fpn.training import checkpoints, loop
 
 LOCALIZATION = "Loss/RPNLoss/localization_loss"
-
-
-def summaries(folder: Path) -> dict[str, dict[int, float]]:
-    """{tag: {step: value}} of the scalars in a TensorBoard folder."""
-    found: dict[str, dict[int, float]] = {}
-    for file in sorted(folder.glob("events*")):
-        for record in tf.data.TFRecordDataset(str(file)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = np.squeeze(tf.make_ndarray(value.tensor))
-    return found
 
 
 def test_loss_falls_and_the_result_tells_where_the_run_ended(make_run, tmp_path):
@@ -359,7 +347,7 @@ def test_progress_is_shown_from_the_first_step(make_run, tmp_path):
     assert lines[-1] == f"Saved {tmp_path / 'ckpt-40'}."
 
 
-def test_summaries_hold_means_learning_rate_and_speed(make_run, tmp_path):
+def test_summaries_hold_means_learning_rate_and_speed(make_run, read_summaries, tmp_path):
     run = make_run(tmp_path)
     images = []
 
@@ -368,7 +356,7 @@ def test_summaries_hold_means_learning_rate_and_speed(make_run, tmp_path):
         return tf.cast(batch.images, tf.uint8)
 
     run.train(6, record_summaries=True, summary_every_n=3, draw_batch=draw)
-    found = summaries(tmp_path / "train")
+    found = read_summaries(tmp_path / "train")
     assert set(found) == {
         LOCALIZATION,
         "Loss/BoxClassifierLoss/localization_loss",
@@ -386,7 +374,7 @@ def test_summaries_hold_means_learning_rate_and_speed(make_run, tmp_path):
     assert images == [(4, 8, 8, 3)]
 
     make_run(tmp_path / "every").train(6, record_summaries=True, summary_every_n=1)
-    every = summaries(tmp_path / "every" / "train")["Loss/total_loss"]
+    every = read_summaries(tmp_path / "every" / "train")["Loss/total_loss"]
     assert found["Loss/total_loss"][6] == pytest.approx(np.mean([every[step] for step in (4, 5, 6)]), rel=1e-5)
 
 
