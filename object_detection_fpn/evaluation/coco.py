@@ -53,8 +53,7 @@ _SUMMARIES = (
 )
 
 _PREFIX = "DetectionBoxes_"
-PER_CATEGORY_PREFIX = _PREFIX + "PerformanceByCategory/mAP/"
-"""What the keys of the per-class AP begin with; the class name follows."""
+_PER_CATEGORY = _PREFIX + "PerformanceByCategory/mAP/"
 
 
 class CocoBoxMetrics:
@@ -167,7 +166,7 @@ class CocoBoxMetrics:
         }
         metrics = {}
         for prefix, kind, of_names in (
-            (PER_CATEGORY_PREFIX, "ByCategory", of_classes),
+            (_PER_CATEGORY, "ByCategory", of_classes),
             (_PREFIX + "PerformanceBySuperCategory/", "BySuperCategory", of_super_categories),
         ):
             for name, values in of_names.items():
