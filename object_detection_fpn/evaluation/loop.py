@@ -432,8 +432,8 @@ def _print_results(results: Mapping[str, float], title: str, console: rich.conso
     console.print(_table(f"Evaluation of {title}", ("metric", "value"), others))
     for prefix, of_classes in per_class.items():
         best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1], nan=-1.0)))
-        of_which = f" ({prefix.partition('_')[0]})" if len(per_class) > 1 else ""
-        console.print(_table(f"AP of each class{of_which}", ("class", "AP"), best_first))
+        of_which = prefix.partition("_")[0] if len(per_class) > 1 else "AP"
+        console.print(_table("AP of each class", ("class", of_which), best_first))
 
 
 def _table(title: str, columns: tuple[str, str], rows: Mapping[str, float]) -> rich.table.Table:

@@ -97,11 +97,11 @@ def clean_image(
     groundtruth = groundtruth._replace(
         boxes=np.asarray(groundtruth.boxes, np.float64).reshape(-1, 4),
         classes=np.asarray(groundtruth.classes, np.int64),
-        areas=None if groundtruth.areas is None else np.asarray(groundtruth.areas, np.float64),
-        **{
-            mark: None if getattr(groundtruth, mark) is None else np.asarray(getattr(groundtruth, mark), bool)
-            for mark in ("is_crowd", "is_difficult", "is_group_of", "labeled_classes")
-        },
+        is_crowd=np.asarray(groundtruth.is_crowd, bool),
+        areas=_optional(groundtruth.areas, np.float64),
+        is_difficult=_optional(groundtruth.is_difficult, bool),
+        is_group_of=_optional(groundtruth.is_group_of, bool),
+        labeled_classes=_optional(groundtruth.labeled_classes, bool),
     )
     detections = ImageDetections(
         boxes=np.asarray(detections.boxes, np.float64).reshape(-1, 4),
@@ -121,6 +121,10 @@ def clean_image(
     is_kept = is_finite & np.isin(detections.classes + 1, list(ids))
     kept = ImageDetections(*(field[is_kept] for field in detections))
     return groundtruth, kept, int(np.sum(~is_finite))
+
+
+def _optional(values: np.ndarray | None, dtype: type) -> np.ndarray | None:
+    return None if values is None else np.asarray(values, dtype)
 
 
 def _check_lengths(what: str, record: Any, fields: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -47,7 +48,7 @@ class Pictures:
         self.sheets: list[np.ndarray] = []
         """What was drawn so far, [H, W, 3] uint8 each: detections left, groundtruth right."""
         self._num_images = num_images
-        self._style = {
+        self._style: dict[str, Any] = {
             "names": names,
             "min_score": min_score,
             "max_num_boxes": max_num_boxes,

@@ -160,10 +160,11 @@ def is_color(name: str) -> bool:
     return name.lower() in ImageColor.colormap
 
 
-def _parse_color(name: str) -> tuple[int, ...]:
+def _parse_color(name: str) -> tuple[int, int, int]:
     if not is_color(name):
         raise ValueError(f"There is no colour named {name!r}. Allowed: HTML names such as 'black' or 'DarkOrange'.")
-    return ImageColor.getrgb(name)[:3]
+    red, green, blue = ImageColor.getrgb(name)[:3]
+    return red, green, blue
 
 
 @functools.cache
