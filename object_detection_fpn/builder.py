@@ -15,12 +15,16 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn import losses
+from object_detection_fpn.config_fields import FORMER_METRICS_SETS
+from object_detection_fpn.config_text import split_names
+from object_detection_fpn.data import decoder, resize
 from object_detection_fpn.data import input as input_pipeline
-from object_detection_fpn.data import resize
 from object_detection_fpn.data.augment import colour, geometry
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.metric import Metric
+from object_detection_fpn.evaluation.open_images import OpenImagesBoxMetrics, OpenImagesChallengeBoxMetrics
+from object_detection_fpn.evaluation.pascal import PascalBoxMetrics, PrecisionAtRecallBoxMetrics
 from object_detection_fpn.label_map import LabelMap
 from object_detection_fpn.modeling import faster_rcnn, fpn, layers, postprocess, roi, rpn, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
@@ -99,7 +103,19 @@ METRICS: dict[str, Callable[[eval_pb2.EvalConfig, Sequence[Mapping[str, Any]]], 
         categories,
         include_metrics_per_category=message.include_metrics_per_category,
         all_metrics_per_category=message.all_metrics_per_category,
+        super_categories={name: split_names(members) for name, members in sorted(message.super_categories.items())},
+        skip_predictions_for_unlabeled_class=message.skip_predictions_for_unlabeled_class,
     ),
+    "pascal_voc_detection_metrics": lambda message, categories: PascalBoxMetrics(categories),
+    "weighted_pascal_voc_detection_metrics": lambda message, categories: PascalBoxMetrics(categories, weighted=True),
+    "precision_at_recall_detection_metrics": lambda message, categories: PrecisionAtRecallBoxMetrics(
+        categories,
+        recall_lower_bound=message.recall_lower_bound,
+        recall_upper_bound=message.recall_upper_bound,
+        skip_predictions_for_unlabeled_class=message.skip_predictions_for_unlabeled_class,
+    ),
+    "oid_V2_detection_metrics": lambda message, categories: OpenImagesBoxMetrics(categories),
+    "oid_challenge_detection_metrics": lambda message, categories: OpenImagesChallengeBoxMetrics(categories),
 }
 
 _ACTIVATIONS = {
@@ -418,26 +434,36 @@ def build_dataset(
         report: counts what had to be dropped.
         sample_1_of_n: overrides the reader's.
     """
-    model = config.model.faster_rcnn
+    model, training, evaluation = config.model.faster_rcnn, config.train_config, config.eval_config
+    resizer = build_resizer(model.image_resizer)
+    if not is_training and evaluation.force_no_resize:
+        resizer = resize.pad_to_multiple(multiple=1, convert_to_grayscale=num_image_channels(model) == 1)
     return input_pipeline.make_dataset(
         list(reader.tf_record_input_reader.input_path),
-        resizer=build_resizer(model.image_resizer),
+        resizer=resizer,
         num_classes=model.num_classes,
         batch_size=batch_size,
         is_training=is_training,
-        augmentations=build_augmentations(config.train_config.data_augmentation_options) if is_training else (),
+        augmentations=build_augmentations(training.data_augmentation_options) if is_training else (),
         max_num_boxes=max_number_of_boxes(config, reader),
-        label_to_id=label_map.name_to_id,
+        label_to_id=label_map.label_to_id,
         num_additional_channels=reader.num_additional_channels,
         load_class_scores=reader.load_multiclass_scores,
+        use_class_scores=is_training and training.use_multiclass_scores,
+        merge_multiple_label_boxes=is_training and training.merge_multiple_label_boxes,
+        load_labeled_classes=not is_training,
+        map_empty_labeled_classes_to_ones=evaluation.image_classes_field_map_empty_to_ones,
+        hierarchy=decoder.Hierarchy(*label_map.hierarchy()) if reader.expand_labels_hierarchy else None,
         shuffle=reader.shuffle,
         shuffle_buffer_size=reader.shuffle_buffer_size,
+        filenames_shuffle_buffer_size=reader.filenames_shuffle_buffer_size,
         num_readers=reader.num_readers,
         read_block_length=reader.read_block_length,
         num_epochs=reader.num_epochs,
         sample_1_of_n=reader.sample_1_of_n_examples if sample_1_of_n is None else sample_1_of_n,
         sample_from_datasets_weights=tuple(reader.sample_from_datasets_weights),
         drop_remainder=reader.drop_remainder,
+        num_prefetch_batches=reader.num_prefetch_batches,
         input_context=input_context,
         seed=seed,
         report=report,
@@ -499,4 +525,5 @@ def build_learning_rate(
 
 def build_metrics(message: eval_pb2.EvalConfig, categories: Sequence[Mapping[str, Any]]) -> list[Metric]:
     """Fresh metrics of `eval_config.metrics_set`; COCO's when it names none, as in the Object Detection API."""
-    return [METRICS[name](message, categories) for name in message.metrics_set or ["coco_detection_metrics"]]
+    names = message.metrics_set or ["coco_detection_metrics"]
+    return [METRICS[FORMER_METRICS_SETS.get(name, name)](message, categories) for name in names]

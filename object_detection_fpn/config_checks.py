@@ -15,9 +15,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from object_detection_fpn import config_fields as fields
-from object_detection_fpn.config_text import ConfigError, format_value, is_repeated, listed, nearest
+from object_detection_fpn.config_text import ConfigError, format_value, is_repeated, listed, nearest, split_names
+from object_detection_fpn.evaluation.visualize import is_color
 from object_detection_fpn.label_map import load_label_map
-from object_detection_fpn.protos import faster_rcnn_pb2, input_reader_pb2, pipeline_pb2, train_pb2
+from object_detection_fpn.protos import eval_pb2, faster_rcnn_pb2, input_reader_pb2, pipeline_pb2, train_pb2
 
 _BACKBONE_MAX_LEVEL = 5  # a ResNet's last stage; coarser levels are made by the pyramid
 
@@ -66,6 +67,8 @@ def find_missing_data(config: pipeline_pb2.TrainEvalPipelineConfig, use: str) ->
     for path, reader in readers.items():
         yield from _missing_records(reader, path)
         yield from _label_map_problems(reader, path, config.model.faster_rcnn)
+        if use == "eval":
+            yield from _unknown_members(config.eval_config, reader)
 
 
 def find_ineffective(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Problem]:
@@ -267,10 +270,37 @@ def _warmup_fits(message: Any, path: str) -> Iterator[Problem]:
 
 
 def _metrics_are_known(message: Message, path: str) -> Iterator[Problem]:
-    known = fields.METRICS_SETS
+    known = (*fields.METRICS_SETS, *fields.FORMER_METRICS_SETS)
+    seen: dict[str, str] = {}
     for row, name in enumerate(message.metrics_set):  # type: ignore[attr-defined]
+        place, value = f"{path}.metrics_set[{row}]", f'"{name}"'
         if name not in known:
-            yield Problem(f"{path}.metrics_set[{row}]", f"is unknown{nearest(name, known)}", listed(known), f'"{name}"')
+            problem = fields.REFUSED_METRICS_SETS.get(name, f"is unknown{nearest(name, known)}")
+            yield Problem(place, problem, listed(fields.METRICS_SETS), value)
+            continue
+        todays_name = fields.FORMER_METRICS_SETS.get(name, name)
+        if todays_name in seen:
+            yield Problem(place, f"asks for the same metrics as {seen[todays_name]}", "each set once", value)
+        seen.setdefault(todays_name, place)
+
+
+def _super_categories_have_members(message: eval_pb2.EvalConfig, path: str) -> Iterator[Problem]:
+    for name, members in sorted(message.super_categories.items()):
+        if not split_names(members):
+            place = f'{path}.super_categories["{name}"]'
+            yield Problem(place, "names no class", "names of classes, separated by commas", f'"{members}"')
+
+
+def _color_is_known(message: eval_pb2.EvalConfig, path: str) -> Iterator[Problem]:
+    name = "groundtruth_box_visualization_color"
+    if not is_color(message.groundtruth_box_visualization_color):
+        yield _at(message, path, name, "is no colour", 'HTML names such as "black", "DarkOrange", "Chartreuse"')
+
+
+def _scores_are_loaded(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    if config.train_config.use_multiclass_scores and not config.train_input_reader.load_multiclass_scores:
+        problem = "needs the scores of the records: train_input_reader.load_multiclass_scores is false"
+        yield _at(config.train_config, "train_config", "use_multiclass_scores", problem, "false, or true in both")
 
 
 def _records_are_examples(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
@@ -289,7 +319,7 @@ def _weights_fit_files(message: input_reader_pb2.InputReader, path: str) -> Iter
 
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
-    "TrainEvalPipelineConfig": (_padding_colour_has_all_channels, _averages_exist),
+    "TrainEvalPipelineConfig": (_padding_colour_has_all_channels, _averages_exist, _scores_are_loaded),
     "FasterRcnn": (_second_stage_is_complete, _no_more_samples_than_proposals, _anchors_fit_pyramid),
     "FasterRcnnFeatureExtractor": (_extractor_is_known, _padding_fits_pyramid),
     "FeaturePyramidNetworks": (_levels_exist,),
@@ -298,7 +328,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "PreprocessingStep": (_augmentation_is_known,),
     "ManualStepLearningRate": (_schedule_ascends,),
     "CosineDecayLearningRate": (_warmup_fits,),
-    "EvalConfig": (_metrics_are_known,),
+    "EvalConfig": (_metrics_are_known, _super_categories_have_members, _color_is_known),
     "InputReader": (_records_are_examples, _weights_fit_files),
 }
 
@@ -343,6 +373,23 @@ def _label_map_problems(
             f"named by {path}.label_map_path"
         )
         yield _at(model, "model.faster_rcnn", "num_classes", problem, str(last.id))
+
+
+def _unknown_members(message: eval_pb2.EvalConfig, reader: input_reader_pb2.InputReader) -> Iterator[Problem]:
+    """Super categories of classes that the label map does not name."""
+    if not message.super_categories or not _files(reader.label_map_path):
+        return
+    try:
+        label_map = load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+    except ConfigError:
+        return  # said elsewhere
+    names = [category["name"] for category in label_map.categories]
+    for super_category, members in sorted(message.super_categories.items()):
+        for name in split_names(members):
+            if name not in names:
+                place = f'eval_config.super_categories["{super_category}"]'
+                problem = f'names the class "{name}", which {reader.label_map_path} does not{nearest(name, names)}'
+                yield Problem(place, problem, "names to show of its classes, separated by commas", f'"{members}"')
 
 
 def _files(pattern: str) -> list[str]:

@@ -10,8 +10,35 @@ from dataclasses import dataclass
 EXTRACTOR_TYPES = tuple(f"faster_rcnn_resnet{depth}_fpn_keras" for depth in (18, 34, 50, 101, 152))
 """What `feature_extractor.type` may be."""
 
-METRICS_SETS = ("coco_detection_metrics",)
+METRICS_SETS = (
+    "coco_detection_metrics",
+    "pascal_voc_detection_metrics",
+    "weighted_pascal_voc_detection_metrics",
+    "precision_at_recall_detection_metrics",
+    "oid_V2_detection_metrics",
+    "oid_challenge_detection_metrics",
+)
 """What `eval_config.metrics_set` may name."""
+
+FORMER_METRICS_SETS = {
+    "open_images_detection_metrics": "oid_V2_detection_metrics",
+    "open_images_V2_detection_metrics": "oid_V2_detection_metrics",
+    "oid_challenge_object_detection_metrics": "oid_challenge_detection_metrics",
+}
+"""Names that sets had in older versions of the Object Detection API, and their names today; it may name these too."""
+
+_MASK_METRICS = "measures masks, which are not supported yet"
+
+REFUSED_METRICS_SETS = {
+    "coco_mask_metrics": _MASK_METRICS,
+    "coco_panoptic_metrics": "measures panoptic segmentation, which is not supported",
+    "coco_keypoint_metrics": "measures keypoints, which are not supported",
+    "lvis_mask_metrics": _MASK_METRICS,
+    "oid_challenge_segmentation_metrics": _MASK_METRICS,
+    "pascal_voc_instance_segmentation_metrics": _MASK_METRICS,
+    "weighted_pascal_voc_instance_segmentation_metrics": _MASK_METRICS,
+}
+"""Sets that the Object Detection API has and this package has not, and why."""
 
 AUGMENTATIONS = (
     "random_horizontal_flip",
@@ -202,12 +229,6 @@ REFUSED = {
     "ClassificationLoss.weighted_sigmoid_focal": _NOT_YET,
     "ClassificationLoss.weighted_logits_softmax": _NOT_YET,
     "MultiscaleAnchorGenerator.normalize_coordinates": "does not fit: Faster R-CNN has its anchors in pixels",
-    "TrainConfig.merge_multiple_label_boxes": _NOT_YET,
-    "TrainConfig.use_multiclass_scores": _NOT_YET,
-    "EvalConfig.super_categories": _NOT_YET,
-    "EvalConfig.skip_predictions_for_unlabeled_class": _NOT_YET,
-    "EvalConfig.force_no_resize": _NOT_YET,
-    "InputReader.expand_labels_hierarchy": _NOT_YET,
     "AnchorGenerator.grid_anchor_generator": "serves one feature map: write multiscale_anchor_generator instead",
     "MaskRCNNBoxPredictor.predict_instance_masks": _MASKS,
     "MaskRCNNBoxPredictor.predict_keypoints": _KEYPOINTS,
@@ -234,7 +255,6 @@ _SYNCHRONOUS = "the strategies of TensorFlow 2 are synchronous"
 _NO_MASK_HEAD = "there is no mask head yet"
 _ONE_NMS = "the suppression here is one algorithm with the same results"
 _PER_BOX = "losses are kept per box and summed where they are used"
-_TENSORBOARD = "drawings go to TensorBoard"
 
 NO_EFFECT = {
     "TrainEvalPipelineConfig.graph_rewriter": "it configured the quantization of TensorFlow 1 graphs",
@@ -276,12 +296,8 @@ NO_EFFECT = {
     "EvalConfig.eval_interval_secs": "evaluation waits for checkpoints",
     "EvalConfig.max_evals": "evaluation ends at the last checkpoint or after the time-out",
     "EvalConfig.save_graph": "TensorFlow 2 has no evaluation graph to save",
-    "EvalConfig.visualization_export_dir": _TENSORBOARD,
     "EvalConfig.eval_master": "the strategy knows its devices",
     "EvalConfig.export_path": "detections are written by `odfpn predict`",
-    "EvalConfig.ignore_groundtruth": "records without groundtruth have no metrics to compute",
-    "EvalConfig.visualize_groundtruth_boxes": "groundtruth is always drawn, beside the detections",
-    "EvalConfig.keep_image_id_for_visualization_export": _TENSORBOARD,
     "EvalConfig.retain_original_image_additional_channels": "only the first three channels are drawn",
     "EvalConfig.use_dummy_loss_in_eval": "losses are always computed on evaluation sets",
     "InputReader.queue_capacity": _QUEUES,
@@ -291,7 +307,10 @@ NO_EFFECT = {
     "InputReader.num_parallel_map_calls": _THREADS,
     "InputReader.num_parallel_batches": _THREADS,
     "InputReader.frame_index": "it belongs to sequence records",
+    "InputReader.include_source_id": "evaluation always carries `image/source_id`, training has no use for it",
     "StringIntLabelMapItem.keypoints": "keypoints are not supported",
+    "StringIntLabelMapItem.frequency": "no metric here groups classes by frequency",
+    "StringIntLabelMapItem.instance_count": "no metric here weighs classes by it",
 }
 """Fields that are accepted without effect, and why. The comments in protos/ say the same."""
 

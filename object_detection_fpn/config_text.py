@@ -169,6 +169,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
+def split_names(text: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def is_repeated(field: Field) -> bool:
     # `is_repeated` replaces `label`, which warns, in newer runtimes.
     return field.is_repeated if hasattr(field, "is_repeated") else field.label == FieldDescriptor.LABEL_REPEATED

@@ -7,8 +7,11 @@ records.
 
 from __future__ import annotations
 
+import collections
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from object_detection_fpn.config_text import ConfigError, parse_text, read_text
 from object_detection_fpn.protos import string_int_label_map_pb2
@@ -18,11 +21,13 @@ _BACKGROUND_NAMES = ("background", "none_of_the_above")  # the second is what th
 
 @dataclass(frozen=True)
 class LabelMapItem:
-    """One class: its id (from 1 up), the text label of records, and the name to show."""
+    """One class: its id (from 1 up), its name, the name to show, and the ids of classes it is a kind of, or a kind of it."""
 
     id: int
     name: str
     display_name: str
+    ancestor_ids: tuple[int, ...] = ()
+    descendant_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,37 @@ class LabelMap:
     @property
     def name_to_id(self) -> dict[str, int]:
         """Ids by the text labels of records: `name`s, or with `use_display_name` display names."""
+        return {label: id for label, id, _ in self._labels()}
+
+    @property
+    def label_to_id(self) -> dict[str, int]:
+        """Ids by every text that can only mean one class: what `name_to_id` has, then the other of the two names.
+
+        The Object Detection API understands both kinds of names in records; a text that is one class's name and another
+        one's display name means here what `use_display_name` says.
+        """
+        others = collections.Counter(other for _, _, other in self._labels())
+        of_others = {other: id for _, id, other in self._labels() if others[other] == 1}
+        return of_others | self.name_to_id
+
+    def _labels(self) -> list[tuple[str, int, str]]:
+        """Text label of records, id, and the other name of each class."""
         if self.use_display_name:
-            return {item.display_name: item.id for item in self.items}
-        return {item.name: item.id for item in self.items}
+            return [(item.display_name, item.id, item.name) for item in self.items]
+        return [(item.name, item.id, item.display_name) for item in self.items]
+
+    def hierarchy(self) -> tuple[np.ndarray, np.ndarray]:
+        """The relations of the classes, [C, C] bool each for C = `max_id`.
+
+        Returns:
+            ancestors: [i - 1, j - 1] says that class j is class i or one of its `ancestor_ids`.
+            descendants: the same of its `descendant_ids`. Ids that are no class of a model for this map are passed over.
+        """
+        ancestors, descendants = np.eye(self.max_id, dtype=bool), np.eye(self.max_id, dtype=bool)
+        for item in self.items:
+            for relation, ids in ((ancestors, item.ancestor_ids), (descendants, item.descendant_ids)):
+                relation[item.id - 1, [id - 1 for id in ids if 1 <= id <= self.max_id]] = True
+        return ancestors, descendants
 
 
 def load_label_map(path: str, *, use_display_name: bool = False) -> LabelMap:
@@ -77,7 +110,7 @@ def _read_item(item: string_int_label_map_pb2.StringIntLabelMapItem, field: str,
         raise ConfigError(path, f"(id {item.id}) has no name", field=field, allowed="a unique text")
     if item.id < 0:
         raise ConfigError(path, "is negative", field=f"{field}.id", value=str(item.id), allowed="1 or more")
-    if item.id == 0 and name not in _BACKGROUND_NAMES:
+    if item.id == 0 and not {name, item.display_name} & set(_BACKGROUND_NAMES):
         is_set = item.HasField("id")
         raise ConfigError(
             path,
@@ -86,7 +119,7 @@ def _read_item(item: string_int_label_map_pb2.StringIntLabelMapItem, field: str,
             value="0" if is_set else None,
             allowed=f"1 or more, or the name {' or '.join(_BACKGROUND_NAMES)}",
         )
-    return LabelMapItem(item.id, name, item.display_name or name)
+    return LabelMapItem(item.id, name, item.display_name or name, tuple(item.ancestor_ids), tuple(item.descendant_ids))
 
 
 def _refuse_repeated(rows: list[tuple[str, LabelMapItem]], attribute: str, path: str) -> None:

@@ -52,6 +52,8 @@ class Batch(NamedTuple):
     """[B] string, the record's `image/source_id`; only in evaluation (strings cannot enter XLA)."""
     is_padding: tf.Tensor | None = None
     """[B] bool, True for the images that only fill the last evaluation batch."""
+    labeled_classes: tf.Tensor | None = None
+    """[B, C] bool, the classes that somebody looked for in each image; only in evaluation, where metrics ask for it."""
 
 
 class RpnOutputs(NamedTuple):

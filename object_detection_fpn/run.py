@@ -30,9 +30,6 @@ from object_detection_fpn.training import loop as training_loop
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
 
-BEST_METRIC = "DetectionBoxes_Precision/mAP"
-"""Decides which checkpoint `train(evaluate_checkpoints=True)` keeps as the best."""
-
 
 def make_strategy(*, use_tpu: bool = False, tpu_name: str | None = None, num_workers: int = 1) -> tf.distribute.Strategy:
     """Chooses how the work is spread: TPU, several workers, several GPUs, or one device.
@@ -86,14 +83,17 @@ def train(
         record_summaries: write TensorBoard summaries.
         jit_compile: compile the train step with XLA on CPU and GPU too (a TPU always does).
         seed: of everything random.
-        evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the best one in `model_dir/best`.
+        evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the one that is best by the first of
+            `eval_config.metrics_set` on the first reader, in `model_dir/best`.
         sample_1_of_n_eval_examples: see `evaluate`.
 
     Raises:
         ConfigError, CheckpointError, TrainingError, TrainingStopped: see `training.loop.train`.
-        ValueError: if several workers are to evaluate.
+        ValueError: if several workers are to evaluate, or checkpoints without groundtruth.
     """
     strategy = strategy or tf.distribute.get_strategy()
+    if evaluate_checkpoints and config.eval_config.ignore_groundtruth:
+        raise ValueError("Checkpoints cannot be compared while eval_config.ignore_groundtruth is true: write false.")
     if evaluate_checkpoints and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError("Several workers cannot evaluate while they train: evaluate beside them, in a process of its own.")
     settings, reader = config.train_config, config.train_input_reader
@@ -130,7 +130,7 @@ def train(
             output_dir=model_dir,
             sample_1_of_n=sample_1_of_n_eval_examples,
         )
-        best = checkpoints.BestCheckpoint(model_dir, metric=evaluator.key(0, BEST_METRIC))
+        best = checkpoints.BestCheckpoint(model_dir, metric=evaluator.main_result)
         after_checkpoint.append(functools.partial(_evaluate_in_training, evaluator, best, optimizer, variables, config))
 
     def on_checkpoint(step: int, path: str) -> None:
@@ -299,8 +299,17 @@ class Evaluator:
             for i, reader in enumerate(readers)
         ]
         self._eval_step = evaluation_loop.make_eval_step(
-            model=model, strategy=strategy, add_regularization_loss=config.train_config.add_regularization_loss
+            model=model,
+            strategy=strategy,
+            compute_losses=not config.eval_config.ignore_groundtruth,
+            add_regularization_loss=config.train_config.add_regularization_loss,
         )
+
+    @property
+    def main_result(self) -> str:
+        """The name, among the results, of the number by which checkpoints are compared."""
+        label_map = self._readers[0][2]
+        return self.key(0, builder.build_metrics(self._config.eval_config, label_map.categories)[0].main_result)
 
     def key(self, reader_index: int, metric: str) -> str:
         """The name of a reader's metric among the results."""
@@ -316,6 +325,7 @@ class Evaluator:
     def __call__(self, step: int) -> dict[str, float]:
         """Evaluates the model as it is, on all readers in turn."""
         settings = self._config.eval_config
+        color = settings.groundtruth_box_visualization_color
         results: dict[str, float] = {}
         num_replicas = self._strategy.num_replicas_in_sync
         batch_size = -(-settings.batch_size // num_replicas) * num_replicas
@@ -340,11 +350,16 @@ class Evaluator:
                 eval_step=self._eval_step,
                 categories=label_map.categories,
                 output_dir=os.path.join(self._output_dir, "eval", name),
-                num_visualizations=settings.num_visualizations,
+                num_visualizations=settings.num_visualizations if settings.retain_original_images else 0,
                 min_score_threshold=settings.min_score_threshold,
                 max_num_boxes_to_visualize=settings.max_num_boxes_to_visualize,
                 skip_labels=settings.skip_labels,
                 skip_scores=settings.skip_scores,
+                groundtruth_color=color if settings.HasField("groundtruth_box_visualization_color") else None,
+                ignore_groundtruth=settings.ignore_groundtruth,
+                export_dir=os.path.join(folder, name) if (folder := settings.visualization_export_dir) else None,
+                export_with_groundtruth=settings.visualize_groundtruth_boxes,
+                export_with_source_id=settings.keep_image_id_for_visualization_export,
             )
             _log_notices(report)
             results |= {self.key(i, metric): value for metric, value in metrics.items()}

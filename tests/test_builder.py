@@ -679,3 +679,25 @@ def test_metrics_are_cocos_and_fresh_each_time(text):
     (first,), (second,) = (builder.build_metrics(message, CATEGORIES) for _ in range(2))
     assert isinstance(first, CocoBoxMetrics)
     assert first is not second
+
+
+@pytest.mark.parametrize(
+    "name, main_result",
+    [
+        ("coco_detection_metrics", "DetectionBoxes_Precision/mAP"),
+        ("pascal_voc_detection_metrics", "PascalBoxes_Precision/mAP@0.5IOU"),
+        ("weighted_pascal_voc_detection_metrics", "WeightedPascalBoxes_Precision/mAP@0.5IOU"),
+        ("precision_at_recall_detection_metrics", "PrecisionAtRecallBoxes_Precision/mAP@0.5IOU@[0.2,0.8]Recall"),
+        ("oid_V2_detection_metrics", "OpenImagesV2_Precision/mAP@0.5IOU"),
+        ("open_images_detection_metrics", "OpenImagesV2_Precision/mAP@0.5IOU"),
+        ("open_images_V2_detection_metrics", "OpenImagesV2_Precision/mAP@0.5IOU"),
+        ("oid_challenge_detection_metrics", "OpenImagesDetectionChallenge_Precision/mAP@0.5IOU"),
+        ("oid_challenge_object_detection_metrics", "OpenImagesDetectionChallenge_Precision/mAP@0.5IOU"),
+    ],
+)
+def test_every_set_of_metrics_gives_its_numbers(make_image, name, main_result):
+    text = f'metrics_set: "{name}" recall_lower_bound: 0.2 recall_upper_bound: 0.8'
+    (metric,) = builder.build_metrics(parse(text, eval_pb2.EvalConfig), CATEGORIES)
+    assert metric.main_result == main_result
+    metric.update(*make_image([[0, 0, 10, 10]], [[0, 0, 10, 10]]))
+    assert main_result in metric.result()

@@ -83,6 +83,10 @@ def test_every_recipe_is_accepted(root_dir):
         [f"{AUGMENTATION}+=random_crop_image {{}}"],
         [f"{CHANGES}.schedule=[{{ step: 0 }}, {{ step: 3 }}]"],
         ["eval_config.metrics_set=[]"],
+        ["eval_config.metrics_set=open_images_V2_detection_metrics"],
+        ["eval_config.groundtruth_box_visualization_color=DarkOrange"],
+        ["train_config.use_multiclass_scores=true", "train_input_reader.load_multiclass_scores=true"],
+        ["train_config.merge_multiple_label_boxes=true", "train_input_reader.expand_labels_hierarchy=true"],
     ],
 )
 def test_config_is_accepted(config, changes):
@@ -275,7 +279,25 @@ def test_config_is_accepted(config, changes):
         ),
         (
             ["eval_config.metrics_set=coco"],
-            'eval_config.metrics_set[0] = "coco" is unknown. Allowed: coco_detection_metrics.',
+            'eval_config.metrics_set[0] = "coco" is unknown. Allowed: coco_detection_metrics, pascal_voc_',
+        ),
+        (
+            ["eval_config.metrics_set=coco_mask_metrics"],
+            'metrics_set[0] = "coco_mask_metrics" measures masks, which are not supported yet. Allowed: coco_det',
+        ),
+        (
+            ["eval_config.metrics_set=[oid_V2_detection_metrics, open_images_V2_detection_metrics]"],
+            'metrics_set[1] = "open_images_V2_detection_metrics" asks for the same metrics as eval_config.metrics_set[0]. '
+            "Allowed: each set once.",
+        ),
+        (
+            ["eval_config.groundtruth_box_visualization_color=blau"],
+            'eval_config.groundtruth_box_visualization_color = "blau" is no colour. Allowed: HTML names such as "black"',
+        ),
+        (
+            ["train_config.use_multiclass_scores=true"],
+            "train_config.use_multiclass_scores = true needs the scores of the records: "
+            "train_input_reader.load_multiclass_scores is false. Allowed: false, or true in both.",
         ),
         (["eval_config.metrics_set=coco_detection_metric"], '(nearest: "coco_detection_metrics"). Allowed: '),
         (["eval_config.batch_size=0"], "eval_config.batch_size = 0 is out of range. Allowed: 1 or more."),
@@ -414,6 +436,26 @@ def test_missing_data_is_refused(ready, use, changes, expected):
     change(ready, *changes)
     pattern = re.escape(expected).replace(r"\.\*", ".*")
     assert any(re.search(pattern, line) for line in refusals(ready, require_data=use))
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ("class1, class3", None),
+        (
+            "class1,clas3",
+            r'\["few"\] = "class1,clas3" names the class "clas3", which .*map\.pbtxt does not \(nearest: "cl',
+        ),
+        (
+            " , ",
+            r'eval_config\.super_categories\["few"\] = " , " names no class\. Allowed: names of classes, separated',
+        ),
+    ],
+)
+def test_super_categories_name_classes_of_the_label_map(ready, members, expected):
+    ready.eval_config.super_categories["few"] = members
+    lines = refusals(ready, require_data="eval")
+    assert not lines if expected is None else re.search(expected, lines[0])
 
 
 def test_training_needs_nothing_of_evaluation(ready):

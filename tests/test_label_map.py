@@ -30,6 +30,34 @@ def test_text_labels_may_be_display_names(write):
     assert load_label_map(path).name_to_id == {"/m/01yrx": 1, "/m/0bt9lr": 2}
 
 
+def test_both_names_of_a_class_are_understood(write):
+    path = write('item { id: 1 name: "/m/01yrx" display_name: "Cat" } item { id: 2 name: "/m/0bt9lr" }')
+    expected = {"/m/01yrx": 1, "Cat": 1, "/m/0bt9lr": 2}
+    assert load_label_map(path).label_to_id == expected
+    assert load_label_map(path, use_display_name=True).label_to_id == expected
+
+
+def test_a_text_that_names_two_classes_means_what_use_display_name_says(write):
+    path = write('item { id: 1 name: "crane" display_name: "bird" } item { id: 2 name: "lift" display_name: "crane" }')
+    assert load_label_map(path).label_to_id == {"crane": 1, "bird": 1, "lift": 2}
+    assert load_label_map(path, use_display_name=True).label_to_id == {"crane": 2, "bird": 1, "lift": 2}
+
+
+def test_a_display_name_of_two_classes_means_neither(write):
+    path = write('item { id: 1 name: "a" display_name: "cat" } item { id: 2 name: "b" display_name: "cat" }')
+    assert load_label_map(path).label_to_id == {"a": 1, "b": 2}
+
+
+def test_hierarchy_relates_every_class_to_itself_its_ancestors_and_its_descendants(write):
+    path = write(
+        'item { id: 1 name: "cat" ancestor_ids: 4 ancestor_ids: 9 } item { id: 2 name: "dog" ancestor_ids: [4, 0] }'
+        'item { id: 4 name: "animal" descendant_ids: [1, 2] }'
+    )
+    ancestors, descendants = load_label_map(path).hierarchy()
+    assert ancestors.astype(int).tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert descendants.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 1, 0, 1]]
+
+
 def test_item_with_only_a_name_to_show_has_it_as_name(write):
     assert load_label_map(write('item { id: 1 display_name: "person" }')).name_to_id == {"person": 1}
 
@@ -42,6 +70,11 @@ def test_ids_may_have_gaps(write):
 def test_background_is_no_class(write, name):
     label_map = load_label_map(write(f'item {{ id: 0 name: "{name}" }} item {{ id: 1 name: "cat" }}'))
     assert label_map.name_to_id == {"cat": 1}
+
+
+def test_background_may_say_so_by_its_name_to_show(write):
+    path = write('item { id: 0 name: "nothing" display_name: "background" } item { id: 1 name: "cat" }')
+    assert load_label_map(path).name_to_id == {"cat": 1}
 
 
 def test_label_map_is_frozen(write):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data.report import Notice
@@ -46,6 +47,17 @@ class Example(NamedTuple):
     image: tf.Tensor
     """[H, W, F] uint8 or float32, values in [0, 255]."""
     objects: Objects
+    labeled_classes: tf.Tensor | None = None
+    """[C] bool, the classes that somebody looked for in the image, found or not; None unless asked for."""
+
+
+class Hierarchy(NamedTuple):
+    """Which classes are kinds of which, as the label map says."""
+
+    ancestors: np.ndarray
+    """[C, C] bool: class j is class i or one that i belongs to."""
+    descendants: np.ndarray
+    """[C, C] bool: class j is class i or one that belongs to i."""
 
 
 class DecodedExample(NamedTuple):
@@ -88,6 +100,11 @@ _FEATURES: dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature] = {
     "image/object/group_of": tf.io.RaggedFeature(tf.int64),
     "image/object/weight": tf.io.RaggedFeature(tf.float32),
 }
+_IMAGE_LABEL_FEATURES = {
+    "image/class/label": tf.io.RaggedFeature(tf.int64),
+    "image/class/text": tf.io.RaggedFeature(tf.string),
+    "image/class/confidence": tf.io.RaggedFeature(tf.float32),
+}
 _CHANNELS_KEY = "image/additional_channels/encoded"
 _SCORES_KEY = "image/object/class/multiclass_scores"
 
@@ -112,6 +129,9 @@ def decode_example(
     label_table: tf.lookup.StaticHashTable | None = None,
     num_additional_channels: int = 0,
     load_class_scores: bool = False,
+    load_labeled_classes: bool = False,
+    map_empty_labeled_classes_to_ones: bool = True,
+    hierarchy: Hierarchy | None = None,
 ) -> DecodedExample:
     """Decodes a record; boxes that cannot train are dropped and counted, a record that contradicts itself is refused.
 
@@ -124,7 +144,12 @@ def decode_example(
         label_table: from class name to 1-based id, see `make_label_table`; None to read ids only.
         num_additional_channels: how many images of one channel `image/additional_channels/encoded` holds; they are
             stacked behind the three channels of the image and must have its size.
-        load_class_scores: read `image/object/class/multiclass_scores`, C+1 values per box.
+        load_class_scores: read `image/object/class/multiclass_scores`: for each box C values, or C+1 with the background
+            first, which is 0 where it is not given. A record without them has 1 for the class of each box.
+        load_labeled_classes: read the labels of the image, `image/class/text` or `image/class/label`.
+        map_empty_labeled_classes_to_ones: an image without labels was looked through for all classes, instead of none.
+        hierarchy: give every box to the ancestors of its class as well, a row each, and likewise labels of the image:
+            what is there (`image/class/confidence` 1, or not given) to ancestors, what is not (0) to descendants.
 
     Returns:
         A `DecodedExample`; its image is uint8 [H, W, 3 + num_additional_channels].
@@ -139,10 +164,17 @@ def decode_example(
         features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
     if load_class_scores:
         features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
+    if load_labeled_classes:
+        features |= _IMAGE_LABEL_FEATURES
     parsed = tf.io.parse_single_example(serialized, features)
-    objects, notices = _decode_objects(parsed, num_classes, label_table, load_class_scores)
+    objects, notices = _decode_objects(parsed, num_classes, label_table, load_class_scores, hierarchy)
     image = _decode_image(parsed, num_additional_channels)
-    return DecodedExample(Example(image, objects), parsed["image/source_id"], notices)
+    labeled_classes = None
+    if load_labeled_classes:
+        labeled_classes = _decode_labeled_classes(parsed, num_classes, label_table, hierarchy)
+        if map_empty_labeled_classes_to_ones:
+            labeled_classes |= ~tf.reduce_any(labeled_classes)
+    return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], notices)
 
 
 def name_record(file: str, index: int, source_id: str) -> str:
@@ -226,6 +258,7 @@ def _decode_objects(
     num_classes: int,
     label_table: tf.lookup.StaticHashTable | None,
     load_class_scores: bool,
+    hierarchy: Hierarchy | None,
 ) -> tuple[Objects, tf.Tensor]:
     """Returns the objects that can train and counts [len(Notice)] int32 of those that could not."""
     sides = [parsed[f"image/object/bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
@@ -263,7 +296,16 @@ def _decode_objects(
     counts[Notice.CLIPPED] = is_good & sticks_out
     nothing = tf.zeros([num_boxes], tf.bool)
     notices = tf.stack([tf.math.count_nonzero(counts.get(n, nothing), dtype=tf.int32) for n in Notice])
-    return objects.select(is_good), notices
+    objects = objects.select(is_good)
+    if hierarchy is not None:
+        pairs = tf.where(tf.gather(tf.constant(hierarchy.ancestors), objects.classes))  # [N', 2] box, class
+        objects = Objects(*(None if field is None else tf.gather(field, pairs[:, 0]) for field in objects))
+        objects = objects._replace(classes=tf.cast(pairs[:, 1], tf.int32))
+    if load_class_scores:
+        has_none = tf.shape(parsed[_SCORES_KEY])[0] == 0
+        of_classes = tf.one_hot(objects.classes + 1, num_classes + 1)
+        objects = objects._replace(class_scores=tf.where(has_none, of_classes, objects.class_scores))
+    return objects, notices
 
 
 def _decode_classes(
@@ -273,15 +315,7 @@ def _decode_classes(
     label_table: tf.lookup.StaticHashTable | None,
 ) -> tf.Tensor:
     """[N] int32, 0-based; -1 for names that are not in the table."""
-    ids, key = parsed["image/object/class/label"], tf.constant("image/object/class/label")
-    is_known = tf.ones_like(ids, tf.bool)
-    if label_table is not None:
-        names = parsed["image/object/class/text"]
-        has_names = tf.shape(names)[0] > 0
-        ids_of_names = label_table.lookup(names)
-        ids = tf.cond(has_names, lambda: ids_of_names, lambda: ids)
-        is_known = tf.cond(has_names, lambda: ids_of_names != -1, lambda: is_known)
-        key = tf.where(has_names, "image/object/class/text", key)
+    ids, is_known, key = _ids_of(parsed, "image/object/class/", label_table)
     found = tf.shape(ids)[0]
     _require(found == num_boxes, key, " has ", found, " values for ", num_boxes, " boxes.")
     wrong = tf.boolean_mask(ids, is_known & ((ids < 1) | (ids > num_classes)))
@@ -291,15 +325,58 @@ def _decode_classes(
     return tf.cast(tf.where(is_known, ids - 1, -1), tf.int32)
 
 
+def _ids_of(
+    parsed: Mapping[str, tf.Tensor], prefix: str, label_table: tf.lookup.StaticHashTable | None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """1-based class ids [N] int64 by name or by number, which of them are known [N] bool, and the key they come from."""
+    ids, key = parsed[f"{prefix}label"], tf.constant(f"{prefix}label")
+    is_known = tf.ones_like(ids, tf.bool)
+    if label_table is not None:
+        names = parsed[f"{prefix}text"]
+        has_names = tf.shape(names)[0] > 0
+        ids_of_names = label_table.lookup(names)
+        ids = tf.cond(has_names, lambda: ids_of_names, lambda: ids)
+        is_known = tf.cond(has_names, lambda: ids_of_names != -1, lambda: is_known)
+        key = tf.where(has_names, f"{prefix}text", key)
+    return ids, is_known, key
+
+
+def _decode_labeled_classes(
+    parsed: Mapping[str, tf.Tensor],
+    num_classes: int,
+    label_table: tf.lookup.StaticHashTable | None,
+    hierarchy: Hierarchy | None,
+) -> tf.Tensor:
+    """[C] bool; labels of classes that the model does not know are left out, they say nothing about its detections."""
+    ids, _, key = _ids_of(parsed, "image/class/", label_table)
+    of_labels = tf.one_hot(ids - 1, num_classes, on_value=True, off_value=False)  # [N, C], no class for other ids
+    if hierarchy is not None:
+        confidences, num_labels = parsed["image/class/confidence"], tf.shape(ids)[0]
+        found = tf.shape(confidences)[0]
+        _require(
+            (found == num_labels) | (found == 0),
+            "image/class/confidence has ", found, " values, ", key, " has ", num_labels, ".",
+        )  # fmt: skip
+        confidences = tf.pad(confidences, [[0, tf.maximum(num_labels - found, 0)]], constant_values=1.0)
+        for relation, confidence in ((hierarchy.ancestors, 1.0), (hierarchy.descendants, 0.0)):
+            is_meant = tf.reduce_any(of_labels & (confidences == confidence)[:, tf.newaxis], axis=0)
+            of_labels = tf.concat([of_labels, relation & is_meant[:, tf.newaxis]], axis=0)
+            confidences = tf.pad(confidences, [[0, num_classes]], constant_values=-1.0)  # what was added stays as it is
+    return tf.reduce_any(of_labels, axis=0)
+
+
 def _decode_class_scores(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """[N, C+1] float32."""
+    """[N, C+1] float32, zeros for a record without scores."""
     scores = parsed[_SCORES_KEY]
-    found, expected = tf.shape(scores)[0], num_boxes * (num_classes + 1)
+    found, expected = tf.shape(scores)[0], num_boxes * num_classes
     _require(
-        found == expected,
-        _SCORES_KEY, " has ", found, " values; ", expected, f" expected: num_classes + 1 = {num_classes + 1} a box.",
+        (found == 0) | (found == expected) | (found == expected + num_boxes),
+        _SCORES_KEY, " has ", found, " values for ", num_boxes,
+        f" boxes; num_classes = {num_classes} values a box expected, or one more with the background first.",
     )  # fmt: skip
-    return tf.reshape(scores, [num_boxes, num_classes + 1])
+    num_columns = tf.where(found == expected, num_classes, num_classes + 1)
+    rows = tf.reshape(tf.pad(scores, [[0, tf.where(found == 0, num_boxes * num_columns, 0)]]), [num_boxes, num_columns])
+    return tf.ensure_shape(tf.pad(rows, [[0, 0], [num_classes + 1 - num_columns, 0]]), [None, num_classes + 1])
 
 
 def _per_box(parsed: Mapping[str, tf.Tensor], key: str, num_boxes: tf.Tensor, *, default: int = 0) -> tf.Tensor:

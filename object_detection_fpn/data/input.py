@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data import decoder, reader
+from object_detection_fpn.data.merge import merge_equal_boxes
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.ops import boxes as box_ops
@@ -35,6 +36,7 @@ class _Image(NamedTuple):
     num_boxes: tf.Tensor  # scalar int32
     source_id: tf.Tensor  # scalar string
     is_padding: tf.Tensor  # scalar bool
+    labeled_classes: tf.Tensor | None  # [C] bool
 
 
 def make_dataset(
@@ -49,14 +51,21 @@ def make_dataset(
     label_to_id: Mapping[str, int] | None = None,
     num_additional_channels: int = 0,
     load_class_scores: bool = False,
+    use_class_scores: bool = False,
+    merge_multiple_label_boxes: bool = False,
+    load_labeled_classes: bool = False,
+    map_empty_labeled_classes_to_ones: bool = True,
+    hierarchy: decoder.Hierarchy | None = None,
     shuffle: bool = True,
     shuffle_buffer_size: int = 2048,
+    filenames_shuffle_buffer_size: int = 100,
     num_readers: int = 64,
     read_block_length: int = 32,
     num_epochs: int = 0,
     sample_1_of_n: int = 1,
     sample_from_datasets_weights: Sequence[float] = (),
     drop_remainder: bool = True,
+    num_prefetch_batches: int = tf.data.AUTOTUNE,
     input_context: tf.distribute.InputContext | None = None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     seed: int | None = None,
@@ -78,15 +87,23 @@ def make_dataset(
         max_num_boxes: rows of the groundtruth; further boxes of an image are dropped and counted.
         label_to_id: from class name to 1-based id; where given, names in the records go before ids.
         num_additional_channels: see `decoder.decode_example`.
-        load_class_scores: fill `Groundtruth.class_scores`.
+        load_class_scores: see `decoder.decode_example`; augmentations get them.
+        use_class_scores: hand them on as `Groundtruth.class_scores`.
+        merge_multiple_label_boxes: merge objects of one box after augmentation, see `merge.merge_equal_boxes`; their
+            classes, not the scores of the record, are then the `Groundtruth.class_scores`.
+        load_labeled_classes: fill `Batch.labeled_classes`.
+        map_empty_labeled_classes_to_ones: see `decoder.decode_example`.
+        hierarchy: see `decoder.decode_example`.
         shuffle: shuffle files and records (training only).
         shuffle_buffer_size: records to choose the next one from.
+        filenames_shuffle_buffer_size: file names to choose the next one from.
         num_readers: files to read at the same time.
         read_block_length: records to take from a file before turning to the next.
         num_epochs: how often training repeats the data, 0 for ever.
         sample_1_of_n: use every n-th record only.
         sample_from_datasets_weights: one weight per pattern: the share of records drawn from its files in training.
         drop_remainder: leave out the last training batch of finite data if it is not full.
+        num_prefetch_batches: batches made ahead of the step that takes them; -1 lets tf.data decide.
         input_context: which part of the data this pipeline reads, and for how many replicas.
         num_parallel_calls: images to process at the same time.
         seed: makes order and augmentations reproducible, at some cost in speed; another value gives other ones. None
@@ -105,6 +122,7 @@ def make_dataset(
         "batch_size": batch_size,
         "max_num_boxes": max_num_boxes,
         "shuffle_buffer_size": shuffle_buffer_size,
+        "filenames_shuffle_buffer_size": filenames_shuffle_buffer_size,
         "num_readers": num_readers,
         "read_block_length": read_block_length,
         "sample_1_of_n": sample_1_of_n,
@@ -123,6 +141,7 @@ def make_dataset(
     read = functools.partial(
         reader.read_records,
         is_shuffled=is_training and shuffle,
+        shuffle_buffer_size=filenames_shuffle_buffer_size,
         num_epochs=num_epochs if is_training else 1,
         num_readers=num_readers,
         block_length=read_block_length,
@@ -146,6 +165,9 @@ def make_dataset(
         label_table=decoder.make_label_table(label_to_id) if label_to_id is not None else None,
         num_additional_channels=num_additional_channels,
         load_class_scores=load_class_scores,
+        load_labeled_classes=load_labeled_classes,
+        map_empty_labeled_classes_to_ones=map_empty_labeled_classes_to_ones,
+        hierarchy=hierarchy,
     )
     end = _end_mark(num_additional_channels)
     decoded = reader.decode_records(records, decode, end=end, report=report, num_parallel_calls=num_parallel_calls)
@@ -154,6 +176,8 @@ def make_dataset(
         _prepare,
         augmentations=augmentations if is_training else (),
         resizer=resizer,
+        merge_classes=num_classes if merge_multiple_label_boxes else None,
+        use_class_scores=use_class_scores,
         max_num_boxes=max_num_boxes,
         report=report,
     )
@@ -186,7 +210,7 @@ def make_dataset(
     )  # `input_context` did it
     options.deterministic = is_deterministic
     options.experimental_warm_start = is_training  # the shuffle buffer fills while the train step compiles
-    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+    return batches.prefetch(num_prefetch_batches).with_options(options)
 
 
 def _prepare(
@@ -196,15 +220,25 @@ def _prepare(
     seed: tf.Tensor,
     augmentations: Iterable[Augmentation],
     resizer: Resizer,
+    merge_classes: int | None,
+    use_class_scores: bool,
     max_num_boxes: int,
     report: DataReport,
 ) -> _Image:
-    """Augments, resizes, moves boxes to pixels of the resized image, pads them to `max_num_boxes` rows."""
+    """Augments, merges, resizes, moves boxes to pixels of the resized image, pads them to `max_num_boxes` rows.
+
+    `merge_classes` is the number of classes where objects of one box are to be merged.
+    """
     original_shape = tf.shape(example.image)[:2]
     for i, augmentation in enumerate(augmentations):
         example = augmentation(example, seed=tf.random.experimental.stateless_fold_in(seed, i))
     image, true_shape = resizer(example.image)
-    objects = example.objects._replace(boxes=box_ops.denormalize(example.objects.boxes, true_shape[:2]))
+    objects = example.objects
+    if merge_classes is not None:
+        objects = merge_equal_boxes(objects, num_classes=merge_classes)
+    elif not use_class_scores:
+        objects = objects._replace(class_scores=None)
+    objects = objects._replace(boxes=box_ops.denormalize(objects.boxes, true_shape[:2]))
 
     found = tf.shape(objects.boxes)[0]
     num_boxes = tf.minimum(found, max_num_boxes)
@@ -224,7 +258,9 @@ def _prepare(
         return tf.ensure_shape(tf.pad(field[:num_boxes], paddings), [max_num_boxes, *field.shape[1:]])
 
     padded = decoder.Objects(*(None if field is None else pad(field) for field in objects))
-    return _Image(image, true_shape, original_shape, padded, num_boxes, source_id, tf.constant(False))
+    return _Image(
+        image, true_shape, original_shape, padded, num_boxes, source_id, tf.constant(False), example.labeled_classes
+    )
 
 
 def _fill_up(images: tf.data.Dataset, *, group_size: int) -> tf.data.Dataset:
@@ -285,6 +321,7 @@ def _to_batch(rows: _Image, *, keep_strings: bool) -> Batch:
         ),
         source_id=rows.source_id if keep_strings else None,
         is_padding=rows.is_padding if keep_strings else None,
+        labeled_classes=rows.labeled_classes,
     )
 
 

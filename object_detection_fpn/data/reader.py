@@ -84,6 +84,7 @@ def read_records(
     files: Sequence[tuple[str, int]],
     *,
     is_shuffled: bool = False,
+    shuffle_buffer_size: int | None = None,
     num_epochs: int = 1,
     num_readers: int = 1,
     block_length: int = 1,
@@ -99,6 +100,7 @@ def read_records(
     Args:
         files: names and sizes, see `list_record_files`.
         is_shuffled: read the files in another order each epoch (records of a file keep theirs).
+        shuffle_buffer_size: file names to choose the next one from; None = all of them.
         num_epochs: how often to read everything, 0 for ever.
         num_readers: files to read at the same time.
         block_length: records to take from a file before turning to the next.
@@ -116,7 +118,7 @@ def read_records(
         dataset = dataset.shard(num_shards, shard)
         num_files = len(range(shard, num_files, num_shards))
     if is_shuffled:
-        dataset = dataset.shuffle(num_files, seed=seed)
+        dataset = dataset.shuffle(min(shuffle_buffer_size or num_files, num_files), seed=seed)
     records = dataset.repeat(num_epochs or None).interleave(
         _read_file,
         cycle_length=min(num_readers, num_files),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
+from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, check_categories, clean_image
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ _SUMMARIES = (
 )
 
 _PREFIX = "DetectionBoxes_"
-PER_CATEGORY_PREFIX = _PREFIX + "PerformanceByCategory/mAP/"
-"""What the keys of the per-class AP begin with; the class name follows."""
+_PER_CATEGORY = _PREFIX + "PerformanceByCategory/mAP/"
 
 
 class CocoBoxMetrics:
@@ -72,37 +71,40 @@ class CocoBoxMetrics:
         *,
         include_metrics_per_category: bool = False,
         all_metrics_per_category: bool = False,
+        super_categories: Mapping[str, Sequence[str]] | None = None,
+        skip_predictions_for_unlabeled_class: bool = False,
         backend: str | None = None,
     ):
         """Args:
             categories: one mapping a class with `id` (1-based; class c of the records is id c + 1) and `name`. Detections of
                 a class that is not listed (a gap in the label map) are ignored, as COCO does.
             include_metrics_per_category: adds `DetectionBoxes_PerformanceByCategory/mAP/<name>`.
-            all_metrics_per_category: adds all twelve numbers of each class (`DetectionBoxes_Precision mAP ByCategory/<name>`
+            all_metrics_per_category: adds all twelve numbers of each class (`DetectionBoxes_Precision/mAP ByCategory/<name>`
                 and so on); implies nothing without `include_metrics_per_category`, as in the Object Detection API.
+            super_categories: name -> names of classes; with `include_metrics_per_category` adds the mean over those of
+                them that have groundtruth, `DetectionBoxes_PerformanceBySuperCategory/<name>`, and with
+                `all_metrics_per_category` the means of all twelve numbers (`... BySuperCategory/<name>`).
+            skip_predictions_for_unlabeled_class: leave out detections of classes that an image was not labelled for:
+                neither among its `labeled_classes`, where these are known, nor of any of its boxes.
             backend: "pycocotools", "faster-coco-eval", or None for the faster one where it is installed.
 
         Raises:
-            ValueError: if there is no category, or two share an id or a name, or an id is below 1, or the back end is unknown.
+            ValueError: if there is no category, or two share an id or a name, or an id is below 1, or a super category
+                names no class or one that is not there, or the back end is unknown.
         """
-        if not categories:
-            raise ValueError(
-                "CocoBoxMetrics needs at least one category, each {'id': ..., 'name': ...}; there is none."
-            )
-        for key in ("id", "name"):
-            repeated = [value for value, n in collections.Counter(c[key] for c in categories).items() if n > 1]
-            if repeated:
-                raise ValueError(f"Two categories share {key} = {repeated[0]!r}; every {key} must occur once.")
-        smallest = min(int(category["id"]) for category in categories)
-        if smallest < 1:
-            raise ValueError(f"A category has id = {smallest}. Allowed: 1 and above, 0 is the background.")
-        names = {int(category["id"]): str(category["name"]) for category in categories}
-        self._categories: list[dict[str, Any]] = [
-            {"id": class_id, "name": names[class_id]} for class_id in sorted(names)
-        ]
+        names = check_categories(categories)
+        self._categories: list[dict[str, Any]] = [{"id": class_id, "name": name} for class_id, name in names.items()]
         self._ids = frozenset(names)
+        self.main_result = _PREFIX + _SUMMARIES[0].name
         self._include_metrics_per_category = include_metrics_per_category
         self._all_metrics_per_category = all_metrics_per_category
+        self._super_categories = dict(super_categories or {})
+        for super_category, members in self._super_categories.items():
+            unknown = sorted(set(members) - set(names.values()))
+            if unknown or not members:
+                what = f"the class {unknown[0]!r}, which no category is called" if unknown else "no class"
+                raise ValueError(f"The super category {super_category!r} names {what}.")
+        self._skip_predictions_for_unlabeled_class = skip_predictions_for_unlabeled_class
         self._coco, self._evaluator = _load_backend(backend)
         self._groundtruth: list[ImageGroundtruth] = []
         self._detections: list[ImageDetections] = []
@@ -116,30 +118,14 @@ class CocoBoxMetrics:
         Raises:
             ValueError: if the lengths of a record's fields differ, or a groundtruth class is not among the categories.
         """
-        groundtruth = groundtruth._replace(
-            boxes=np.asarray(groundtruth.boxes, np.float64).reshape(-1, 4),
-            classes=np.asarray(groundtruth.classes, np.int64),
-            is_crowd=np.asarray(groundtruth.is_crowd, bool),
-            areas=None if groundtruth.areas is None else np.asarray(groundtruth.areas, np.float64),
-        )
-        detections = ImageDetections(
-            boxes=np.asarray(detections.boxes, np.float64).reshape(-1, 4),
-            scores=np.asarray(detections.scores, np.float64),
-            classes=np.asarray(detections.classes, np.int64),
-        )
-        of_image = f"image {groundtruth.source_id!r}"
-        _check_lengths(f"groundtruth of {of_image}", groundtruth, ("boxes", "classes", "is_crowd", "areas"))
-        _check_lengths(f"detections of {of_image}", detections, ("boxes", "scores", "classes"))
-        unknown = set((groundtruth.classes + 1).tolist()) - self._ids
-        if unknown:
-            raise ValueError(
-                f"Groundtruth of {of_image} has class id {min(unknown)}, which no category has. Allowed: {_listed(self._ids)}."
-            )
-        is_finite = np.isfinite(detections.boxes).all(axis=1) & np.isfinite(detections.scores)
-        self._num_not_finite += int(np.sum(~is_finite))
-        is_kept = is_finite & np.isin(detections.classes + 1, list(self._ids))
+        groundtruth, detections, num_not_finite = clean_image(groundtruth, detections, self._ids)
+        self._num_not_finite += num_not_finite
+        if self._skip_predictions_for_unlabeled_class and groundtruth.labeled_classes is not None:
+            labeled = np.concatenate([np.flatnonzero(groundtruth.labeled_classes), groundtruth.classes])
+            is_kept = np.isin(detections.classes, labeled)
+            detections = ImageDetections(*(field[is_kept] for field in detections))
         self._groundtruth.append(groundtruth)
-        self._detections.append(ImageDetections(*(field[is_kept] for field in detections)))
+        self._detections.append(detections)
 
     def result(self) -> dict[str, float]:
         """The metrics over all images so far; -1 where there is no groundtruth to measure (as in pycocotools).
@@ -159,12 +145,34 @@ class CocoBoxMetrics:
         precision, recall = self._evaluate()
         metrics = {_PREFIX + summary.name: _mean(summary, precision, recall) for summary in _SUMMARIES}
         if self._include_metrics_per_category:
-            for k, category in enumerate(self._categories):
-                of_class = precision[:, :, k : k + 1], recall[:, k : k + 1]
-                metrics[PER_CATEGORY_PREFIX + category["name"]] = _mean(_SUMMARIES[0], *of_class)
-                for summary in _SUMMARIES if self._all_metrics_per_category else ():
-                    name = f"{_PREFIX}{summary.name.replace('/', ' ')} ByCategory/{category['name']}"
-                    metrics[name] = _mean(summary, *of_class)
+            metrics |= self._metrics_of_categories(precision, recall)
+        return metrics
+
+    def _metrics_of_categories(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+        """The metrics of each class, then those of each super category."""
+        summaries = _SUMMARIES if self._all_metrics_per_category else _SUMMARIES[:1]
+        of_classes = {
+            category["name"]: {
+                summary.name: _mean(summary, precision[:, :, k : k + 1], recall[:, k : k + 1]) for summary in summaries
+            }
+            for k, category in enumerate(self._categories)
+        }
+        of_super_categories = {
+            name: {
+                summary.name: _mean_of_defined([of_classes[member][summary.name] for member in members])
+                for summary in summaries
+            }
+            for name, members in self._super_categories.items()
+        }
+        metrics = {}
+        for prefix, kind, of_names in (
+            (_PER_CATEGORY, "ByCategory", of_classes),
+            (_PREFIX + "PerformanceBySuperCategory/", "BySuperCategory", of_super_categories),
+        ):
+            for name, values in of_names.items():
+                metrics[prefix + name] = values[_SUMMARIES[0].name]
+                if self._all_metrics_per_category:
+                    metrics |= {f"{_PREFIX}{summary} {kind}/{name}": value for summary, value in values.items()}
         return metrics
 
     def _log_oddities(self) -> None:
@@ -273,21 +281,13 @@ def _mean(summary: _Summary, precision: np.ndarray, recall: np.ndarray) -> float
     return float(np.mean(cells[is_defined])) if is_defined.any() else -1.0
 
 
+def _mean_of_defined(values: Sequence[float]) -> float:
+    """The mean of those that are not -1; -1 if there are none."""
+    defined = [value for value in values if value != -1]
+    return float(np.mean(defined)) if defined else -1.0
+
+
 def _sort_key(source_id: str) -> tuple[bool, int, str]:
     """Numbers by value, as COCO orders its image ids, then everything else."""
     is_number = source_id.isdecimal()
     return not is_number, int(source_id) if is_number else 0, source_id
-
-
-def _check_lengths(what: str, record: Any, fields: Sequence[str]) -> None:
-    values = {field: getattr(record, field) for field in fields}
-    lengths = {field: len(value) for field, value in values.items() if value is not None}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"The fields of the {what} must have one row a box, but their lengths differ: {lengths}.")
-
-
-def _listed(ids: frozenset[int]) -> str:
-    ordered = sorted(ids)
-    if ordered == list(range(1, len(ordered) + 1)):
-        return f"1 to {len(ordered)}"
-    return ", ".join(map(str, ordered))

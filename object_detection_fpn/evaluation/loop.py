@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +24,13 @@ import tqdm
 
 from object_detection_fpn import records
 from object_detection_fpn.evaluation import visualize
-from object_detection_fpn.evaluation.coco import PER_CATEGORY_PREFIX
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, Metric
+from object_detection_fpn.evaluation.pictures import Pictures
 
 _REGULARIZATION = "Loss/regularization_loss"
 _TOTAL = "Loss/total_loss"
 _SHARED_FIELDS = frozenset({"anchors", "is_valid", "image_size", "seed"})  # of Predictions: those without an image axis
+_OF_CLASS = re.compile(r"(\w+_PerformanceByCategory/[^/]+/)(.+)")  # the name of a class's metric
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where the output is a file and not a terminal
 
 EvalStep = Callable[[records.Batch], tuple[records.Detections, dict[str, tf.Tensor]]]
@@ -91,6 +93,11 @@ def evaluate(
     max_num_boxes_to_visualize: int = 20,
     skip_labels: bool = False,
     skip_scores: bool = False,
+    groundtruth_color: str | None = None,
+    ignore_groundtruth: bool = False,
+    export_dir: str | None = None,
+    export_with_groundtruth: bool = False,
+    export_with_source_id: bool = False,
     compute_losses: bool = True,
     add_regularization_loss: bool = True,
     num_images: int | None = None,
@@ -114,6 +121,11 @@ def evaluate(
         max_num_boxes_to_visualize: most detections drawn on an image.
         skip_labels: draw no class names.
         skip_scores: draw no scores.
+        groundtruth_color: HTML name of the colour of all groundtruth boxes; None = each class's own.
+        ignore_groundtruth: only draw detections; `metrics` see nothing.
+        export_dir: folder for the drawings as PNG files, see `pictures.Pictures`; None = none.
+        export_with_groundtruth: draw groundtruth beneath the detections in these files.
+        export_with_source_id: name these files by the images' source ids too.
         compute_losses: whether the losses on the evaluation set are computed.
         add_regularization_loss: whether it is reported and counts in `Loss/total_loss`.
         num_images: how many images the dataset has, where known, for the progress bar.
@@ -137,8 +149,21 @@ def evaluate(
         model=model, strategy=strategy, compute_losses=compute_losses, add_regularization_loss=add_regularization_loss
     )
     names = {int(category["id"]) - 1: str(category["name"]) for category in categories}
+    pictures = Pictures(
+        num_images=num_visualizations if output_dir is not None or export_dir is not None else 0,
+        names=names,
+        min_score=min_score_threshold,
+        max_num_boxes=max_num_boxes_to_visualize,
+        show_labels=not skip_labels,
+        show_scores=not skip_scores,
+        groundtruth_color=groundtruth_color,
+        ignore_groundtruth=ignore_groundtruth,
+        export_dir=export_dir,
+        export_with_groundtruth=export_with_groundtruth,
+        export_with_source_id=export_with_source_id,
+    )
+    metrics = () if ignore_groundtruth else metrics
     loss_sums: dict[str, float] = {}
-    pictures: list[np.ndarray] = []
     num_evaluated = 0
     started = time.monotonic()
     for image in _run(eval_step, dataset, strategy, num_images=num_images, description=f"evaluating step {step}"):
@@ -148,22 +173,16 @@ def evaluate(
             metric.update(groundtruth, detections)
         for name, value in image.losses.items():
             loss_sums[name] = loss_sums.get(name, 0.0) + value
-        if len(pictures) < num_visualizations and output_dir is not None:
-            pictures.append(
-                visualize.side_by_side(
-                    image.pixels(),
-                    detections=visualize.Boxes(
-                        image.detections.boxes, image.detections.classes, scores=image.detections.scores
-                    ),
-                    groundtruth=visualize.Boxes(
-                        image.groundtruth_normalized(), image.groundtruth.classes, is_crowd=image.groundtruth.is_crowd
-                    ),
-                    names=names,
-                    min_score=min_score_threshold,
-                    max_num_boxes=max_num_boxes_to_visualize,
-                    show_labels=not skip_labels,
-                    show_scores=not skip_scores,
-                )
+        if pictures.wants_more:
+            pictures.add(
+                image.pixels(),
+                detections=visualize.Boxes(
+                    image.detections.boxes, image.detections.classes, scores=image.detections.scores
+                ),
+                groundtruth=visualize.Boxes(
+                    image.groundtruth_normalized(), image.groundtruth.classes, is_crowd=image.groundtruth.is_crowd
+                ),
+                source_id=image.source_id,
             )
     if not num_evaluated:
         raise ValueError(f"The evaluation at step {step} saw no image. Does its input hold any records?")
@@ -180,7 +199,7 @@ def evaluate(
         results, f"step {step}: {num_evaluated} images in {seconds:.1f} s", console or rich.console.Console()
     )
     if output_dir is not None:
-        _write_results(output_dir, results, pictures, step=step, num_images=num_evaluated)
+        _write_results(output_dir, results, pictures.sheets, step=step, num_images=num_evaluated)
     return results
 
 
@@ -264,6 +283,7 @@ class _Image(NamedTuple):
     true_shape: np.ndarray
     original_shape: np.ndarray
     groundtruth: records.Groundtruth
+    labeled_classes: np.ndarray | None
     detections: records.Detections
     losses: dict[str, float]
 
@@ -287,6 +307,7 @@ class _Image(NamedTuple):
             areas=self.groundtruth.areas,
             is_difficult=self.groundtruth.is_difficult,
             is_group_of=self.groundtruth.is_group_of,
+            labeled_classes=self.labeled_classes,
         )
         return groundtruth, ImageDetections(
             boxes=self.detections.boxes * size, scores=self.detections.scores, classes=self.detections.classes
@@ -311,7 +332,7 @@ def _run(
     )  # fmt: skip
     with progress:
         for batch in strategy.experimental_distribute_dataset(dataset, options):
-            outputs = eval_step(batch._replace(source_id=None, is_padding=None))
+            outputs = eval_step(batch._replace(source_id=None, is_padding=None, labeled_classes=None))
             for local_batch, (detections, losses) in zip(
                 _local_results(strategy, batch), _local_results(strategy, outputs), strict=True
             ):
@@ -350,6 +371,7 @@ def _real_images(
             true_shape=batch.true_shapes[i],
             original_shape=batch.original_shapes[i],
             groundtruth=_rows(groundtruth, i, int(groundtruth.num_boxes[i])),
+            labeled_classes=None if batch.labeled_classes is None else batch.labeled_classes[i],
             detections=_rows(detections, i, num_detections),
             losses={name: float(value[i]) for name, value in losses.items()},
         )
@@ -399,17 +421,19 @@ def _one_image(record: Any, i: tf.Tensor) -> Any:
 
 
 def _print_results(results: Mapping[str, float], title: str, console: rich.console.Console) -> None:
-    """One table of metrics and losses, and one of the classes' AP, lowest last."""
-    per_class = {
-        name.removeprefix(PER_CATEGORY_PREFIX): value
-        for name, value in results.items()
-        if name.startswith(PER_CATEGORY_PREFIX)
-    }
-    others = {name: value for name, value in results.items() if not name.startswith(PER_CATEGORY_PREFIX)}
+    """One table of metrics and losses, and for each metric one of the classes' AP, lowest last."""
+    per_class: dict[str, dict[str, float]] = {}
+    others: dict[str, float] = {}
+    for name, value in results.items():
+        if of_class := _OF_CLASS.fullmatch(name):
+            per_class.setdefault(of_class[1], {})[of_class[2]] = value
+        else:
+            others[name] = value
     console.print(_table(f"Evaluation of {title}", ("metric", "value"), others))
-    if per_class:
-        best_first = dict(sorted(per_class.items(), key=lambda item: -item[1]))
-        console.print(_table("AP of each class", ("class", "AP"), best_first))
+    for prefix, of_classes in per_class.items():
+        best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1], nan=-1.0)))
+        of_which = prefix.partition("_")[0] if len(per_class) > 1 else "AP"
+        console.print(_table("AP of each class", ("class", of_which), best_first))
 
 
 def _table(title: str, columns: tuple[str, str], rows: Mapping[str, float]) -> rich.table.Table:
@@ -417,8 +441,9 @@ def _table(title: str, columns: tuple[str, str], rows: Mapping[str, float]) -> r
     table.add_column(columns[0], overflow="fold")
     table.add_column(columns[1], justify="right")
     for name, value in rows.items():
-        # -1 is COCO's word for "no groundtruth to measure it on".
-        shown = "no groundtruth" if value == -1 else f"{value:.4f}"
+        # -1 is COCO's word for "no groundtruth to measure it on", NaN that of the others, but a loss may diverge.
+        is_undefined = value == -1 or (math.isnan(value) and not name.startswith("Loss/"))
+        shown = "no groundtruth" if is_undefined else f"{value:.4f}"
         table.add_row(rich.text.Text(name), shown)
     return table
 

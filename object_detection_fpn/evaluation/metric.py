@@ -1,12 +1,14 @@
 """What a metric is, and the two records it is fed: one image at a time, NumPy, in pixels of the image as it was stored.
 
 A metric is made for one evaluation, sees every image once through `update`, and is then asked for its numbers. A new one
-is a file beside `coco.py` with a class of these two methods.
+is a file beside `coco.py` with a class of these two methods, which `check_categories` and `clean_image` help to write.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import collections
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +30,8 @@ class ImageGroundtruth(NamedTuple):
     """[G] bool, PASCAL VOC's mark."""
     is_group_of: np.ndarray | None = None
     """[G] bool, Open Images' mark."""
+    labeled_classes: np.ndarray | None = None
+    """[C] bool, the classes that somebody looked for in the image, whether they are there or not; None = unknown."""
 
 
 class ImageDetections(NamedTuple):
@@ -44,8 +48,94 @@ class ImageDetections(NamedTuple):
 class Metric(Protocol):
     """Anything that turns groundtruth and detections into named numbers."""
 
+    main_result: str
+    """The name of the number by which checkpoints are compared; more is better."""
+
     def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
         """Takes in one image."""
 
     def result(self) -> dict[str, float]:
         """The numbers over all images taken in so far."""
+
+
+def check_categories(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """The names of classes by their 1-based ids, in ascending order of id.
+
+    Raises:
+        ValueError: if there is no category, two share an id or a name, or an id is below 1.
+    """
+    if not categories:
+        raise ValueError("A metric needs at least one category, each {'id': ..., 'name': ...}; there is none.")
+    for key in ("id", "name"):
+        repeated = [value for value, n in collections.Counter(c[key] for c in categories).items() if n > 1]
+        if repeated:
+            raise ValueError(f"Two categories share {key} = {repeated[0]!r}; every {key} must occur once.")
+    names = {int(category["id"]): str(category["name"]) for category in categories}
+    if min(names) < 1:
+        raise ValueError(f"A category has id = {min(names)}. Allowed: 1 and above, 0 is the background.")
+    return dict(sorted(names.items()))
+
+
+def clean_image(
+    groundtruth: ImageGroundtruth, detections: ImageDetections, ids: Collection[int]
+) -> tuple[ImageGroundtruth, ImageDetections, int]:
+    """Checks one image's records and brings them to the types that metrics compute with.
+
+    Args:
+        groundtruth: real rows only.
+        detections: real rows only. Those of a class that is not listed (a gap in the label map) are dropped, and so are
+            those whose box or score is not finite, since they cannot match anything.
+        ids: 1-based ids of the classes.
+
+    Returns:
+        Both records, boxes, scores and areas as float64, classes as int64, marks as bool, and how many detections were
+        not finite.
+
+    Raises:
+        ValueError: if the lengths of a record's fields differ, or a groundtruth class is not among the categories.
+    """
+    groundtruth = groundtruth._replace(
+        boxes=np.asarray(groundtruth.boxes, np.float64).reshape(-1, 4),
+        classes=np.asarray(groundtruth.classes, np.int64),
+        is_crowd=np.asarray(groundtruth.is_crowd, bool),
+        areas=_optional(groundtruth.areas, np.float64),
+        is_difficult=_optional(groundtruth.is_difficult, bool),
+        is_group_of=_optional(groundtruth.is_group_of, bool),
+        labeled_classes=_optional(groundtruth.labeled_classes, bool),
+    )
+    detections = ImageDetections(
+        boxes=np.asarray(detections.boxes, np.float64).reshape(-1, 4),
+        scores=np.asarray(detections.scores, np.float64),
+        classes=np.asarray(detections.classes, np.int64),
+    )
+    of_image = f"image {groundtruth.source_id!r}"
+    per_box = ("boxes", "classes", "is_crowd", "areas", "is_difficult", "is_group_of")
+    _check_lengths(f"groundtruth of {of_image}", groundtruth, per_box)
+    _check_lengths(f"detections of {of_image}", detections, ("boxes", "scores", "classes"))
+    unknown = set((groundtruth.classes + 1).tolist()) - set(ids)
+    if unknown:
+        raise ValueError(
+            f"Groundtruth of {of_image} has class id {min(unknown)}, which no category has. Allowed: {_listed(ids)}."
+        )
+    is_finite = np.isfinite(detections.boxes).all(axis=1) & np.isfinite(detections.scores)
+    is_kept = is_finite & np.isin(detections.classes + 1, list(ids))
+    kept = ImageDetections(*(field[is_kept] for field in detections))
+    return groundtruth, kept, int(np.sum(~is_finite))
+
+
+def _optional(values: np.ndarray | None, dtype: type) -> np.ndarray | None:
+    return None if values is None else np.asarray(values, dtype)
+
+
+def _check_lengths(what: str, record: Any, fields: Sequence[str]) -> None:
+    values = {field: getattr(record, field) for field in fields}
+    lengths = {field: len(value) for field, value in values.items() if value is not None}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The fields of the {what} must have one row a box, but their lengths differ: {lengths}.")
+
+
+def _listed(ids: Collection[int]) -> str:
+    ordered = sorted(ids)
+    if ordered == list(range(1, len(ordered) + 1)):
+        return f"1 to {len(ordered)}"
+    return ", ".join(map(str, ordered))

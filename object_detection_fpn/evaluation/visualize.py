@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 _GOLDEN_RATIO = 0.618034  # steps of it round the colour circle keep any number of successive hues apart
 _MIN_FONT_SIZE = 11  # pixels; smaller letters cannot be read
@@ -72,6 +72,7 @@ def draw_boxes(
     max_num_boxes: int | None = 20,
     show_labels: bool = True,
     show_scores: bool = True,
+    groundtruth_color: str | None = None,
 ) -> np.ndarray:
     """Draws boxes on a copy of an image, the best ones on top, labels above all frames.
 
@@ -83,9 +84,13 @@ def draw_boxes(
         max_num_boxes: most detections drawn, best first; None = all. Groundtruth is all drawn.
         show_labels: whether a box carries the name of its class.
         show_scores: whether it carries its score, in percent.
+        groundtruth_color: HTML name of the colour of all groundtruth; None = each class's own, as detections have.
 
     Returns:
         [H, W, 3] uint8.
+
+    Raises:
+        ValueError: if there is no such colour.
     """
     picture = Image.fromarray(to_rgb(image))
     canvas = ImageDraw.Draw(picture)
@@ -93,6 +98,8 @@ def draw_boxes(
     font_size = max(_MIN_FONT_SIZE, round(min(width, height) * _FONT_SIZE_SHARE))
     line_width = max(1, round(font_size / 6))
     rows = _rows_to_draw(boxes, min_score=min_score, max_num_boxes=max_num_boxes)
+    of_groundtruth = None if boxes.scores is not None or groundtruth_color is None else _parse_color(groundtruth_color)
+    colors = {row: of_groundtruth or class_color(int(boxes.classes[row])) for row in rows}
     frames = []
     for row in reversed(rows):  # the best last, so that nothing hides it
         corners = np.clip(np.asarray(boxes.boxes_normalized[row], np.float64), 0.0, 1.0)
@@ -100,11 +107,11 @@ def draw_boxes(
         left, top = min(xmin, width - 1), min(ymin, height - 1)
         frame = (left, top, max(left, xmax - 1), max(top, ymax - 1))  # the last pixels inside, which Pillow draws
         frames.append((row, frame))
-        canvas.rectangle(frame, outline=class_color(int(boxes.classes[row])), width=line_width)
+        canvas.rectangle(frame, outline=colors[row], width=line_width)
     for row, frame in frames:  # after every frame, so that no line runs through the letters
         label = _label(boxes, row, names, show_labels=show_labels, show_scores=show_scores)
         if label:
-            _draw_label(canvas, label, frame, class_color(int(boxes.classes[row])), picture.size, font_size)
+            _draw_label(canvas, label, frame, colors[row], picture.size, font_size)
     return np.asarray(picture)
 
 
@@ -118,6 +125,7 @@ def side_by_side(
     max_num_boxes: int | None = 20,
     show_labels: bool = True,
     show_scores: bool = True,
+    groundtruth_color: str | None = None,
 ) -> np.ndarray:
     """The image twice, detections on the left and groundtruth on the right, as the Object Detection API shows them.
 
@@ -140,11 +148,23 @@ def side_by_side(
     for left, title, boxes in ((0, "detections", detections), (width + _MARGIN, "groundtruth", groundtruth)):
         drawn = draw_boxes(
             enlarged, boxes, names=names, min_score=min_score, max_num_boxes=max_num_boxes,
-            show_labels=show_labels, show_scores=show_scores,
+            show_labels=show_labels, show_scores=show_scores, groundtruth_color=groundtruth_color,
         )  # fmt: skip
         sheet.paste(Image.fromarray(drawn), (left, caption))
         canvas.text((left + width / 2, caption / 2), title, fill=_INK, font=font, anchor="mm")
     return np.asarray(sheet)
+
+
+def is_color(name: str) -> bool:
+    """Whether boxes can be drawn in this colour."""
+    return name.lower() in ImageColor.colormap
+
+
+def _parse_color(name: str) -> tuple[int, int, int]:
+    if not is_color(name):
+        raise ValueError(f"There is no colour named {name!r}. Allowed: HTML names such as 'black' or 'DarkOrange'.")
+    red, green, blue = ImageColor.getrgb(name)[:3]
+    return red, green, blue
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from object_detection_fpn.data import decoder
 from object_detection_fpn.data.report import Notice
@@ -72,6 +74,15 @@ def test_images_of_every_format_become_three_channels(make_record, encode_image,
     image = decode(record).example.image
     assert image.shape == (8, 12, 3)
     assert image[0, -1, 0] > 240 and image[0, 0, 0] < 15
+
+
+@pytest.mark.parametrize("image_format", ["gif", "bmp"])
+def test_images_of_rarer_formats_become_three_channels(make_record, image_format):
+    file = io.BytesIO()
+    Image.new("RGB", (12, 8), (255, 0, 0)).save(file, image_format)
+    image = decode(make_record(image=file.getvalue())).example.image
+    assert image.shape == (8, 12, 3)
+    assert image[0, 0].numpy().tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (20, 10000), (10000, 20)])
@@ -175,7 +186,8 @@ def test_class_ids_outside_the_label_map_are_refused(make_record):
         (
             {"image/object/class/multiclass_scores": [0.5, 0.5]},
             {"load_class_scores": True},
-            "image/object/class/multiclass_scores has 2 values; 4 expected: num_classes + 1 = 4 a box.",
+            "image/object/class/multiclass_scores has 2 values for 1 boxes; num_classes = 3 values a box expected, or "
+            "one more with the background first.",
         ),
         ({}, {"num_additional_channels": 1}, "image/additional_channels/encoded holds 0 images, 1 expected."),
     ],
@@ -197,6 +209,100 @@ def test_boxes_without_any_class_are_refused(make_record):
 def test_an_empty_label_map_is_refused():
     with pytest.raises(ValueError, match="label_to_id is empty"):
         decoder.make_label_table({})
+
+
+SCORES = "image/object/class/multiclass_scores"
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([0.2, 0.3, 0.5], [0.0, 0.2, 0.3, 0.5]),  # as the Object Detection API has them: no background
+        ([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]),
+        ([], [0.0, 0.0, 1.0, 0.0]),  # the class of the box
+    ],
+)
+def test_class_scores_have_the_background_first(make_record, values, expected):
+    objects = decode(make_record(labels=[2], more={SCORES: values}), load_class_scores=True).example.objects
+    np.testing.assert_allclose(objects.class_scores, [expected], rtol=1e-6)
+    assert objects.class_scores.shape == (1, 4)
+
+
+def test_class_scores_go_with_their_boxes(make_record):
+    boxes = [(0.1, 0.1, 0.5, 0.5), (0.5, 0.5, 0.1, 0.1), (0.2, 0.2, 0.4, 0.4)]
+    record = make_record(boxes, [1, 2, 3], more={SCORES: [float(i) for i in range(9)]})
+    scores = decode(record, load_class_scores=True).example.objects.class_scores
+    assert scores.numpy().tolist() == [[0, 0, 1, 2], [0, 6, 7, 8]]
+    empty = decode(make_record([], []), load_class_scores=True).example.objects.class_scores
+    assert empty.shape == (0, 4)
+
+
+TABLE = {"cat": 1, "dog": 2, "animal": 3}
+WITH_NAMES = {"names": True}
+
+
+@pytest.mark.parametrize(
+    "more, settings, expected",
+    [
+        ({"image/class/label": [1, 3]}, {}, [True, False, True]),
+        ({"image/class/label": [1, 7, 0, -1]}, {}, [True, False, False]),  # classes that the model does not have
+        ({"image/class/text": [b"dog", b"bird"], "image/class/label": [1]}, WITH_NAMES, [False, True, False]),
+        ({"image/class/label": [1]}, WITH_NAMES, [True, False, False]),
+        ({}, {}, [True, True, True]),
+        ({}, {"map_empty_labeled_classes_to_ones": False}, [False, False, False]),
+        ({"image/class/text": [b"bird"]}, WITH_NAMES, [True, True, True]),
+    ],
+)
+def test_labels_of_the_image_say_what_was_looked_for(make_record, more, settings, expected):
+    if settings == WITH_NAMES:
+        settings = {"label_table": decoder.make_label_table(TABLE)}
+    example = decode(make_record(more=more), load_labeled_classes=True, **settings).example
+    assert example.labeled_classes.numpy().tolist() == expected
+    assert decode(make_record(more=more)).example.labeled_classes is None
+
+
+# Cats (1) and dogs (2) are animals (3).
+KINDS = decoder.Hierarchy(
+    ancestors=np.array([[1, 0, 1], [0, 1, 1], [0, 0, 1]], bool),
+    descendants=np.array([[1, 0, 0], [0, 1, 0], [1, 1, 1]], bool),
+)
+
+
+def test_boxes_are_of_the_ancestors_of_their_class_too(make_record):
+    boxes = [(0.1, 0.1, 0.5, 0.5), (0.0, 0.0, 1.0, 1.0), (0.5, 0.5, 0.1, 0.1)]
+    more = {"image/object/weight": [0.25, 0.5, 0.75], "image/object/group_of": [1, 0, 0]}
+    decoded = decode(make_record(boxes, [2, 3, 1], more=more), hierarchy=KINDS, load_class_scores=True)
+    objects = decoded.example.objects
+    np.testing.assert_allclose(objects.boxes, [boxes[0], boxes[0], boxes[1]], rtol=1e-6)
+    assert objects.classes.numpy().tolist() == [1, 2, 2]
+    assert objects.weights.numpy().tolist() == [0.25, 0.25, 0.5]
+    assert objects.is_group_of.numpy().tolist() == [True, True, False]
+    assert np.argmax(objects.class_scores, axis=1).tolist() == [2, 3, 3]
+    assert counts(decoded) == {Notice.INVERTED: 1}
+
+
+@pytest.mark.parametrize(
+    "labels, confidences, expected",
+    [
+        ([1], [1.0], [True, False, True]),  # there is a cat, so there is an animal
+        ([3], [0.0], [True, True, True]),  # there is no animal, so there are no cats nor dogs
+        ([1], [0.0], [True, False, False]),  # there is no cat, but perhaps another animal
+        ([3], [1.0], [False, False, True]),
+        ([1], [0.5], [True, False, False]),  # nobody is sure
+        ([1], [], [True, False, True]),
+        ([2, 3], [0.0, 1.0], [False, True, True]),
+    ],
+)
+def test_labels_of_the_image_follow_the_hierarchy(make_record, labels, confidences, expected):
+    record = make_record(more={"image/class/label": labels, "image/class/confidence": confidences})
+    example = decode(record, load_labeled_classes=True, hierarchy=KINDS).example
+    assert example.labeled_classes.numpy().tolist() == expected
+
+
+def test_confidences_that_do_not_fit_the_labels_are_refused(make_record):
+    record = make_record(more={"image/class/label": [1], "image/class/confidence": [1.0, 1.0]})
+    words = refusal(record, load_labeled_classes=True, hierarchy=KINDS)
+    assert words == "image/class/confidence has 2 values, image/class/label has 1."
 
 
 def _sequence_example() -> bytes:

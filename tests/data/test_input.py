@@ -198,6 +198,17 @@ def test_shuffle_can_be_turned_off(numbered):
     assert ids_of(make(path, is_training=True, shuffle=True, seed=0).take(2)) != [str(i) for i in range(8)]
 
 
+def test_files_are_drawn_from_a_buffer_of_their_names(numbered):
+    for i in range(8):
+        numbered(1, f"file-{i}.tfrecord", i)
+    pattern = numbered(1, "file-8.tfrecord", 8).replace("file-8", "file-*")
+    options = {"is_training": True, "num_epochs": 1, "shuffle_buffer_size": 1, "num_readers": 1, "batch_size": 1}
+    in_order = [str(i) for i in range(9)]
+    assert ids_of(make(pattern, filenames_shuffle_buffer_size=1, seed=0, **options)) == in_order
+    shuffled = ids_of(make(pattern, filenames_shuffle_buffer_size=9, seed=0, **options))
+    assert shuffled != in_order and sorted(shuffled) == in_order
+
+
 def test_sample_1_of_n_takes_every_nth_record(numbered):
     batches = list(make(numbered(10), sample_1_of_n=3, batch_size=1))
     assert [b.source_id[0].numpy() for b in batches] == [b"0", b"3", b"6", b"9"]
@@ -237,13 +248,48 @@ def test_crowd_difficult_group_area_and_scores_reach_the_batch(write_records, ma
         "image/object/area": [33.0],
         "image/object/class/multiclass_scores": [0.1, 0.2, 0.3, 0.4],
     }
-    (batch,) = make(write_records([make_record(more=more)]), batch_size=2, load_class_scores=True)
+    scores = {"load_class_scores": True, "use_class_scores": True}
+    (batch,) = make(write_records([make_record(more=more)]), batch_size=2, **scores)
     truth = batch.groundtruth
     for field in (truth.is_crowd, truth.is_difficult, truth.is_group_of):
         assert field.numpy().tolist() == [[True] + [False] * 4, [False] * 5]
     assert truth.areas[0, 0] == 33
     assert truth.class_scores.shape == (2, 5, 4)
     np.testing.assert_allclose(truth.class_scores[0, 0], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+
+
+def test_class_scores_reach_the_batch_only_as_targets(write_records, make_record):
+    path = write_records([make_record(more={"image/object/class/multiclass_scores": [0.2, 0.3, 0.5]})])
+    for options, expected in (
+        ({"load_class_scores": True}, None),
+        ({"load_class_scores": True, "use_class_scores": True}, [0.0, 0.2, 0.3, 0.5]),
+        ({"merge_multiple_label_boxes": True}, [0.0, 1.0, 0.0, 0.0]),
+    ):
+        for is_training in (True, False):
+            scores = next(iter(make(path, is_training=is_training, **options))).groundtruth.class_scores
+            assert (scores is None) == (expected is None)
+            if expected:
+                np.testing.assert_allclose(scores[0, 0], expected, rtol=1e-6)
+                assert scores.shape == (4, 5, 4) and not np.any(scores[0, 1:])
+
+
+def test_objects_of_one_box_are_merged_after_augmentation(write_records, make_record):
+    box, other = (0.1, 0.1, 0.5, 0.5), (0.1, 0.1, 0.5, 0.9)
+    path = write_records([make_record([box, other, box], [1, 2, 3])])
+    flip = functools.partial(geometry.random_horizontal_flip, probability=1.0)
+    options = {"is_training": True, "augmentations": [flip], "merge_multiple_label_boxes": True}
+    truth = next(iter(make(path, batch_size=1, resizer=DYNAMIC, **options))).groundtruth
+    assert truth.num_boxes[0] == 2
+    assert truth.class_scores[0, :3].numpy().tolist() == [[0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("resizer", [STATIC, DYNAMIC])
+def test_labeled_classes_reach_the_batch(write_records, make_record, resizer):
+    path = write_records([make_record(more={"image/class/label": [2]})])
+    (batch,) = make(path, batch_size=2, resizer=resizer, load_labeled_classes=True)
+    assert batch.labeled_classes.numpy().tolist() == [[False, True, False], [False, False, False]]
+    (batch,) = make(path, batch_size=2, resizer=resizer)
+    assert batch.labeled_classes is None
 
 
 def test_names_and_additional_channels_reach_the_batch(write_records, make_record, encode_image):
@@ -315,6 +361,7 @@ def test_no_records_is_an_error_that_names_the_patterns(write_records):
         ({"batch_size": 0}, "batch_size = 0 is not allowed"),
         ({"max_num_boxes": 0}, "max_num_boxes = 0 is not allowed"),
         ({"sample_1_of_n": 0}, "sample_1_of_n = 0 is not allowed"),
+        ({"filenames_shuffle_buffer_size": 0}, "filenames_shuffle_buffer_size = 0 is not allowed"),
         (
             {"is_training": True, "sample_from_datasets_weights": [1.0, 2.0]},
             "2 sample_from_datasets_weights for 1 file patterns",

@@ -162,8 +162,53 @@ def test_all_metrics_of_a_class_have_the_names_of_the_object_detection_api():
         (groundtruth([UNIT]), detections([UNIT])), include_metrics_per_category=True, all_metrics_per_category=True
     )
     of_circle = [name for name in results if name.endswith("/circle")]
-    assert of_circle == [PER_CLASS + "circle"] + [key.replace("/", " ") + " ByCategory/circle" for key in KEYS]
-    assert results["DetectionBoxes_Recall AR@1 ByCategory/circle"] == pytest.approx(1)
+    assert of_circle == [PER_CLASS + "circle"] + [key + " ByCategory/circle" for key in KEYS]
+    assert results["DetectionBoxes_Recall/AR@1 ByCategory/circle"] == pytest.approx(1)
+
+
+SUPER = "DetectionBoxes_PerformanceBySuperCategory/"
+
+
+def test_super_categories_are_means_over_their_classes_that_have_groundtruth():
+    images = [(groundtruth([UNIT, FAR], [0, 1]), detections([UNIT], [0.9], [0]))]
+    of_super = {"round": ["circle"], "shapes": ["circle", "square"]}
+    options = {"include_metrics_per_category": True, "super_categories": of_super}
+    results = measure(*images, **options)
+    assert results[SUPER + "round"] == pytest.approx(1)
+    assert results[SUPER + "shapes"] == pytest.approx(0.5)
+    only_circles = measure((groundtruth([UNIT]), detections([UNIT])), **options)
+    assert only_circles[SUPER + "shapes"] == pytest.approx(1)
+    only_squares = measure((groundtruth([UNIT], [1]), detections()), **options)
+    assert only_squares[SUPER + "round"] == -1
+    assert not [name for name in measure(*images, super_categories=of_super) if name.startswith(SUPER)]
+
+
+def test_all_metrics_of_a_super_category_have_the_names_of_the_object_detection_api():
+    results = measure(
+        (groundtruth([UNIT]), detections([UNIT])),
+        include_metrics_per_category=True,
+        all_metrics_per_category=True,
+        super_categories={"shapes": ["circle", "square"]},
+    )
+    of_shapes = [name for name in results if name.endswith("/shapes")]
+    assert of_shapes == [SUPER + "shapes"] + [key + " BySuperCategory/shapes" for key in KEYS]
+    assert results["DetectionBoxes_Recall/AR@1 BySuperCategory/shapes"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("members, words", [([], "no class"), (["circle", "oval"], "the class 'oval', which no cat")])
+def test_super_categories_of_unknown_classes_are_refused(members, words):
+    with pytest.raises(ValueError, match=f"The super category 'shapes' names {words}"):
+        CocoBoxMetrics(CATEGORIES, super_categories={"shapes": members})
+
+
+def test_predictions_for_unlabeled_classes_can_be_skipped():
+    truth = groundtruth([UNIT])._replace(labeled_classes=np.array([False, False]))  # its box labels the circle
+    unlabeled = groundtruth(source_id="b")._replace(labeled_classes=np.array([False, True]))
+    images = [(truth, detections([UNIT], [0.5])), (unlabeled, detections([UNIT], [0.9]))]
+    assert measure(*images)[MAP] == pytest.approx(0.5)
+    assert measure(*images, skip_predictions_for_unlabeled_class=True)[MAP] == pytest.approx(1)
+    unknown = [images[0], (groundtruth(source_id="b"), detections([UNIT], [0.9]))]
+    assert measure(*unknown, skip_predictions_for_unlabeled_class=True)[MAP] == pytest.approx(0.5)
 
 
 def test_records_that_share_a_source_id_count_apart_and_are_named(caplog):

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from object_detection_fpn import records
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.loop import checkpoint_step, evaluate, evaluate_continuously, make_eval_step
+from object_detection_fpn.evaluation.pascal import PascalBoxMetrics
 
 CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
 AP, AP50, LARGE = (
@@ -207,6 +208,39 @@ def test_a_table_of_metrics_losses_and_classes_is_printed():
         assert any(all(word in line for word in words) for line in printed.splitlines()), words
     assert any("square" in line and "no groundtruth" in line for line in printed.splitlines())
     assert "PerformanceByCategory" not in printed
+
+
+def test_each_metric_has_a_table_of_its_classes():
+    screen = io.StringIO()
+    metrics = [CocoBoxMetrics(CATEGORIES, include_metrics_per_category=True), PascalBoxMetrics(CATEGORIES)]
+    run(make_batches([10]), metrics=metrics, console=rich.console.Console(file=screen, width=100))
+    printed = screen.getvalue()
+    assert printed.count("AP of each class") == 2
+    assert "DetectionBoxes ┃" in printed and "PascalBoxes ┃" in printed
+    assert printed.count("no groundtruth") >= 2  # of squares: -1 by COCO, NaN by PASCAL VOC
+    assert "nan" not in printed
+
+
+def test_labeled_classes_reach_the_metrics():
+    batches = make_batches([10, 20], num_boxes=[1, 0], source_ids=["b", "a"])
+    labeled = batches.map(lambda batch: batch._replace(labeled_classes=tf.constant([[True, False], [False, True]])))
+    skipping = CocoBoxMetrics(CATEGORIES, skip_predictions_for_unlabeled_class=True)
+    assert run(batches)[AP] == pytest.approx(0.5)
+    assert run(labeled, metrics=[skipping])[AP] == pytest.approx(1)
+
+
+def test_ignored_groundtruth_leaves_detections_to_look_at(tmp_path):
+    folder = tmp_path / "png"
+    results = run(
+        make_batches([10]),
+        ignore_groundtruth=True,
+        compute_losses=False,
+        output_dir=str(tmp_path),
+        export_dir=str(folder),
+        export_with_source_id=True,
+    )
+    assert results == {}
+    assert [path.name for path in folder.iterdir()] == ["export-image-0-image0.png"]
 
 
 def test_scalars_pictures_and_lines_are_written(tmp_path):

@@ -34,6 +34,13 @@ def test_frame_follows_the_box_to_the_pixel():
     assert tuple(drawn[30, 90]) == (GREY,) * 3  # the inside stays as it was
 
 
+def test_groundtruth_alone_takes_the_colour_given():
+    options = {"names": NAMES, "show_labels": False, "groundtruth_color": "DarkOrange"}
+    assert tuple(draw_boxes(blank(), boxes([0.1, 0.2, 0.5, 0.7]), **options)[10, 90]) == (255, 140, 0)
+    found = boxes([0.1, 0.2, 0.5, 0.7], scores=np.array([0.9]))
+    assert tuple(draw_boxes(blank(), found, show_scores=False, **options)[10, 90]) == class_color(0)
+
+
 def test_a_box_around_the_whole_image_stays_in_it():
     drawn = draw_boxes(blank(), boxes([-0.5, 0.0, 1.0, 7.0]), names=NAMES, show_labels=False)
     assert changed(drawn, blank()) == (0, 0, 100, 200)
