@@ -110,11 +110,12 @@ def random_pad_to_aspect_ratio(
     """
     size = tf.cast(tf.shape(example.image)[:2], tf.float32)
     height, width = tf.unstack(size)
-    least = tf.stack([tf.maximum(height, width / aspect_ratio), tf.maximum(width, height * aspect_ratio)])
-    low = tf.maximum(tf.constant(min_padded_size_ratio, tf.float32) * size, least)
-    high = tf.maximum(tf.constant(max_padded_size_ratio, tf.float32) * size, least)
-    max_scale = tf.reduce_min(high / least)
-    min_scale = tf.minimum(max_scale, tf.reduce_max(low / least))
+    # No tf.maximum(a, b * constant): TensorFlow 2.20 on CPU takes it for a leaky ReLU of b and forgets a.
+    least = tf.where(width / aspect_ratio > height, [width / aspect_ratio, width], [height, height * aspect_ratio])
+    low = tf.maximum(tf.constant(min_padded_size_ratio, tf.float32) * size / least, 1.0)
+    high = tf.maximum(tf.constant(max_padded_size_ratio, tf.float32) * size / least, 1.0)
+    max_scale = tf.reduce_min(high)
+    min_scale = tf.minimum(max_scale, tf.reduce_max(low))
     scale = min_scale + (max_scale - min_scale) * tf.random.stateless_uniform([], seed)
     new_size = tf.maximum(tf.cast(tf.round(scale * least), tf.int32), tf.shape(example.image)[:2])
     return _pad(example, tf.constant([0, 0]), new_size, pad_color=(0.0,))

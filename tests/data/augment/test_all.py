@@ -234,7 +234,7 @@ CHAIN = (
         "self-concatenation",
     ),
     *("square crop", "absolute pad", "crop and pad", "pad to aspect ratio", "jitter", "remap labels", "drop label"),
-    *("ssd crop", "policy twice", "policy Flip of boxes", "policy BBox_Cutout", "policy Sharpness"),
+    *("ssd crop", "policy rotate", "policy Flip of boxes", "policy BBox_Cutout", "policy Sharpness"),
     *(
         "distort 1",
         "pixel value scale",
