@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from object_detection_fpn.data import resize
 from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.decoder import Example, Objects
 from object_detection_fpn.ops import boxes as box_ops
 
 _METHODS: tuple[resize.Method, ...] = ("bilinear", "nearest", "bicubic", "area")
@@ -171,7 +171,7 @@ def random_self_concat_image(
 
     def repeated(example: Example, axis: int) -> Example:
         half = tf.constant([[0.5, 1.0, 0.5, 1.0], [1.0, 0.5, 1.0, 0.5]][axis])
-        twice = example.objects._make(None if f is None else tf.concat([f, f], axis=0) for f in example.objects)
+        twice = Objects(*(None if f is None else tf.concat([f, f], axis=0) for f in example.objects))
         boxes = example.objects.boxes * half
         moved = boxes + (1.0 - half)
         return Example(

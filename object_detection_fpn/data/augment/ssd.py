@@ -6,6 +6,7 @@ Parameters and defaults are the Object Detection API's. An operation is a mappin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -109,4 +110,6 @@ def _apply_one(
 ) -> Example:
     choice_seed, crop_seed = common.split(seed, 2)
     index = common.random_integer(choice_seed, 0, len(operations))
-    return common.switch(index, [lambda op=op: function(example, seed=crop_seed, **op) for op in operations])
+    return common.switch(
+        index, [functools.partial(function, example, seed=crop_seed, **operation) for operation in operations]
+    )
