@@ -16,10 +16,10 @@ import tf_keras
 
 from object_detection_fpn import losses
 from object_detection_fpn.config_fields import FORMER_METRICS_SETS
-from object_detection_fpn.config_text import split_names
+from object_detection_fpn.config_text import is_repeated, split_names
 from object_detection_fpn.data import decoder, resize
 from object_detection_fpn.data import input as input_pipeline
-from object_detection_fpn.data.augment import colour, geometry
+from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.metric import Metric
@@ -56,29 +56,72 @@ BACKBONES: dict[str, Callable[..., resnet_v1.Backbone]] = {
 }
 
 
+def _keywords(message: Any, *, zeros: bool = False) -> dict[str, Any]:
+    """The fields of a message as keywords: lists as tuples, enum values by their name in small letters.
+
+    Fields that are neither set nor have a default are left to the function, or, if `zeros`, numbers among them are 0.
+    """
+    keywords: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if is_repeated(field):
+            if value:
+                keywords[field.name] = tuple(value)
+        elif zeros or field.has_default_value or message.HasField(field.name):
+            keywords[field.name] = field.enum_type.values_by_number[value].name.lower() if field.enum_type else value
+    return keywords
+
+
 def _with_fields(function: input_pipeline.Augmentation) -> Callable[[Any], input_pipeline.Augmentation]:
     """For a message whose fields are the function's keywords."""
+    return lambda message: functools.partial(function, **_keywords(message))
+
+
+def _with_operations(function: input_pipeline.Augmentation) -> Callable[[Any], input_pipeline.Augmentation]:
+    """For a message of SSD, whose `operations` are lists of keywords; what they leave unset is 0, as it is there."""
+
+    def operation(message: Any) -> dict[str, Any]:
+        keywords = _keywords(message, zeros=True)
+        color = tuple(keywords.pop(f"pad_color_{c}") for c in "rgb" if f"pad_color_{c}" in keywords)
+        return {**keywords, "pad_color": color} if color else keywords
 
     def bind(message: Any) -> input_pipeline.Augmentation:
-        return functools.partial(function, **{f.name: getattr(message, f.name) for f in message.DESCRIPTOR.fields})
+        keywords = {**_keywords(message), "operations": tuple(operation(m) for m in message.operations)}
+        return functools.partial(function, **keywords)
 
     return bind
 
 
 AUGMENTATIONS: dict[str, Callable[[Any], input_pipeline.Augmentation]] = {
-    "random_horizontal_flip": lambda m: functools.partial(geometry.random_horizontal_flip, probability=m.probability),
-    "random_vertical_flip": lambda m: functools.partial(geometry.random_vertical_flip, probability=m.probability),
-    "random_rotation90": lambda m: functools.partial(geometry.random_rotation90, probability=m.probability),
+    "random_horizontal_flip": _with_fields(geometry.random_horizontal_flip),
+    "random_vertical_flip": _with_fields(geometry.random_vertical_flip),
+    "random_rotation90": _with_fields(geometry.random_rotation90),
     "random_image_scale": _with_fields(geometry.random_image_scale),
-    "random_crop_image": lambda m: functools.partial(
-        geometry.random_crop_image,
-        min_object_covered=m.min_object_covered,
-        aspect_ratio_range=(m.min_aspect_ratio, m.max_aspect_ratio),
-        area_range=(m.min_area, m.max_area),
-        overlap_thresh=m.overlap_thresh,
-        random_coef=m.random_coef,
-        clip_boxes=m.clip_boxes,
+    "random_resize_method": _with_fields(geometry.random_resize_method),
+    "resize_image": lambda m: functools.partial(
+        geometry.resize_image,
+        new_height=m.new_height,
+        new_width=m.new_width,
+        method=m.Method.Name(m.method).lower().removesuffix("_neighbor"),
     ),
+    "random_downscale_to_target_pixels": _with_fields(geometry.random_downscale_to_target_pixels),
+    "random_self_concat_image": _with_fields(geometry.random_self_concat_image),
+    "random_crop_image": _with_fields(crop.random_crop_image),
+    "random_crop_pad_image": _with_fields(crop.random_crop_pad_image),
+    "random_crop_to_aspect_ratio": _with_fields(crop.random_crop_to_aspect_ratio),
+    "random_square_crop_by_scale": _with_fields(crop.random_square_crop_by_scale),
+    "random_scale_crop_and_pad_to_square": _with_fields(crop.random_scale_crop_and_pad_to_square),
+    "random_pad_image": _with_fields(pad.random_pad_image),
+    "random_absolute_pad_image": _with_fields(pad.random_absolute_pad_image),
+    "ssd_random_crop": _with_operations(ssd.ssd_random_crop),
+    "ssd_random_crop_pad": _with_operations(ssd.ssd_random_crop_pad),
+    "ssd_random_crop_fixed_aspect_ratio": _with_operations(ssd.ssd_random_crop_fixed_aspect_ratio),
+    "ssd_random_crop_pad_fixed_aspect_ratio": _with_operations(ssd.ssd_random_crop_pad_fixed_aspect_ratio),
+    "autoaugment_image": _with_fields(policies.autoaugment_image),
+    "random_jitter_boxes": _with_fields(labels.random_jitter_boxes),
+    "drop_label_probabilistically": _with_fields(labels.drop_label_probabilistically),
+    "remap_labels": _with_fields(labels.remap_labels),
+    "convert_class_logits_to_softmax": _with_fields(labels.convert_class_logits_to_softmax),
     "random_adjust_brightness": _with_fields(colour.random_adjust_brightness),
     "random_adjust_contrast": _with_fields(colour.random_adjust_contrast),
     "random_adjust_hue": _with_fields(colour.random_adjust_hue),
@@ -86,6 +129,13 @@ AUGMENTATIONS: dict[str, Callable[[Any], input_pipeline.Augmentation]] = {
     "random_distort_color": _with_fields(colour.random_distort_color),
     "random_pixel_value_scale": _with_fields(colour.random_pixel_value_scale),
     "random_rgb_to_gray": _with_fields(colour.random_rgb_to_gray),
+    "rgb_to_gray": _with_fields(colour.rgb_to_gray),
+    "adjust_gamma": _with_fields(colour.adjust_gamma),
+    "random_jpeg_quality": _with_fields(colour.random_jpeg_quality),
+    "normalize_image": _with_fields(colour.normalize_image),
+    "subtract_channel_mean": _with_fields(colour.subtract_channel_mean),
+    "random_black_patches": _with_fields(patches.random_black_patches),
+    "random_patch_gaussian": _with_fields(patches.random_patch_gaussian),
 }
 
 OPTIMIZERS: dict[str, Callable[..., optimizers.AveragingOptimizer]] = {

@@ -68,7 +68,9 @@ def guarded(action: Callable[[], int | None]) -> int:
         _say(f"error: {error}")
         return 1
     except tf.errors.InvalidArgumentError as error:
-        words = decoder.refusal_words(error)  # of a record; anything else is a fault of this package and keeps its traceback
+        words = decoder.refusal_words(
+            error
+        )  # of a record; anything else is a fault of this package and keeps its traceback
         if words is None:
             raise
         _say(f"error: {words}")
@@ -91,7 +93,9 @@ def run_model_main(flags: Any) -> int:
 
         is_evaluation = bool(flags.checkpoint_dir)
         if flags.train_and_eval and flags.num_workers > 1:
-            raise UsageError("--train_and_eval works on one worker. Evaluate in a process of its own: --checkpoint_dir.")
+            raise UsageError(
+                "--train_and_eval works on one worker. Evaluate in a process of its own: --checkpoint_dir."
+            )
         uses = ["eval"] if is_evaluation and not flags.eval_on_train_data else ["train"]
         if flags.train_and_eval:
             uses.append("eval")
@@ -207,7 +211,9 @@ def _make_parser() -> argparse.ArgumentParser:
     convert.add_argument("--annotations", required=True, help="COCO JSON file")
     convert.add_argument("--image_dir", required=True)
     convert.add_argument("--output", required=True, help="records are written to OUTPUT-00000-of-0000N.tfrecord")
-    convert.add_argument("--label_map", help="file to write the label map to; label_map.pbtxt beside the records by default")
+    convert.add_argument(
+        "--label_map", help="file to write the label map to; label_map.pbtxt beside the records by default"
+    )
     convert.add_argument("--num_shards", type=int, default=1)
 
     demo = add("demo", _demo, "Draw data, train a small detector on it, evaluate, export and use it.")
@@ -254,9 +260,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "eval_on_train_data": arguments.eval_on_train_data,
     }
     if arguments.wait:
-        run.evaluate_continuously(
-            config, checkpoint_dir=arguments.checkpoint, timeout=arguments.eval_timeout, **common
-        )
+        run.evaluate_continuously(config, checkpoint_dir=arguments.checkpoint, timeout=arguments.eval_timeout, **common)
     else:
         run.evaluate(config, checkpoint=arguments.checkpoint, **common)
 

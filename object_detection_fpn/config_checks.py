@@ -14,6 +14,7 @@ import tensorflow as tf
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from object_detection_fpn import config_augmentations
 from object_detection_fpn import config_fields as fields
 from object_detection_fpn.config_text import ConfigError, format_value, is_repeated, listed, nearest, split_names
 from object_detection_fpn.evaluation.visualize import is_color
@@ -242,10 +243,9 @@ def _patterns_are_regular_expressions(message: train_pb2.TrainConfig, path: str)
                 yield Problem(place, f"is no regular expression ({error})", "regular expressions", f'"{pattern}"')
 
 
-def _augmentation_is_known(message: Message, path: str) -> Iterator[Problem]:
-    kind = message.WhichOneof("preprocessing_step")
-    if kind and kind not in fields.AUGMENTATIONS:
-        yield Problem(path, f"{kind} is not supported yet", listed(fields.AUGMENTATIONS))
+def _augmentations_fit(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    for found in config_augmentations.find_problems(config):
+        yield Problem(*found)
 
 
 def _schedule_ascends(message: Message, path: str) -> Iterator[Problem]:
@@ -319,13 +319,17 @@ def _weights_fit_files(message: input_reader_pb2.InputReader, path: str) -> Iter
 
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
-    "TrainEvalPipelineConfig": (_padding_colour_has_all_channels, _averages_exist, _scores_are_loaded),
+    "TrainEvalPipelineConfig": (
+        _padding_colour_has_all_channels,
+        _averages_exist,
+        _scores_are_loaded,
+        _augmentations_fit,
+    ),
     "FasterRcnn": (_second_stage_is_complete, _no_more_samples_than_proposals, _anchors_fit_pyramid),
     "FasterRcnnFeatureExtractor": (_extractor_is_known, _padding_fits_pyramid),
     "FeaturePyramidNetworks": (_levels_exist,),
     "ConditionalShapeResizer": (_condition_is_valid,),
     "TrainConfig": (_fine_tuning_is_known, _patterns_are_regular_expressions),
-    "PreprocessingStep": (_augmentation_is_known,),
     "ManualStepLearningRate": (_schedule_ascends,),
     "CosineDecayLearningRate": (_warmup_fits,),
     "EvalConfig": (_metrics_are_known, _super_categories_have_members, _color_is_known),

@@ -40,21 +40,8 @@ REFUSED_METRICS_SETS = {
 }
 """Sets that the Object Detection API has and this package has not, and why."""
 
-AUGMENTATIONS = (
-    "random_horizontal_flip",
-    "random_vertical_flip",
-    "random_rotation90",
-    "random_image_scale",
-    "random_crop_image",
-    "random_adjust_brightness",
-    "random_adjust_contrast",
-    "random_adjust_hue",
-    "random_adjust_saturation",
-    "random_distort_color",
-    "random_pixel_value_scale",
-    "random_rgb_to_gray",
-)
-"""Which `data_augmentation_options` there are."""
+AUTOAUGMENT_POLICIES = ("v0", "v1", "v2", "v3", "test")
+"""What `policy_name` of `autoaugment_image` may be."""
 
 FINE_TUNE_CHECKPOINT_TYPES = ("", "classification", "detection", "full")
 """What `train_config.fine_tune_checkpoint_type` may be; empty: found out from the checkpoint."""
@@ -83,6 +70,9 @@ _FRACTION = Bounds(0, 1)
 _COUNT = Bounds(1)
 _NOT_NEGATIVE = Bounds(0)
 _POSITIVE = Bounds(0, above=True)
+_SHARE = Bounds(0, 1, above=True)
+_PIXEL_VALUE = Bounds(0, 255)
+_QUALITY = Bounds(0, 100)
 
 BOUNDS = {
     "RandomDistortColor.color_ordering": Bounds(0, 1),
@@ -168,13 +158,54 @@ BOUNDS = {
     "*.random_coef": _FRACTION,
     "*.overlap_thresh": _FRACTION,
     "*.min_object_covered": _FRACTION,
-    "*.min_area": _FRACTION,
-    "*.max_area": _FRACTION,
+    "*.min_area": _SHARE,
+    "*.max_area": _SHARE,
+    "*.min_aspect_ratio": _POSITIVE,
+    "*.max_aspect_ratio": _POSITIVE,
+    "*.min_padded_size_ratio": _POSITIVE,
+    "*.max_padded_size_ratio": _POSITIVE,
+    "*.pad_color": _PIXEL_VALUE,
+    "*.pad_color_r": _PIXEL_VALUE,
+    "*.pad_color_g": _PIXEL_VALUE,
+    "*.pad_color_b": _PIXEL_VALUE,
     "*.min_scale_ratio": _POSITIVE,
     "*.min_delta": _NOT_NEGATIVE,
-    "RandomCropImage.min_aspect_ratio": _POSITIVE,
+    "*.scale_min": _POSITIVE,
     "RandomAdjustBrightness.max_delta": _FRACTION,
     "RandomAdjustHue.max_delta": Bounds(0, 0.5),
+    "RandomJitterBoxes.ratio": _FRACTION,
+    "RandomPadImage.min_image_height": _NOT_NEGATIVE,
+    "RandomPadImage.min_image_width": _NOT_NEGATIVE,
+    "RandomPadImage.max_image_height": _NOT_NEGATIVE,
+    "RandomPadImage.max_image_width": _NOT_NEGATIVE,
+    "RandomAbsolutePadImage.max_height_padding": _NOT_NEGATIVE,
+    "RandomAbsolutePadImage.max_width_padding": _NOT_NEGATIVE,
+    "RandomCropToAspectRatio.aspect_ratio": _POSITIVE,
+    "SSDRandomCropFixedAspectRatio.aspect_ratio": _POSITIVE,
+    "SSDRandomCropPadFixedAspectRatio.aspect_ratio": _POSITIVE,
+    "RandomBlackPatches.max_black_patches": _NOT_NEGATIVE,
+    "RandomBlackPatches.size_to_image_ratio": _FRACTION,
+    "RandomResizeMethod.target_height": _COUNT,
+    "RandomResizeMethod.target_width": _COUNT,
+    "ResizeImage.new_height": _COUNT,
+    "ResizeImage.new_width": _COUNT,
+    "ConvertClassLogitsToSoftmax.temperature": _POSITIVE,
+    "RandomSelfConcatImage.concat_vertical_probability": _FRACTION,
+    "RandomSelfConcatImage.concat_horizontal_probability": _FRACTION,
+    "DropLabelProbabilistically.label": _COUNT,
+    "DropLabelProbabilistically.drop_probability": _FRACTION,
+    "RemapLabels.original_labels": _COUNT,
+    "RemapLabels.new_label": _COUNT,
+    "RandomJpegQuality.min_jpeg_quality": _QUALITY,
+    "RandomJpegQuality.max_jpeg_quality": _QUALITY,
+    "RandomDownscaleToTargetPixels.min_target_pixels": _COUNT,
+    "RandomPatchGaussian.min_patch_size": _COUNT,
+    "RandomPatchGaussian.min_gaussian_stddev": _NOT_NEGATIVE,
+    "RandomSquareCropByScale.max_border": _NOT_NEGATIVE,
+    "RandomSquareCropByScale.num_scales": _COUNT,
+    "RandomScaleCropAndPadToSquare.output_size": _COUNT,
+    "AdjustGamma.gamma": _NOT_NEGATIVE,
+    "AdjustGamma.gain": _NOT_NEGATIVE,
 }
 """Numbers, defaults included, that a field of a present message may have; of a repeated field each of them."""
 
@@ -205,6 +236,9 @@ REQUIRED = {
     "AdamOptimizer": ("learning_rate",),
     "LearningRate": ("learning_rate",),
     "PreprocessingStep": ("preprocessing_step",),
+    "NormalizeImage": ("original_minval", "original_maxval"),
+    "SubtractChannelMean": ("means",),
+    "RemapLabels": ("original_labels",),
 }
 """Fields, or oneofs of which one field, that a present message must set."""
 
@@ -243,6 +277,9 @@ REFUSED = {
     "InputReader.load_dense_pose": "asks for dense pose, which is not supported",
     "InputReader.load_track_id": "asks for tracking, which is not supported",
     "TrainConfig.load_all_detection_checkpoint_vars": 'is not there: write fine_tune_checkpoint_type: "full" instead',
+    "PreprocessingStep.scale_boxes_to_pixel_coordinates": (
+        "does not fit: boxes stay normalized until all steps are done, and then become pixels"
+    ),
     "RandomHorizontalFlip.keypoint_flip_permutation": _KEYPOINTS,
     "RandomVerticalFlip.keypoint_flip_permutation": _KEYPOINTS,
     "RandomRotation90.keypoint_rot_permutation": _KEYPOINTS,

@@ -31,7 +31,9 @@ from object_detection_fpn.training import loop as training_loop
 Config = pipeline_pb2.TrainEvalPipelineConfig
 
 
-def make_strategy(*, use_tpu: bool = False, tpu_name: str | None = None, num_workers: int = 1) -> tf.distribute.Strategy:
+def make_strategy(
+    *, use_tpu: bool = False, tpu_name: str | None = None, num_workers: int = 1
+) -> tf.distribute.Strategy:
     """Chooses how the work is spread: TPU, several workers, several GPUs, or one device.
 
     Args:
@@ -43,7 +45,9 @@ def make_strategy(*, use_tpu: bool = False, tpu_name: str | None = None, num_wor
         ValueError: if both a TPU and several workers are asked for, or TF_CONFIG is missing.
     """
     if use_tpu and num_workers > 1:
-        raise ValueError(f"--use_tpu and --num_workers = {num_workers} exclude each other: a TPU brings its own workers.")
+        raise ValueError(
+            f"--use_tpu and --num_workers = {num_workers} exclude each other: a TPU brings its own workers."
+        )
     if use_tpu:
         return distribute_utils.get_distribution_strategy("tpu", tpu_address=tpu_name or "local")
     num_gpus = len(tf.config.list_physical_devices("GPU"))
@@ -95,13 +99,17 @@ def train(
     if evaluate_checkpoints and config.eval_config.ignore_groundtruth:
         raise ValueError("Checkpoints cannot be compared while eval_config.ignore_groundtruth is true: write false.")
     if evaluate_checkpoints and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError("Several workers cannot evaluate while they train: evaluate beside them, in a process of its own.")
+        raise ValueError(
+            "Several workers cannot evaluate while they train: evaluate beside them, in a process of its own."
+        )
     settings, reader = config.train_config, config.train_input_reader
     is_tpu = _is_tpu(strategy)
     label_map = _load_label_map(reader)
     tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
     with strategy.scope():
-        model = _build_model(config, reader, static=is_tpu or jit_compile, use_bfloat16=is_tpu and settings.use_bfloat16)
+        model = _build_model(
+            config, reader, static=is_tpu or jit_compile, use_bfloat16=is_tpu and settings.use_bfloat16
+        )
         optimizer = builder.build_optimizer(settings.optimizer)
     variables = optimizers.select_variables(
         model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
@@ -295,7 +303,11 @@ class Evaluator:
         self._sample_1_of_n = sample_1_of_n
         readers = [config.train_input_reader] if on_train_data else list(config.eval_input_reader)
         self._readers = [
-            (reader, reader.name or ("train_data" if on_train_data else "" if i == 0 else str(i)), _load_label_map(reader))
+            (
+                reader,
+                reader.name or ("train_data" if on_train_data else "" if i == 0 else str(i)),
+                _load_label_map(reader),
+            )
             for i, reader in enumerate(readers)
         ]
         self._eval_step = evaluation_loop.make_eval_step(
@@ -469,9 +481,7 @@ def _evaluate_in_training(
 
 
 @contextlib.contextmanager
-def _averages(
-    optimizer: optimizers.AveragingOptimizer, variables: list[tf.Variable], config: Config
-) -> Iterator[None]:
+def _averages(optimizer: optimizers.AveragingOptimizer, variables: list[tf.Variable], config: Config) -> Iterator[None]:
     wanted = config.eval_config.use_moving_averages and config.train_config.optimizer.use_moving_average
     use: Callable[[], contextlib.AbstractContextManager] = (
         functools.partial(optimizer.averaged, variables) if wanted else contextlib.nullcontext

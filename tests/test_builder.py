@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import tf_keras
 from google.protobuf import text_format
 
 from object_detection_fpn import builder, config_fields, losses
-from object_detection_fpn.data.augment import colour, geometry
+from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, ssd
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.modeling import layers, postprocess, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
@@ -93,7 +94,6 @@ def backbone_calls(monkeypatch):
     "ours, admitted",
     [
         (builder.BACKBONES, config_fields.EXTRACTOR_TYPES),
-        (builder.AUGMENTATIONS, config_fields.AUGMENTATIONS),
         (builder.METRICS, config_fields.METRICS_SETS),
     ],
 )
@@ -542,11 +542,13 @@ def test_resizing_methods_and_padding_values_arrive():
               overlap_thresh: 0.375 random_coef: 0.625 clip_boxes: false
             }
             """,
-            geometry.random_crop_image,
+            crop.random_crop_image,
             {
                 "min_object_covered": 0.125,
-                "aspect_ratio_range": (0.5, 2),
-                "area_range": (0.25, 0.75),
+                "min_aspect_ratio": 0.5,
+                "max_aspect_ratio": 2,
+                "min_area": 0.25,
+                "max_area": 0.75,
                 "overlap_thresh": 0.375,
                 "random_coef": 0.625,
                 "clip_boxes": False,
@@ -571,6 +573,48 @@ def test_resizing_methods_and_padding_values_arrive():
             {"minval": 0.5, "maxval": 2},
         ),
         ("random_rgb_to_gray { probability: 0.25 }", colour.random_rgb_to_gray, {"probability": 0.25}),
+        ("random_distort_color { }", colour.random_distort_color, {}),  # what has no default is left to the function
+        ("random_pad_image { }", pad.random_pad_image, {}),
+        (
+            "random_pad_image { min_image_height: 0 max_image_width: 9 pad_color: [1, 2, 3] }",
+            pad.random_pad_image,
+            {"min_image_height": 0, "max_image_width": 9, "pad_color": (1, 2, 3)},
+        ),
+        (
+            "random_jitter_boxes { jitter_mode: EXPAND_SYMMETRIC_XY ratio: 0.25 }",
+            labels.random_jitter_boxes,
+            {"jitter_mode": "expand_symmetric_xy", "ratio": 0.25},
+        ),
+        (
+            "resize_image { new_height: 3 new_width: 4 method: NEAREST_NEIGHBOR }",
+            geometry.resize_image,
+            {"new_height": 3, "new_width": 4, "method": "nearest"},
+        ),
+        (
+            "remap_labels { original_labels: [1, 2] new_label: 3 }",
+            labels.remap_labels,
+            {"original_labels": (1, 2), "new_label": 3},
+        ),
+        ("ssd_random_crop { }", ssd.ssd_random_crop, {"operations": ()}),
+        (
+            "ssd_random_crop { operations { max_area: 0.5 } operations { clip_boxes: false } }",
+            ssd.ssd_random_crop,
+            {
+                "operations": tuple(
+                    {
+                        "min_object_covered": 0,  # as in the Object Detection API, not that of random_crop_image
+                        "min_aspect_ratio": 0,
+                        "max_aspect_ratio": 0,
+                        "min_area": 0,
+                        "max_area": max_area,
+                        "overlap_thresh": 0,
+                        "random_coef": 0,
+                        "clip_boxes": clip_boxes,
+                    }
+                    for max_area, clip_boxes in ((0.5, True), (0, False))
+                )
+            },
+        ),
     ],
 )
 def test_augmentations(text, function, settings):
@@ -578,9 +622,22 @@ def test_augmentations(text, function, settings):
     assert (found.func, found.keywords) == (function, settings)
 
 
-def test_every_augmentation_is_tested():
-    table = next(mark for mark in test_augmentations.pytestmark if mark.name == "parametrize").args[1]
-    assert {text.split()[0] for text, _, _ in table} == set(builder.AUGMENTATIONS)
+def test_padding_of_ssd_has_a_colour_and_sizes_of_its_own():
+    text = "ssd_random_crop_pad { operations { pad_color_g: 7 min_padded_size_ratio: [1, 2] } }"
+    (found,) = builder.build_augmentations([parse(text, preprocessor_pb2.PreprocessingStep)])
+    (operation,) = found.keywords["operations"]
+    assert operation["pad_color"] == (0, 7, 0)
+    assert operation["min_padded_size_ratio"] == (1, 2)
+    assert operation.keys() <= crop.random_crop_pad_image.__kwdefaults__.keys()
+
+
+@pytest.mark.parametrize("name", builder.AUGMENTATIONS)
+def test_fields_of_augmentations_are_keywords_of_their_functions(name):
+    message = preprocessor_pb2.PreprocessingStep.DESCRIPTOR.fields_by_name[name].message_type
+    (found,) = builder.build_augmentations([parse(f"{name} {{ }}", preprocessor_pb2.PreprocessingStep)])
+    assert found.func.__name__ == name
+    fields = {f.name for f in message.fields if f"{message.name}.{f.name}" not in config_fields.REFUSED}
+    assert fields == set(inspect.getfullargspec(found.func).kwonlyargs) - {"seed"}
 
 
 def test_augmentations_keep_their_order():
@@ -589,7 +646,7 @@ def test_augmentations_keep_their_order():
         for name in ("random_crop_image", "random_horizontal_flip", "random_crop_image")
     ]
     found = [augmentation.func for augmentation in builder.build_augmentations(steps)]
-    assert found == [geometry.random_crop_image, geometry.random_horizontal_flip, geometry.random_crop_image]
+    assert found == [crop.random_crop_image, geometry.random_horizontal_flip, crop.random_crop_image]
 
 
 @pytest.mark.parametrize(

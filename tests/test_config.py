@@ -73,7 +73,6 @@ def test_what_is_allowed_can_be_built():
     from object_detection_fpn import builder
 
     assert tuple(builder.BACKBONES) == config_fields.EXTRACTOR_TYPES
-    assert tuple(builder.AUGMENTATIONS) == config_fields.AUGMENTATIONS
     assert tuple(builder.METRICS) == config_fields.METRICS_SETS
     optimizers = optimizer_pb2.Optimizer.DESCRIPTOR.oneofs_by_name["optimizer"].fields
     assert set(builder.OPTIMIZERS) == {field.name for field in optimizers}

@@ -262,10 +262,6 @@ def test_config_is_accepted(config, changes):
         (["train_config.load_all_detection_checkpoint_vars=true"], 'write fine_tune_checkpoint_type: "full" instead'),
         ([f"{AUGMENTATION}+={{}}"], f"{AUGMENTATION}[1] is empty. Allowed: one of normalize_image, "),
         (
-            [f"{AUGMENTATION}+=random_jpeg_quality {{}}"],
-            f"{AUGMENTATION}[1] random_jpeg_quality is not supported yet. Allowed: random_horizontal_flip, ",
-        ),
-        (
             [f"{AUGMENTATION}[0].random_horizontal_flip.probability=50"],
             "random_horizontal_flip.probability = 50 is out of range. Allowed: 0 to 1.",
         ),

@@ -23,6 +23,7 @@ LAYERS = {
     "evaluation": 4,
     "saved_model": 4,
     "config": 5,
+    "config_augmentations": 5,
     "config_checks": 5,
     "config_fields": 5,
     "config_text": 5,

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from object_detection_fpn.data import decoder, resize
 from object_detection_fpn.data import input as input_pipeline
+from object_detection_fpn.data.augment import crop as crops
 from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.records import Batch
@@ -152,7 +153,7 @@ def test_equal_seeds_give_equal_training_batches_and_others_do_not(numbered):
         "is_training": True,
         "augmentations": [
             geometry.random_horizontal_flip,
-            functools.partial(geometry.random_crop_image, min_object_covered=0.3),
+            functools.partial(crops.random_crop_image, min_object_covered=0.3),
         ],
     }
 
@@ -172,7 +173,7 @@ def test_pipelines_of_one_seed_augment_differently(numbered):
     images = []
     for i in range(2):
         context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=i, num_replicas_in_sync=2)
-        crop = functools.partial(geometry.random_crop_image, min_object_covered=0.1)
+        crop = functools.partial(crops.random_crop_image, min_object_covered=0.1)
         options = {"is_training": True, "seed": 1, "input_context": context, "augmentations": [crop]}
         images.append(next(iter(make(path, **options))).images)
     assert images[0].shape[0] == 2
@@ -180,7 +181,7 @@ def test_pipelines_of_one_seed_augment_differently(numbered):
 
 
 def test_augmentation_differs_between_visits_of_the_same_image(numbered):
-    crop = functools.partial(geometry.random_crop_image, min_object_covered=0.1)
+    crop = functools.partial(crops.random_crop_image, min_object_covered=0.1)
     batch = next(iter(make(numbered(1), is_training=True, seed=3, augmentations=[crop])))
     assert len({image.numpy().tobytes() for image in batch.images}) == 4
 
@@ -312,7 +313,7 @@ def test_grayscale_batches_have_one_channel(numbered):
 @pytest.mark.parametrize("size", [(1, 1), (20, 10000), (10000, 20)])
 def test_images_of_extreme_size_train(write_records, make_record, encode_image, size):
     path = write_records([make_record([(0.0, 0.0, 1.0, 1.0)], image=encode_image(*size))])
-    augmentations = [geometry.random_horizontal_flip, geometry.random_image_scale, geometry.random_crop_image]
+    augmentations = [geometry.random_horizontal_flip, geometry.random_image_scale, crops.random_crop_image]
     batch = next(iter(make(path, is_training=True, batch_size=2, augmentations=augmentations)))
     assert np.isfinite(batch.groundtruth.boxes).all() and np.isfinite(batch.images).all()
     np.testing.assert_allclose(batch.groundtruth.boxes[:, 0, 2:], batch.true_shapes[:, :2], rtol=1e-5)

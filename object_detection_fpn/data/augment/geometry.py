@@ -1,4 +1,4 @@
-"""Augmentations that move pixels and boxes together, with the Object Detection API's parameters, defaults and effect.
+"""Augmentations that mirror, turn, scale and repeat the whole image, with the Object Detection API's parameters and effect.
 
 Every function takes an `Example` and `seed`, [2] int32, from which alone its random choices follow; equal seeds give
 equal results. Images may be uint8 or float32; values are in [0, 255].
@@ -6,12 +6,16 @@ equal results. Images may be uint8 or float32; values are in [0, 255].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Example, Objects, with_none, without_none
+from object_detection_fpn.data import resize
+from object_detection_fpn.data.augment import common
+from object_detection_fpn.data.decoder import Example, Objects
 from object_detection_fpn.ops import boxes as box_ops
+
+_METHODS: tuple[resize.Method, ...] = ("bilinear", "nearest", "bicubic", "area")
 
 
 def random_horizontal_flip(example: Example, *, seed: tf.Tensor, probability: float = 0.5) -> Example:
@@ -85,51 +89,100 @@ def random_image_scale(
     return example._replace(image=image)
 
 
-def random_crop_image(
-    example: Example,
-    *,
-    seed: tf.Tensor,
-    min_object_covered: float = 1.0,
-    aspect_ratio_range: Sequence[float] = (0.75, 1.33),
-    area_range: Sequence[float] = (0.1, 1.0),
-    overlap_thresh: float = 0.3,
-    random_coef: float = 0.0,
-    clip_boxes: bool = True,
+def resize_image(
+    example: Example, *, seed: tf.Tensor, new_height: int, new_width: int, method: resize.Method = "bilinear"
 ) -> Example:
-    """Cuts out a random window and drops the objects that lie too little inside it.
+    """Stretches the image to a fixed size; boxes, being normalized, stay as they are.
 
-    If no window within the ranges covers an object sufficiently in 100 tries, the image stays whole.
+    Args:
+        example: image and objects.
+        seed: not used: nothing here is random.
+        new_height: pixels.
+        new_width: pixels.
+        method: interpolation.
+    """
+    image, _ = resize.fixed_shape(height=new_height, width=new_width, method=method)(example.image)
+    return example._replace(image=image)
+
+
+def random_resize_method(example: Example, *, seed: tf.Tensor, target_height: int, target_width: int) -> Example:
+    """Stretches the image to a fixed size by one of four interpolations, each as often as the others.
 
     Args:
         example: image and objects.
         seed: [2] int32.
-        min_object_covered: the window holds at least this share of at least one box.
-        aspect_ratio_range: smallest and largest width / height of the window.
-        area_range: smallest and largest area of the window, as a share of the image.
-        overlap_thresh: boxes of which a smaller share lies inside the window are dropped.
-        random_coef: probability of leaving the image whole.
-        clip_boxes: clip the boxes to the window; False leaves boxes that reach beyond it.
+        target_height: pixels.
+        target_width: pixels.
     """
-    choice_seed, window_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
 
-    def crop() -> Example:
-        begin, size, window = tf.image.stateless_sample_distorted_bounding_box(
-            tf.shape(example.image),
-            tf.clip_by_value(example.objects.boxes, 0.0, 1.0)[tf.newaxis],
-            window_seed,
-            min_object_covered=min_object_covered,
-            aspect_ratio_range=aspect_ratio_range,
-            area_range=area_range,
-            max_attempts=100,
-            use_image_if_no_bounding_boxes=True,
+    def resized(method: resize.Method) -> Callable[[], tf.Tensor]:
+        return lambda: resize.fixed_shape(height=target_height, width=target_width, method=method)(example.image)[0]
+
+    index = common.random_integer(seed, 0, len(_METHODS))
+    return example._replace(image=tf.switch_case(index, [resized(method) for method in _METHODS]))
+
+
+def random_downscale_to_target_pixels(
+    example: Example,
+    *,
+    seed: tf.Tensor,
+    random_coef: float = 0.0,
+    min_target_pixels: int = 300000,
+    max_target_pixels: int = 500000,
+) -> Example:
+    """Shrinks an image that has more pixels than a target drawn at random to that many, keeping its aspect ratio.
+
+    Args:
+        example: image and objects.
+        seed: [2] int32.
+        random_coef: probability of leaving the image as it is.
+        min_target_pixels: smallest target, height times width.
+        max_target_pixels: no target reaches this, unless the smallest equals it.
+    """
+    choice_seed, target_seed = common.split(seed, 2)
+    image = tf.cast(example.image, tf.float32)
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    num_pixels = tf.reduce_prod(size)
+    target = tf.cast(common.random_integer(target_seed, min_target_pixels, max_target_pixels), tf.float32)
+
+    def shrink() -> tf.Tensor:
+        new_size = tf.maximum(tf.cast(size * tf.sqrt(target / num_pixels), tf.int32), 1)
+        return tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=new_size)[0]
+
+    is_wanted = ~common.happens(choice_seed, random_coef) & (num_pixels > target)
+    return example._replace(image=tf.cond(is_wanted, shrink, lambda: image))
+
+
+def random_self_concat_image(
+    example: Example,
+    *,
+    seed: tf.Tensor,
+    concat_vertical_probability: float = 0.1,
+    concat_horizontal_probability: float = 0.1,
+) -> Example:
+    """Puts a copy of the image below it, then a copy of what there is beside it, each with a probability of its own.
+
+    Args:
+        example: image and objects.
+        seed: [2] int32.
+        concat_vertical_probability: of a copy below.
+        concat_horizontal_probability: of a copy to the right.
+    """
+
+    def repeated(example: Example, axis: int) -> Example:
+        half = tf.constant([[0.5, 1.0, 0.5, 1.0], [1.0, 0.5, 1.0, 0.5]][axis])
+        twice = Objects(*(None if f is None else tf.concat([f, f], axis=0) for f in example.objects))
+        boxes = example.objects.boxes * half
+        moved = boxes + (1.0 - half)
+        return Example(
+            tf.concat([example.image, example.image], axis), twice._replace(boxes=tf.concat([boxes, moved], 0))
         )
-        image = tf.ensure_shape(tf.slice(example.image, begin, size), [None, None, example.image.shape[-1]])
-        objects = _move_into_window(example.objects, window[0, 0], overlap_thresh=overlap_thresh, clip_boxes=clip_boxes)
-        return Example(image, objects)
 
-    if random_coef <= 0:
-        return crop()
-    return _choose(tf.random.stateless_uniform([], choice_seed) > random_coef, crop, lambda: example)
+    vertical_seed, horizontal_seed = common.split(seed, 2)
+    is_vertical = common.happens(vertical_seed, concat_vertical_probability)
+    tall = common.choose(is_vertical, lambda: repeated(example, 0), lambda: example)
+    is_horizontal = common.happens(horizontal_seed, concat_horizontal_probability)
+    return common.choose(is_horizontal, lambda: repeated(tall, 1), lambda: tall)
 
 
 def _with_probability(
@@ -141,25 +194,4 @@ def _with_probability(
         image, boxes = change()
         return Example(image, example.objects._replace(boxes=boxes))
 
-    return _choose(tf.random.stateless_uniform([], seed) < probability, changed, lambda: example)
-
-
-def _choose(condition: tf.Tensor, if_true: Callable[[], Example], if_false: Callable[[], Example]) -> Example:
-    """`tf.cond` for examples; both branches have the same optional fields."""
-    results: list[Example] = []
-
-    def tensors_of(branch: Callable[[], Example]) -> list[tf.Tensor]:
-        results.append(branch())
-        return without_none(results[-1])
-
-    chosen = tf.cond(condition, lambda: tensors_of(if_true), lambda: tensors_of(if_false))
-    return with_none(chosen, like=results[0])
-
-
-def _move_into_window(objects: Objects, window: tf.Tensor, *, overlap_thresh: float, clip_boxes: bool) -> Objects:
-    """Expresses boxes in the frame of `window` [4] (normalized), without those that lie too little inside it."""
-    inside = box_ops.pairwise_ioa(objects.boxes, window[tf.newaxis])[:, 0]
-    # A box that only touches the window goes even if the threshold is 0.
-    objects = objects.select((inside > 0) & (inside >= overlap_thresh))
-    boxes = box_ops.change_frame(objects.boxes, window)
-    return objects._replace(boxes=tf.clip_by_value(boxes, 0.0, 1.0) if clip_boxes else boxes)
+    return common.choose(common.happens(seed, probability), changed, lambda: example)

@@ -33,10 +33,10 @@ def draw_example() -> Callable[..., Example]:
             boxes=tf.constant(normalized),
             classes=tf.range(num, dtype=tf.int32),
             weights=tf.range(num, dtype=tf.float32),
-            is_crowd=tf.zeros([num], tf.bool),
-            is_difficult=tf.zeros([num], tf.bool),
-            is_group_of=tf.zeros([num], tf.bool),
-            areas=tf.zeros([num]),
+            is_crowd=tf.range(num) % 2 == 1,
+            is_difficult=tf.range(num) % 2 == 0,
+            is_group_of=tf.range(num) % 3 == 1,
+            areas=10 * tf.range(num, dtype=tf.float32),
             class_scores=tf.one_hot(tf.range(num), num + 1) if with_scores else None,
         )
         return Example(tf.cast(pixels, dtype), objects)
@@ -49,7 +49,7 @@ def find_box() -> Callable[..., np.ndarray]:
     """(example, i) -> pixel box [4] of what fills channel i of the example's image."""
 
     def find(example: Example, i: int = 0) -> np.ndarray:
-        mask = np.asarray(example.image, np.float32)[..., i] > 127
+        mask = np.asarray(example.image, np.float32)[..., i] > 128  # what AutoAugment fills with
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         return np.array([rows[0], columns[0], rows[-1] + 1, columns[-1] + 1], np.float32)
 

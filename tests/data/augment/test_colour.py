@@ -1,4 +1,4 @@
-"""`data/augment/colour.py`: values change as asked and stay in range; boxes and additional channels do not change."""
+"""`data/augment/colour.py`: what each parameter does; `test_all.py` has the laws that hold for all."""
 
 from __future__ import annotations
 
@@ -9,17 +9,6 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import colour
-
-AUGMENTATIONS = {
-    "brightness": colour.random_adjust_brightness,
-    "contrast": colour.random_adjust_contrast,
-    "hue": functools.partial(colour.random_adjust_hue, max_delta=0.3),
-    "saturation": colour.random_adjust_saturation,
-    "distort 0": colour.random_distort_color,
-    "distort 1": functools.partial(colour.random_distort_color, color_ordering=1),
-    "pixel value scale": colour.random_pixel_value_scale,
-    "gray": functools.partial(colour.random_rgb_to_gray, probability=1.0),
-}
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +22,27 @@ def apply(augment, example, seed=(1, 2)):
     return augment(example, seed=tf.constant(seed))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_colours_change_within_their_range_and_nothing_else_does(example, name):
-    after = apply(AUGMENTATIONS[name], example)
-    image = after.image.numpy()
-    assert image.dtype == np.float32
-    assert image.min() >= 0 and image.max() <= 255
-    assert not np.allclose(image[..., :3], example.image[..., :3], atol=0.5)
-    np.testing.assert_array_equal(image[..., 3], example.image[..., 3])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        colour.random_adjust_brightness,
+        colour.random_adjust_contrast,
+        functools.partial(colour.random_adjust_hue, max_delta=0.3),
+        colour.random_adjust_saturation,
+        colour.random_distort_color,
+        functools.partial(colour.random_distort_color, color_ordering=1),
+        functools.partial(colour.random_rgb_to_gray, probability=1.0),
+        colour.rgb_to_gray,
+        functools.partial(colour.adjust_gamma, gamma=2.0),
+        colour.random_jpeg_quality,
+    ],
+)
+def test_additional_channels_are_no_colours(example, augment):
+    after = apply(augment, example)
+    assert after.image.dtype == tf.float32
+    np.testing.assert_array_equal(after.image[..., 3], example.image[..., 3])
+    assert not np.allclose(after.image[..., :3], example.image[..., :3], atol=0.5)
     assert after.objects is example.objects
-
-
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_equal_seeds_give_equal_colours_and_others_do_not(example, name):
-    first, again, other = (apply(AUGMENTATIONS[name], example, seed).image for seed in ((1, 2), (1, 2), (5, 6)))
-    np.testing.assert_array_equal(first, again)
-    if name != "gray":
-        assert not np.allclose(first, other)
 
 
 def uniform(value):
@@ -90,7 +83,9 @@ def test_hue_and_saturation_leave_gray_gray(example):
         np.testing.assert_allclose(apply(augment, example._replace(image=uniform(80))).image, 80, atol=1e-2)
 
 
-def test_pixel_values_are_scaled_one_by_one(example):
+def test_pixel_values_are_scaled_one_by_one_in_all_channels(example):
+    image = tf.fill([4, 4, 4], 100.0)
+    assert np.ptp(apply(colour.random_pixel_value_scale, example._replace(image=image)).image[..., 3]) > 5
     factors = apply(colour.random_pixel_value_scale, example._replace(image=uniform(100))).image.numpy() / 100
     assert factors.std() > 0.02
     assert factors.min() >= 0.9 - 1e-5 and factors.max() <= 1.1 + 1e-5
@@ -110,3 +105,57 @@ def test_gray_images_are_as_frequent_as_asked(example, probability, low, high):
 def test_an_unknown_color_ordering_is_refused(example):
     with pytest.raises(ValueError, match=r"color_ordering = 2 is unknown. Allowed: 0, 1"):
         colour.random_distort_color(example, seed=tf.constant([1, 2]), color_ordering=2)
+
+
+def test_gray_images_keep_three_equal_channels(example):
+    image = apply(colour.rgb_to_gray, example).image.numpy()
+    luma = np.asarray(example.image[..., :3], np.float32) @ [0.2989, 0.587, 0.114]
+    np.testing.assert_allclose(image[..., :3], np.repeat(luma[..., None], 3, axis=-1), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "gamma, gain, expected", [(1, 1, 100), (2, 1, 255 * (100 / 255) ** 2), (1, 0.5, 50), (1, 3, 255), (0, 1, 255)]
+)
+def test_gamma_is_a_power_of_the_share_of_the_range(example, gamma, gain, expected):
+    augment = functools.partial(colour.adjust_gamma, gamma=float(gamma), gain=float(gain))
+    np.testing.assert_allclose(apply(augment, example._replace(image=uniform(100))).image, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quality", [0, 40, 100])
+def test_jpeg_quality_is_that_of_the_encoder(example, quality):
+    augment = functools.partial(colour.random_jpeg_quality, min_jpeg_quality=quality, max_jpeg_quality=quality)
+    expected = tf.image.adjust_jpeg_quality(example.image[..., :3], quality)
+    np.testing.assert_allclose(apply(augment, example).image[..., :3], expected, atol=1e-3)
+
+
+def test_jpeg_qualities_come_from_their_range(example):
+    settings = {"min_jpeg_quality": 30, "max_jpeg_quality": 33}
+    expected = [tf.image.adjust_jpeg_quality(example.image[..., :3], quality).numpy() for quality in range(30, 33)]
+    seen = set()
+    for i in range(30):
+        image = apply(functools.partial(colour.random_jpeg_quality, **settings), example, (i, 0)).image[..., :3]
+        (row,) = (row for row, other in enumerate(expected) if np.allclose(image, other, atol=1e-3))
+        seen.add(row)
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("random_coef, low, high", [(0.0, 0, 0), (0.5, 30, 70), (1.0, 100, 100)])
+def test_random_coef_is_the_probability_of_no_compression(example, random_coef, low, high):
+    augment = functools.partial(colour.random_jpeg_quality, random_coef=random_coef, max_jpeg_quality=20)
+    same = [np.allclose(apply(augment, example, (i, 0)).image, example.image, atol=1e-3) for i in range(100)]
+    assert low <= sum(same) <= high
+
+
+def test_normalized_values_lie_in_the_target_range(example):
+    augment = functools.partial(colour.normalize_image, original_minval=100, original_maxval=200)
+    np.testing.assert_allclose(apply(augment, example._replace(image=uniform(150))).image, 0.5)
+    other = functools.partial(augment, target_minval=-1.0, target_maxval=3.0)
+    np.testing.assert_allclose(apply(other, example._replace(image=uniform(150))).image, 1.0)
+    np.testing.assert_allclose(apply(other, example._replace(image=uniform(250))).image, 5.0)  # not clipped
+
+
+def test_channel_means_are_subtracted(example):
+    after = apply(functools.partial(colour.subtract_channel_mean, means=(1.0, 2.0, 3.0, 4.0)), example)
+    np.testing.assert_allclose(after.image, np.asarray(example.image, np.float32) - [1, 2, 3, 4])
+    with pytest.raises(ValueError, match=r"means has 3 values; the image has 4 channels"):
+        colour.subtract_channel_mean(example, seed=tf.constant([1, 2]), means=(1.0, 2.0, 3.0))

@@ -1,104 +1,15 @@
-"""`data/augment/geometry.py`: boxes stay inside, keep their class, and move with their pixels."""
+"""`data/augment/geometry.py`: what each parameter does; `test_all.py` has the laws that hold for all."""
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from object_detection_fpn.data import resize
 from object_detection_fpn.data.augment import geometry
-from object_detection_fpn.data.decoder import Example
 
 HEIGHT, WIDTH = 60, 80
-
-
-@st.composite
-def pixel_box(draw):
-    ymin, xmin = draw(st.integers(0, HEIGHT - 10)), draw(st.integers(0, WIDTH - 10))
-    return ymin, xmin, draw(st.integers(ymin + 8, HEIGHT)), draw(st.integers(xmin + 8, WIDTH))
-
-
-SEEDS = st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1))
-
-# Each with the pixels by which interpolation may blur the border of a box.
-ALWAYS = {
-    "horizontal flip": (functools.partial(geometry.random_horizontal_flip, probability=1.0), 0),
-    "vertical flip": (functools.partial(geometry.random_vertical_flip, probability=1.0), 0),
-    "rotation": (functools.partial(geometry.random_rotation90, probability=1.0), 0),
-    "sometimes flipped": (geometry.random_horizontal_flip, 0),
-    "scale": (geometry.random_image_scale, 2.5),
-    "crop": (functools.partial(geometry.random_crop_image, min_object_covered=0.5), 1),
-    "small crop": (
-        functools.partial(
-            geometry.random_crop_image, min_object_covered=0.3, area_range=(0.1, 0.3), overlap_thresh=0.1
-        ),
-        1,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ALWAYS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(box=pixel_box(), seed=SEEDS)
-def test_a_box_moves_with_its_pixels(draw_example, find_box, pixel_boxes, name, box, seed):
-    augment, tolerance = ALWAYS[name]
-    before = draw_example([box], HEIGHT, WIDTH)
-    after = augment(before, seed=tf.constant(seed))
-    boxes = np.asarray(after.objects.boxes)
-    assert (boxes >= 0).all() and (boxes <= 1).all()
-    if "crop" in name and not len(boxes):
-        return  # the box may have been cut too short
-    assert after.objects.classes.numpy().tolist() == [0]
-    np.testing.assert_allclose(pixel_boxes(after)[0], find_box(after), atol=tolerance + 1e-3)
-
-
-@pytest.mark.parametrize("name", ALWAYS)
-@pytest.mark.parametrize("dtype", [tf.uint8, tf.float32])
-def test_all_fields_stay_aligned_and_equal_seeds_give_equal_results(draw_example, find_box, name, dtype):
-    before = draw_example([(5, 5, 25, 25), (30, 40, 55, 75)], HEIGHT, WIDTH, dtype=dtype, channels=4, with_scores=True)
-    augment, _ = ALWAYS[name]
-    for seed in ([1, 2], [3, 4], [5, 6]):
-        after, again = (augment(before, seed=tf.constant(seed)) for _ in range(2))
-        for a, b in zip(tf.nest.flatten(after), tf.nest.flatten(again), strict=True):
-            np.testing.assert_array_equal(a, b)
-        assert after.image.shape[-1] == 4
-        rows = after.objects.classes.numpy().tolist()
-        assert after.objects.weights.numpy().tolist() == rows
-        np.testing.assert_array_equal(after.objects.class_scores, np.eye(3)[rows])
-        for row, label in enumerate(rows):
-            found = find_box(after, label)
-            height, width = after.image.shape[:2]
-            expected = after.objects.boxes[row].numpy() * [height, width, height, width]
-            np.testing.assert_allclose(found, expected, atol=3)
-
-
-@pytest.mark.parametrize("name", ALWAYS)
-@pytest.mark.parametrize("size", [(1, 1), (500, 3)])
-def test_images_without_boxes_and_of_extreme_size_pass(draw_example, name, size):
-    after = ALWAYS[name][0](draw_example([], *size), seed=tf.constant([1, 2]))
-    assert min(after.image.shape[:2]) >= 1
-    assert after.objects.boxes.shape == (0, 4)
-
-
-@pytest.mark.parametrize("name", ALWAYS)
-def test_augmentations_run_in_a_graph_of_unknown_shapes(draw_example, name):
-    example = draw_example([(5, 5, 25, 25), (30, 40, 55, 75)], HEIGHT, WIDTH)
-    augment = functools.partial(ALWAYS[name][0], seed=tf.constant([1, 2]))
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([None, 4], tf.float32)])
-    def run(image, boxes):
-        after = augment(Example(image, example.objects._replace(boxes=boxes)))
-        assert after.image.shape.as_list() == [None, None, 3]
-        return after.image, after.objects.boxes
-
-    image, boxes = run(example.image, example.objects.boxes)
-    expected = augment(example)
-    np.testing.assert_allclose(image, expected.image, atol=1e-3)
-    np.testing.assert_allclose(boxes, expected.objects.boxes, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -152,59 +63,80 @@ def test_scale_ratios_that_exclude_each_other_are_refused(draw_example):
         )
 
 
-def test_crops_stay_within_area_and_aspect_ratio(draw_example):
-    before = draw_example([(20, 20, 40, 40)], 200, 200)
-    areas = []
-    for i in range(60):
-        image = geometry.random_crop_image(
-            before,
-            seed=tf.constant([i, 0]),
-            min_object_covered=0.0,
-            aspect_ratio_range=(0.5, 2.0),
-            area_range=(0.25, 0.75),
-        ).image
-        height, width = image.shape[:2]
-        areas.append(height * width / 200**2)
-        assert 0.45 < width / height < 2.2
-    assert 0.22 < min(areas) < 0.4 and 0.6 < max(areas) < 0.78
+@pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area"])
+def test_resize_image_is_the_resizer_of_that_method(draw_example, method):
+    before = draw_example([(5, 5, 25, 25)], HEIGHT, WIDTH)
+    after = geometry.resize_image(before, seed=tf.constant([1, 2]), new_height=31, new_width=17, method=method)
+    expected, _ = resize.fixed_shape(height=31, width=17, method=method)(before.image)
+    np.testing.assert_array_equal(after.image, expected)
+    assert after.objects is before.objects
 
 
-def test_boxes_cut_below_the_overlap_threshold_are_dropped(draw_example, find_box, pixel_boxes):
-    box = (20, 20, 60, 60)
-    before = draw_example([box], 80, 80)
+def test_random_resize_uses_all_four_methods(draw_example):
+    pixels = np.random.default_rng(0).integers(0, 256, [HEIGHT, WIDTH, 3], np.uint8)
+    before = draw_example([], HEIGHT, WIDTH)._replace(image=tf.constant(pixels))
+    options = {"new_height": 31, "new_width": 17, "seed": tf.constant([0, 0])}
+    expected = {
+        m: geometry.resize_image(before, method=m, **options).image for m in ("bilinear", "nearest", "bicubic", "area")
+    }
     seen = set()
-    for i in range(60):
-        crop = functools.partial(
-            geometry.random_crop_image, before, seed=tf.constant([i, 0]), min_object_covered=0.0, area_range=(0.1, 0.4)
-        )
-        everything, strict = crop(overlap_thresh=0.0), crop(overlap_thresh=0.5)
-        np.testing.assert_array_equal(everything.image, strict.image)
-        num_visible = float(np.sum(everything.image.numpy()[..., 0] == 255))
-        assert len(everything.objects.boxes) == (num_visible > 0)
-        share = num_visible / 40**2
-        if abs(share - 0.5) > 0.05:
-            assert len(strict.objects.boxes) == (share > 0.5)
-            seen.add(share > 0.5)
-    assert seen == {True, False}
+    for i in range(40):
+        image = geometry.random_resize_method(before, seed=tf.constant([i, 0]), target_height=31, target_width=17).image
+        (method,) = (name for name, other in expected.items() if np.array_equal(image, other))
+        seen.add(method)
+    assert seen == set(expected)
 
 
-def test_unclipped_boxes_keep_their_size(draw_example, pixel_boxes):
-    before = draw_example([(20, 20, 60, 60)], 80, 80)
-    for i in range(20):
-        after = geometry.random_crop_image(
-            before, seed=tf.constant([i, 0]), min_object_covered=0.0, overlap_thresh=0.0, clip_boxes=False
-        )
-        for box in pixel_boxes(after):
-            np.testing.assert_allclose([box[2] - box[0], box[3] - box[1]], [40, 40], rtol=0.05)
+def test_images_are_downscaled_to_between_the_target_pixels(draw_example):
+    before = draw_example([(5, 5, 25, 25)], 100, 200)
+    numbers = []
+    for i in range(40):
+        image = geometry.random_downscale_to_target_pixels(
+            before, seed=tf.constant([i, 0]), min_target_pixels=1000, max_target_pixels=4000
+        ).image
+        assert abs(image.shape[1] - 2 * image.shape[0]) <= 1
+        numbers.append(image.shape[0] * image.shape[1])
+    assert 900 < min(numbers) < 1500 and 3300 < max(numbers) <= 4000
 
 
-@pytest.mark.parametrize("random_coef, low, high", [(0.0, 0, 0), (0.5, 30, 70), (1.0, 100, 100)])
-def test_random_coef_is_the_probability_of_the_whole_image(draw_example, random_coef, low, high):
-    before = draw_example([(20, 20, 40, 40)], HEIGHT, WIDTH)
-    num_whole = 0
-    for i in range(100):
-        after = geometry.random_crop_image(
-            before, seed=tf.constant([i, 3]), min_object_covered=0.1, area_range=(0.1, 0.6), random_coef=random_coef
-        )
-        num_whole += after.image.shape == before.image.shape
-    assert low <= num_whole <= high
+@pytest.mark.parametrize(
+    "settings, size",
+    [
+        ({"min_target_pixels": 800, "max_target_pixels": 800}, (20, 40)),
+        ({"min_target_pixels": 800, "max_target_pixels": 800, "random_coef": 1.0}, (100, 200)),
+        ({"min_target_pixels": 20000, "max_target_pixels": 20000}, (100, 200)),
+        ({}, (100, 200)),  # the image is smaller than the default targets
+    ],
+)
+def test_downscaling_leaves_smaller_images_alone(draw_example, settings, size):
+    after = geometry.random_downscale_to_target_pixels(draw_example([], 100, 200), seed=tf.constant([1, 2]), **settings)
+    assert after.image.shape[:2] == size
+
+
+@pytest.mark.parametrize("vertical, horizontal", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_concatenation_repeats_image_and_objects(draw_example, vertical, horizontal):
+    boxes = [(5, 5, 25, 25), (30, 40, 55, 75)]
+    before = draw_example(boxes, HEIGHT, WIDTH, with_scores=True)
+    after = geometry.random_self_concat_image(
+        before,
+        seed=tf.constant([1, 2]),
+        concat_vertical_probability=float(vertical),
+        concat_horizontal_probability=float(horizontal),
+    )
+    rows, columns = 1 + vertical, 1 + horizontal
+    np.testing.assert_array_equal(after.image, np.tile(before.image, [rows, columns, 1]))
+    expected = [
+        np.array(box) + [y * HEIGHT, x * WIDTH, y * HEIGHT, x * WIDTH]
+        for y in range(rows)
+        for x in range(columns)
+        for box in boxes
+    ]
+    found = np.asarray(after.objects.boxes) * np.tile([rows * HEIGHT, columns * WIDTH], 2)
+    np.testing.assert_allclose(
+        found[np.lexsort(found.T)], np.array(expected)[np.lexsort(np.array(expected).T)], atol=1e-3
+    )
+    labels = np.tile([0, 1], rows * columns)
+    np.testing.assert_array_equal(after.objects.classes, labels)
+    np.testing.assert_array_equal(after.objects.weights, labels)
+    np.testing.assert_array_equal(after.objects.is_crowd, labels == 1)
+    np.testing.assert_array_equal(after.objects.class_scores, np.eye(3)[labels])
