@@ -104,13 +104,17 @@ def apply_override(message: Message, override: str) -> None:
     `path=value` replaces, `path+=value` appends to a repeated field or map. The path names fields from `message` on,
     with the row of a repeated field as `.0` or `[0]`; the row after the last one appends. The value is in text format:
     numbers, true, names of enums, strings with or without quotes, `[a, b]` for a repeated field, `{ name: value ... }`
-    for a message.
+    for a message. An override in text format as a whole, `model { faster_rcnn { ... } }`, is merged into the message, as
+    the Object Detection API's exporter does.
 
     Raises:
         ConfigError: if there is no such field or the value does not fit it.
     """
     source = f"override {override}"
     match = re.fullmatch(r"\s*([\w.\[\]]+?)\s*(\+?=)(.*)", override, re.DOTALL)
+    if not match and re.match(r"\s*\w+\s*[{:]", override):
+        message.MergeFrom(parse_text(override, type(message), source))
+        return
     if not match:
         raise ConfigError(source, "is not of the form path=value, such as train_config.batch_size=8")
     path, operator, value = match[1], match[2], match[3].strip()

@@ -154,6 +154,11 @@ RATIOS = "model.faster_rcnn.first_stage_anchor_generator.multiscale_anchor_gener
             "train_config { batch_size: 1 }",
         ),
         (
+            "train_config { batch_size: 8 num_steps: 3 }",
+            [" train_config { batch_size: 4 } eval_config: { batch_size: 2 }"],
+            "train_config { batch_size: 4 num_steps: 3 } eval_config { batch_size: 2 }",
+        ),
+        (
             'eval_config { super_categories { key: "a" value: "b" } }',
             ['eval_config.super_categories+={ key: "c" value: "d,e" }'],
             'eval_config { super_categories { key: "a" value: "b" } super_categories { key: "c" value: "d,e" } }',
@@ -176,6 +181,7 @@ def test_override_changes_the_field(before, overrides, after):
             "train_config.batchsize=3",
             r'override train_config.batchsize=3: TrainConfig has no field "batchsize" \(nearest: "batch_size"\)',
         ),
+        ("train_config { batchsize: 3 }", r'TrainConfig has no field "batchsize" \(nearest: "batch_size"\)'),
         ("model.ssd.num_classes=3", '"ssd" of DetectionModel is not supported'),
         ("train_config.batch_size=-1", "does not fit batch_size: .* Allowed: a whole number, 0 or more."),
         (
