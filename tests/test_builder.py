@@ -191,11 +191,11 @@ def test_every_activation_of_the_language_can_be_built():
     [
         ("", None),
         ("group_norm { }", layers.GroupNormSpec()),
-        ("batch_norm { }", layers.BatchNormSpec(0.999, 0.001, True, False, True, False)),
+        ("batch_norm { }", layers.BatchNormSpec(0.999, 0.001, True, False, False, False)),
         (
             "batch_norm { decay: 0.5 center: false scale: true epsilon: 0.25 train: false }",
             layers.BatchNormSpec(
-                momentum=0.5, epsilon=0.25, center=False, scale=True, trainable=False, synchronized=False
+                momentum=0.5, epsilon=0.25, center=False, scale=True, freeze_statistics=True, synchronized=False
             ),
         ),
         ("sync_batch_norm { decay: 0.5 epsilon: 0.25 }", layers.BatchNormSpec(0.5, 0.25, synchronized=True)),
@@ -420,17 +420,18 @@ def test_suppression_of_detections():
         """
         batch_non_max_suppression {
           score_threshold: 0.25 iou_threshold: 0.75 max_detections_per_class: 7 max_total_detections: 9
-          use_class_agnostic_nms: true soft_nms_sigma: 0.5
+          use_class_agnostic_nms: true max_classes_per_detection: 2 soft_nms_sigma: 0.5
         }
         """
     )
     assert found == postprocess.Postprocessor(
-        score_converter=tf.identity,
+        score_converter=found.score_converter,
         score_threshold=0.25,
         iou_threshold=0.75,
         max_detections_per_class=7,
         max_total_detections=9,
         class_agnostic=True,
+        max_classes_per_detection=2,
         soft_nms_sigma=0.5,
     )
 

@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from object_detection_fpn import losses
-from object_detection_fpn.records import Targets
+from object_detection_fpn.records import Proposals, Targets
 
 LN2, LN3 = np.log(2.0), np.log(3.0)
+
+
+def make_rois(num_rois, boxes=None):
+    """Two RoIs an image unless `boxes` says more."""
+    boxes = np.zeros([len(num_rois), 2, 4]) if boxes is None else np.asarray(boxes)
+    return Proposals(tf.constant(boxes, tf.float32), tf.zeros(boxes.shape[:2]), tf.constant(num_rois))
 
 
 def make_targets(classes, *, class_weights=None, box_weights=None, deltas=None):
@@ -105,7 +111,7 @@ def box_loss(loss=losses.BoxLoss(), num_rois=(2, 1), deltas=None, classes=((2, 0
     if deltas is None:
         deltas = np.full([2, 2, 2, 4], 7.0)  # what other classes say does not matter
         deltas[0, 0, 1], deltas[1, 0, 0] = [1, 0, 0, 2], [0, 0.5, 0, 0]
-    values = loss(logits, tf.constant(deltas, tf.float32), make_targets(classes, **kwargs), tf.constant(num_rois))
+    values = loss(logits, tf.constant(deltas, tf.float32), make_targets(classes, **kwargs), make_rois(num_rois))
     assert list(values) == ["Loss/BoxClassifierLoss/localization_loss", "Loss/BoxClassifierLoss/classification_loss"]
     return [float(value) for value in values.values()]
 
@@ -131,7 +137,7 @@ def test_a_box_shared_by_all_classes():
 
 def test_a_single_class_with_a_box_of_its_own_is_a_shared_box():
     logits, deltas = tf.zeros([1, 2, 2]), tf.constant([[[[1.0, 0, 0, 2]], [[7.0] * 4]]])
-    values = losses.BoxLoss()(logits, deltas, make_targets([[1, 0]]), tf.constant([2]))
+    values = losses.BoxLoss()(logits, deltas, make_targets([[1, 0]]), make_rois([2]))
     np.testing.assert_allclose([float(v) for v in values.values()], [1.0, LN2], rtol=1e-6)
 
 
@@ -154,7 +160,7 @@ def test_another_classification_loss_can_be_given():
 def test_the_gradient_touches_the_box_of_the_class_alone():
     deltas = tf.Variable(np.full([1, 2, 3, 4], 2.0), dtype=tf.float32)
     with tf.GradientTape() as tape:
-        values = losses.BoxLoss()(tf.zeros([1, 2, 4]), deltas, make_targets([[2, 0]]), tf.constant([2]))
+        values = losses.BoxLoss()(tf.zeros([1, 2, 4]), deltas, make_targets([[2, 0]]), make_rois([2]))
         loss = values[losses.BOX_LOCALIZATION]
     expected = np.zeros([1, 2, 3, 4])
     expected[0, 0, 1] = 0.5
