@@ -9,14 +9,15 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
 from absl import logging
 from official.common import distribute_utils
 
-from object_detection_fpn import builder, saved_model
+from object_detection_fpn import builder, records, saved_model
 from object_detection_fpn import config as config_lib
 from object_detection_fpn import label_map as label_map_lib
 from object_detection_fpn import predict as predict_lib
@@ -259,7 +260,7 @@ def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
     return predict_lib.Predictor.from_model(
         model=model,
         resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
-        categories=_load_label_map(reader).categories,
+        categories=_categories(config, _load_label_map(reader)),
         num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
     )
 
@@ -329,14 +330,17 @@ class Evaluator:
                 report=report,
                 sample_1_of_n=self._sample_1_of_n,
             )
+            if self.model.num_stages == 1:
+                dataset = dataset.map(_as_one_class)
+            categories = _categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(
                 model=self.model,
                 dataset=dataset,
-                metrics=builder.build_metrics(settings, label_map.categories),
+                metrics=builder.build_metrics(settings, categories),
                 step=step,
                 strategy=self._strategy,
                 eval_step=self._eval_step,
-                categories=label_map.categories,
+                categories=categories,
                 output_dir=os.path.join(self._output_dir, "eval", name),
                 num_visualizations=settings.num_visualizations,
                 min_score_threshold=settings.min_score_threshold,
@@ -401,6 +405,17 @@ def _is_tpu(strategy: tf.distribute.Strategy) -> bool:
 
 def _load_label_map(reader: input_reader_pb2.InputReader) -> label_map_lib.LabelMap:
     return label_map_lib.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+
+
+def _categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequence[Mapping[str, Any]]:
+    """What the model tells apart: a model of one stage knows objects only."""
+    is_one_stage = config.model.faster_rcnn.number_of_stages == 1
+    return [{"id": 1, "name": "object"}] if is_one_stage else label_map.categories
+
+
+def _as_one_class(batch: records.Batch) -> records.Batch:
+    """Groundtruth for proposals, which are of no class."""
+    return batch._replace(groundtruth=batch.groundtruth._replace(classes=tf.zeros_like(batch.groundtruth.classes)))
 
 
 def _log_notices(report: DataReport) -> None:

@@ -90,13 +90,19 @@ class Postprocessor:
 
 
 def proposals_as_detections(predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
-    """What a model of one stage detects: its proposals, all of class 0."""
-    proposals = predictions.rois
+    """What a model of one stage detects: its proposals, all of class 0, out of its decoded anchors."""
+    proposals, rpn = predictions.rois, predictions.rpn
+    scores = tf.stack([1.0 - proposals.scores, proposals.scores], axis=-1)
+    is_real = tf.sequence_mask(proposals.num_proposals, tf.shape(proposals.scores)[1])
+    anchors = box_coder.decode(rpn.box_deltas, rpn.anchors[None])
     return Detections(
         boxes=box_ops.to_detection_frame(proposals.boxes, true_shapes),
         scores=proposals.scores,
         classes=tf.zeros_like(proposals.scores, tf.int32),
         num_detections=proposals.num_proposals,
+        class_scores=tf.where(is_real[..., None], scores, 0.0),
+        raw_boxes=box_ops.to_detection_frame(anchors, true_shapes),
+        raw_class_scores=tf.nn.softmax(rpn.objectness_logits),
     )
 
 
