@@ -169,7 +169,8 @@ def test_the_gradient_touches_the_box_of_the_class_alone():
 
 
 def test_sigmoid_cross_entropy_sums_over_classes_and_background():
-    logits, targets = tf.constant([[LN2, 0.0, -LN3]], tf.float32), tf.constant([[1.0, 0.0, 0.0]])  # scores 2/3, 1/2, 1/4
+    logits = tf.constant([[LN2, 0.0, -LN3]], tf.float32)  # scores 2/3, 1/2, 1/4
+    targets = tf.constant([[1.0, 0.0, 0.0]])
     expected = np.log(3 / 2) + np.log(2) + np.log(4 / 3)
     np.testing.assert_allclose(losses.sigmoid_cross_entropy(logits, targets), [expected], rtol=1e-6)
     several = losses.sigmoid_cross_entropy(logits, tf.constant([[1.0, 1.0, 0.5]]))
