@@ -137,6 +137,8 @@ def _fate(message: Descriptor, field: FieldDescriptor, note: str) -> tuple[str, 
         return "refused", f"{bare} Refused: {reason}.".strip()
     if reason := config_fields.NO_EFFECT.get(key):
         return "no effect", f"{bare} No effect: {reason}.".strip()
+    if key in config_fields.DOCUMENTATION:
+        return "no effect", f"{note} It only tells the reader."
     bounds = config_fields.BOUNDS.get(key) or config_fields.BOUNDS.get(f"*.{field.name}")
     if bounds and not field.message_type:
         note += f" Allowed: {bounds}."

@@ -26,13 +26,14 @@ from object_detection_fpn.evaluation.metric import Metric
 from object_detection_fpn.evaluation.open_images import OpenImagesBoxMetrics, OpenImagesChallengeBoxMetrics
 from object_detection_fpn.evaluation.pascal import PascalBoxMetrics, PrecisionAtRecallBoxMetrics
 from object_detection_fpn.label_map import LabelMap
-from object_detection_fpn.modeling import faster_rcnn, fpn, layers, postprocess, roi, rpn, targets
+from object_detection_fpn.modeling import calibration, faster_rcnn, fpn, layers, postprocess, roi, rpn, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.heads import box
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
     box_predictor_pb2,
+    calibration_pb2,
     eval_pb2,
     faster_rcnn_pb2,
     hyperparams_pb2,
@@ -175,6 +176,12 @@ _ACTIVATIONS = {
     hyperparams_pb2.Hyperparams.SWISH: "swish",
 }
 
+_OPTIONAL_OUTPUTS = {
+    "raw_detections": "return_raw_detections_during_predict",
+    "box_features": "output_final_box_features",
+    "roi_features": "output_final_box_rpn_features",
+}
+
 
 # Model ----------------------------------------------------------------------------------------------------------------
 
@@ -216,6 +223,7 @@ def build_model(
             max_proposals=config.first_stage_max_proposals,
             nms_iou_threshold=config.first_stage_nms_iou_threshold,
             nms_score_threshold=config.first_stage_nms_score_threshold,
+            keep_empty=config.use_combined_nms_in_first_stage,
             implementation=implementation,
         ),
         anchor_sampler=targets.AnchorSampler(
@@ -227,7 +235,8 @@ def build_model(
             objectness_weight=config.first_stage_objectness_loss_weight,
         ),
         roi_sampler=targets.RoISampler(
-            num_samples=config.second_stage_batch_size, positive_fraction=config.second_stage_balance_fraction
+            num_samples=None if config.HasField("hard_example_miner") else config.second_stage_batch_size,
+            positive_fraction=config.second_stage_balance_fraction,
         ),
         roi_pooler=pooler,
         box_head=build_box_head(config, extractor, pooler, dtype=dtype) if pooler else None,
@@ -235,8 +244,10 @@ def build_model(
             localization_weight=config.second_stage_localization_loss_weight,
             classification_weight=config.second_stage_classification_loss_weight,
             classification_loss=build_classification_loss(config.second_stage_classification_loss),
+            miner=build_miner(config, implementation=implementation) if config.HasField("hard_example_miner") else None,
         ),
         postprocessor=build_postprocessor(config.second_stage_post_processing, implementation=implementation),
+        outputs=[name for name, field in _OPTIONAL_OUTPUTS.items() if getattr(config, field)] if two_stages else (),
     )
 
 
@@ -310,28 +321,90 @@ def build_box_head(
 
 
 def build_classification_loss(message: losses_pb2.ClassificationLoss) -> losses.ClassificationLoss:
-    """Softmax cross-entropy, the only one that is supported and the default."""
+    """The loss of `second_stage_classification_loss`; softmax cross-entropy when it names none."""
+    kind = message.WhichOneof("classification_loss")
+    if kind == "weighted_sigmoid":
+        return losses.sigmoid_cross_entropy
+    if kind == "weighted_sigmoid_focal":
+        focal = message.weighted_sigmoid_focal
+        alpha = focal.alpha if focal.HasField("alpha") else None
+        return functools.partial(losses.sigmoid_focal_loss, gamma=focal.gamma, alpha=alpha)
+    if kind == "weighted_logits_softmax":
+        scale = message.weighted_logits_softmax.logit_scale
+        return functools.partial(losses.softmax_cross_entropy_of_logits, logit_scale=scale)
     return functools.partial(losses.softmax_cross_entropy, logit_scale=message.weighted_softmax.logit_scale)
+
+
+def build_miner(config: faster_rcnn_pb2.FasterRcnn, *, implementation: str = "native") -> losses.HardExampleMiner:
+    """The miner of `hard_example_miner`; it ranks RoIs by the losses as they are weighted in the total."""
+    message = config.hard_example_miner
+    ranks_by = losses_pb2.HardExampleMiner.LossType.Name(message.loss_type)
+    localization, classification = {
+        "BOTH": (config.second_stage_localization_loss_weight, config.second_stage_classification_loss_weight),
+        "CLASSIFICATION": (0.0, 1.0),
+        "LOCALIZATION": (1.0, 0.0),
+    }[ranks_by]
+    return losses.HardExampleMiner(
+        num_examples=message.num_hard_examples or None,
+        iou_threshold=message.iou_threshold,
+        localization_weight=localization,
+        classification_weight=classification,
+        max_negatives_per_positive=message.max_negatives_per_positive or None,
+        min_negatives=message.min_negatives_per_image,
+        implementation=implementation,
+    )
 
 
 def build_postprocessor(
     message: post_processing_pb2.PostProcessing, *, implementation: str = "native"
 ) -> postprocess.Postprocessor:
     suppression = message.batch_non_max_suppression
-    convert = postprocess.SCORE_CONVERTERS[
-        post_processing_pb2.PostProcessing.ScoreConverter.Name(message.score_converter)
-    ]
-    scale = message.logit_scale
     return postprocess.Postprocessor(
-        score_converter=convert if scale == 1.0 else lambda logits: convert(logits / scale),
+        score_converter=build_score_converter(message),
         score_threshold=suppression.score_threshold,
         iou_threshold=suppression.iou_threshold,
         max_detections_per_class=suppression.max_detections_per_class,
         max_total_detections=suppression.max_total_detections,
         class_agnostic=suppression.use_class_agnostic_nms,
+        max_classes_per_detection=suppression.max_classes_per_detection,
+        keep_empty=suppression.use_combined_nms,
         soft_nms_sigma=0.0 if suppression.use_hard_nms else suppression.soft_nms_sigma,
         implementation=implementation,
     )
+
+
+def build_score_converter(message: post_processing_pb2.PostProcessing) -> postprocess.ScoreConverter:
+    """From logits to calibrated scores: divided by `logit_scale`, converted, calibrated."""
+    convert = postprocess.SCORE_CONVERTERS[
+        post_processing_pb2.PostProcessing.ScoreConverter.Name(message.score_converter)
+    ]
+    calibrate = build_calibration(message.calibration_config) if message.HasField("calibration_config") else tf.identity
+    return lambda logits: calibrate(convert(logits / message.logit_scale))
+
+
+def build_calibration(message: calibration_pb2.CalibrationConfig) -> calibration.Calibration:
+    """The function of `calibration_config`."""
+
+    def piecewise_linear(pairs: calibration_pb2.XYPairs) -> calibration.Calibration:
+        x, y = [pair.x for pair in pairs.x_y_pair], [pair.y for pair in pairs.x_y_pair]
+        return functools.partial(calibration.piecewise_linear, x=x, y=y)
+
+    def sigmoid(parameters: calibration_pb2.SigmoidParameters) -> calibration.Calibration:
+        return functools.partial(calibration.sigmoid, a=parameters.a, b=parameters.b)
+
+    kind = message.WhichOneof("calibrator")
+    chosen = getattr(message, kind)
+    if kind == "function_approximation":
+        return piecewise_linear(chosen.x_y_pairs)
+    if kind == "sigmoid_calibration":
+        return sigmoid(chosen.sigmoid_parameters)
+    if kind == "temperature_scaling_calibration":
+        return functools.partial(calibration.temperature, scaler=chosen.scaler)
+    if kind == "class_id_function_approximations":
+        calibrations = {i: piecewise_linear(pairs) for i, pairs in chosen.class_id_xy_pairs_map.items()}
+    else:
+        calibrations = {i: sigmoid(parameters) for i, parameters in chosen.class_id_sigmoid_parameters_map.items()}
+    return functools.partial(calibration.of_each_class, calibrations=calibrations)
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -395,7 +468,7 @@ def _build_norm(message: hyperparams_pb2.Hyperparams) -> layers.BatchNormSpec | 
             epsilon=norm.epsilon,
             center=norm.center,
             scale=norm.scale,
-            trainable=norm.train,
+            freeze_statistics=not norm.train,
             synchronized=kind == "sync_batch_norm",
         )
     return None

@@ -6,6 +6,7 @@ the message that holds them all.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +20,16 @@ from object_detection_fpn import config_fields as fields
 from object_detection_fpn.config_text import ConfigError, format_value, is_repeated, listed, nearest, split_names
 from object_detection_fpn.evaluation.visualize import is_color
 from object_detection_fpn.label_map import load_label_map
-from object_detection_fpn.protos import eval_pb2, faster_rcnn_pb2, input_reader_pb2, pipeline_pb2, train_pb2
+from object_detection_fpn.protos import (
+    box_predictor_pb2,
+    calibration_pb2,
+    eval_pb2,
+    faster_rcnn_pb2,
+    input_reader_pb2,
+    pipeline_pb2,
+    post_processing_pb2,
+    train_pb2,
+)
 
 _BACKBONE_MAX_LEVEL = 5  # a ResNet's last stage; coarser levels are made by the pyramid
 
@@ -157,6 +167,53 @@ def _no_more_samples_than_proposals(message: faster_rcnn_pb2.FasterRcnn, path: s
     if message.number_of_stages == 2 and message.second_stage_batch_size > limit:
         problem = f"is above first_stage_max_proposals = {limit}"
         yield _at(message, path, "second_stage_batch_size", problem, f"1 to {limit}")
+
+
+def _predictions_have_no_groups(message: box_predictor_pb2.MaskRCNNBoxPredictor, path: str) -> Iterator[Problem]:
+    if message.fc_hyperparams.HasField("group_norm"):
+        place = f"{path}.fc_hyperparams.group_norm"
+        yield Problem(place, "does not fit: predictions are no groups of features", "batch_norm, or to leave it out")
+
+
+def _suppression_is_one_kind(message: post_processing_pb2.BatchNonMaxSuppression, path: str) -> Iterator[Problem]:
+    if not message.change_coordinate_frame:
+        problem = (
+            "is not supported: detections are relative to the image; multiply them by its size where pixels are needed"
+        )
+        yield _at(message, path, "change_coordinate_frame", problem, "true")
+    if message.use_combined_nms and message.use_class_agnostic_nms:
+        yield _at(message, path, "use_class_agnostic_nms", "does not go with use_combined_nms = true", "false")
+    if message.use_combined_nms and message.soft_nms_sigma and not message.use_hard_nms:
+        yield _at(message, path, "soft_nms_sigma", "does not go with use_combined_nms = true", "0")
+
+
+def _calibration_is_a_function(message: calibration_pb2.CalibrationConfig, path: str) -> Iterator[Problem]:
+    of_classes = message.class_id_function_approximations.class_id_xy_pairs_map
+    curves = {f"class_id_function_approximations.class_id_xy_pairs_map[{i}]": of_classes[i] for i in sorted(of_classes)}
+    if message.function_approximation.HasField("x_y_pairs"):
+        curves["function_approximation.x_y_pairs"] = message.function_approximation.x_y_pairs
+    for place, curve in curves.items():
+        x = [pair.x for pair in curve.x_y_pair]
+        if not x:
+            yield Problem(f"{path}.{place}", "has no x_y_pair", "at least one")
+        for row, (before, after) in enumerate(itertools.pairwise(x), 1):
+            if after <= before:
+                problem = f"is not after the one before, {before:g}"
+                yield _at(curve.x_y_pair[row], f"{path}.{place}.x_y_pair[{row}]", "x", problem, f"above {before:g}")
+
+
+def _calibrated_classes_exist(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
+    config = message.second_stage_post_processing.calibration_config
+    maps = {
+        "class_id_function_approximations.class_id_xy_pairs_map": config.class_id_function_approximations,
+        "class_id_sigmoid_calibrations.class_id_sigmoid_parameters_map": config.class_id_sigmoid_calibrations,
+    }
+    for name, calibrations in maps.items():
+        for class_id in sorted(getattr(calibrations, name.rpartition(".")[2])):
+            if not 0 <= class_id <= message.num_classes:
+                place = f"{path}.second_stage_post_processing.calibration_config.{name}"
+                allowed = f"0 (background) to num_classes = {message.num_classes}"
+                yield Problem(place, "names a class that does not exist", allowed, str(class_id))
 
 
 def _anchors_fit_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
@@ -325,9 +382,17 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         _scores_are_loaded,
         _augmentations_fit,
     ),
-    "FasterRcnn": (_second_stage_is_complete, _no_more_samples_than_proposals, _anchors_fit_pyramid),
+    "FasterRcnn": (
+        _second_stage_is_complete,
+        _no_more_samples_than_proposals,
+        _anchors_fit_pyramid,
+        _calibrated_classes_exist,
+    ),
     "FasterRcnnFeatureExtractor": (_extractor_is_known, _padding_fits_pyramid),
     "FeaturePyramidNetworks": (_levels_exist,),
+    "MaskRCNNBoxPredictor": (_predictions_have_no_groups,),
+    "BatchNonMaxSuppression": (_suppression_is_one_kind,),
+    "CalibrationConfig": (_calibration_is_a_function,),
     "ConditionalShapeResizer": (_condition_is_valid,),
     "TrainConfig": (_fine_tuning_is_known, _patterns_are_regular_expressions),
     "ManualStepLearningRate": (_schedule_ascends,),

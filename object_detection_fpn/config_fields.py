@@ -100,7 +100,7 @@ BOUNDS = {
     "MaskRCNNBoxPredictor.dropout_keep_probability": Bounds(0, 1, above=True),
     "BatchNonMaxSuppression.max_detections_per_class": _COUNT,
     "BatchNonMaxSuppression.max_total_detections": _COUNT,
-    "BatchNonMaxSuppression.max_classes_per_detection": Bounds(1, 1),  # more than one is not supported yet
+    "BatchNonMaxSuppression.max_classes_per_detection": _COUNT,
     "BatchNonMaxSuppression.soft_nms_sigma": _NOT_NEGATIVE,
     "TemperatureScalingCalibration.scaler": _POSITIVE,
     "SigmoidFocalClassificationLoss.gamma": _NOT_NEGATIVE,
@@ -229,6 +229,7 @@ REQUIRED = {
     "MaskRCNNBoxPredictor": ("fc_hyperparams",),
     "PostProcessing": ("batch_non_max_suppression",),
     "CalibrationConfig": ("calibrator",),
+    "FunctionApproximation": ("x_y_pairs",),
     "TrainConfig": ("optimizer",),
     "Optimizer": ("optimizer",),
     "RMSPropOptimizer": ("learning_rate",),
@@ -255,13 +256,6 @@ _NOT_YET = "is not supported yet"
 
 REFUSED = {
     "FasterRcnn.inplace_batchnorm_update": "is not needed: Keras updates moving averages within the step",
-    "FasterRcnn.hard_example_miner": _NOT_YET,
-    "FasterRcnn.output_final_box_features": _NOT_YET,
-    "FasterRcnn.output_final_box_rpn_features": _NOT_YET,
-    "PostProcessing.calibration_config": _NOT_YET,
-    "ClassificationLoss.weighted_sigmoid": _NOT_YET,
-    "ClassificationLoss.weighted_sigmoid_focal": _NOT_YET,
-    "ClassificationLoss.weighted_logits_softmax": _NOT_YET,
     "MultiscaleAnchorGenerator.normalize_coordinates": "does not fit: Faster R-CNN has its anchors in pixels",
     "AnchorGenerator.grid_anchor_generator": "serves one feature map: write multiscale_anchor_generator instead",
     "MaskRCNNBoxPredictor.predict_instance_masks": _MASKS,
@@ -290,16 +284,23 @@ _QUEUES = "tf.data sizes its buffers itself"
 _THREADS = "tf.data sizes its thread pools itself"
 _SYNCHRONOUS = "the strategies of TensorFlow 2 are synchronous"
 _NO_MASK_HEAD = "there is no mask head yet"
-_ONE_NMS = "the suppression here is one algorithm with the same results"
+_ONE_NMS = "tiles are used on every device; results are the same, but for boxes that overlap by exactly the threshold"
+_STATIC = "all results are padded to a fixed number of rows anyway, and on TPUs and under XLA every shape is static"
+_CROP = (
+    "RoIs lie within the image, where all ways of cropping give the same numbers; the device decides on the quickest"
+)
 _PER_BOX = "losses are kept per box and summed where they are used"
 
 NO_EFFECT = {
     "TrainEvalPipelineConfig.graph_rewriter": "it configured the quantization of TensorFlow 1 graphs",
     "FasterRcnn.second_stage_mask_prediction_loss_weight": _NO_MASK_HEAD,
+    "FasterRcnn.use_matmul_crop_and_resize": _CROP,
     "FasterRcnn.use_matmul_gather_in_matcher": "groundtruth is gathered by index on every device",
+    "FasterRcnn.use_static_balanced_label_sampler": "the sampler always has static shapes, and is as random",
+    "FasterRcnn.use_static_shapes": _STATIC,
+    "FasterRcnn.use_static_shapes_for_eval": _STATIC,
     "FasterRcnn.resize_masks": _NO_MASK_HEAD,
     "FasterRcnn.use_partitioned_nms_in_first_stage": _ONE_NMS,
-    "FasterRcnn.use_combined_nms_in_first_stage": _ONE_NMS,
     "FasterRcnnFeatureExtractor.first_stage_features_stride": (
         "each level of a pyramid has a stride of its own, 2 ^ level"
     ),
@@ -311,8 +312,8 @@ NO_EFFECT = {
     "MaskRCNNBoxPredictor.mask_prediction_num_conv_layers": _NO_MASK_HEAD,
     "MaskRCNNBoxPredictor.masks_are_class_agnostic": _NO_MASK_HEAD,
     "MaskRCNNBoxPredictor.convolve_then_upsample_masks": _NO_MASK_HEAD,
+    "BatchNonMaxSuppression.use_static_shapes": _STATIC,
     "BatchNonMaxSuppression.use_partitioned_nms": _ONE_NMS,
-    "BatchNonMaxSuppression.use_combined_nms": _ONE_NMS,
     "BatchNonMaxSuppression.use_cpu_nms": "TensorFlow places the suppression where it runs",
     "WeightedSigmoidClassificationLoss.anchorwise_output": _PER_BOX,
     "SigmoidFocalClassificationLoss.anchorwise_output": _PER_BOX,
@@ -350,6 +351,9 @@ NO_EFFECT = {
     "StringIntLabelMapItem.instance_count": "no metric here weighs classes by it",
 }
 """Fields that are accepted without effect, and why. The comments in protos/ say the same."""
+
+DOCUMENTATION = ("Hyperparams.op", "XYPairs.training_data_type")
+"""Fields that tell the reader what the message they stand in is for; nothing follows from them, here or anywhere."""
 
 _ONLY_FASTER_RCNN = "this package trains Faster R-CNN with FPN only: write faster_rcnn instead"
 _ONLY_MASK_RCNN_HEAD = "a head on pooled features is what Faster R-CNN has: write mask_rcnn_box_predictor instead"

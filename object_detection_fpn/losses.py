@@ -1,7 +1,7 @@
 """The losses of both stages, under the Object Detection API's names.
 
 Each is the mean over the images of a batch of a sum over anchors or RoIs, divided by how many of the image's anchors or RoIs
-train (Faster R-CNN, section 3.1.2).
+train (Faster R-CNN, section 3.1.2); with hard examples, only these are summed, and the divisor stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from object_detection_fpn.records import Targets
+from object_detection_fpn.ops import matching, nms
+from object_detection_fpn.records import Proposals, Targets
 
 RPN_LOCALIZATION = "Loss/RPNLoss/localization_loss"
 RPN_OBJECTNESS = "Loss/RPNLoss/objectness_loss"
@@ -20,8 +21,10 @@ BOX_CLASSIFICATION = "Loss/BoxClassifierLoss/classification_loss"
 REGULARIZATION = "Loss/regularization_loss"
 TOTAL = "Loss/total_loss"
 
+_TINY = 1e-30
+
 ClassificationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""(logits [..., C+1], one-hot targets [..., C+1]) -> [...]."""
+"""(logits [..., C+1], targets [..., C+1]: one-hot, or what the groundtruth says of each class) -> [...]."""
 
 
 def smooth_l1(deltas: tf.Tensor, targets: tf.Tensor, *, delta: float = 1.0) -> tf.Tensor:
@@ -33,6 +36,45 @@ def smooth_l1(deltas: tf.Tensor, targets: tf.Tensor, *, delta: float = 1.0) -> t
 def softmax_cross_entropy(logits: tf.Tensor, targets: tf.Tensor, *, logit_scale: float = 1.0) -> tf.Tensor:
     """Cross-entropy of a softmax over `logits / logit_scale`: [..., C+1] -> [...]."""
     return tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits / logit_scale)
+
+
+def softmax_cross_entropy_of_logits(
+    logits: tf.Tensor, target_logits: tf.Tensor, *, logit_scale: float = 1.0
+) -> tf.Tensor:
+    """Cross-entropy between two softmaxes, for targets that are logits (of a teacher, say): [..., C+1] -> [...].
+
+    Both are divided by `logit_scale` first (Hinton et al. 2015, section 2). One-hot targets are taken as logits, too.
+    """
+    return softmax_cross_entropy(logits, tf.nn.softmax(target_logits / logit_scale), logit_scale=logit_scale)
+
+
+def sigmoid_cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of a sigmoid for each class, background being one of them, summed: [..., C+1] -> [...]."""
+    return tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits), axis=-1)
+
+
+def sigmoid_focal_loss(
+    logits: tf.Tensor, targets: tf.Tensor, *, gamma: float = 2.0, alpha: float | None = None
+) -> tf.Tensor:
+    """Sigmoid cross-entropy that fades for what is already right (Lin et al. 2017, RetinaNet, equation 5).
+
+    Args:
+        logits: [..., C+1].
+        targets: [..., C+1] in [0, 1].
+        gamma: the higher, the less easy examples count; 0 is plain cross-entropy.
+        alpha: weight of a target of 1, against 1 - alpha of a target of 0; None counts both 1.
+
+    Returns:
+        [...], summed over the classes.
+    """
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+    scores = tf.sigmoid(logits)
+    wrong = targets * (1.0 - scores) + (1.0 - targets) * scores  # 1 - p_t
+    # A power of 0 has no gradient in a power below 1: what is right to the last bit would train with NaN.
+    factor = tf.pow(tf.maximum(wrong, _TINY), gamma) if gamma else 1.0
+    if alpha is not None:
+        factor *= targets * alpha + (1.0 - targets) * (1.0 - alpha)
+    return tf.reduce_sum(factor * entropy, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +106,75 @@ class RpnLoss:
 
 
 @dataclasses.dataclass(frozen=True)
+class HardExampleMiner:
+    """Chooses the RoIs with the largest losses, of those that overlap much only the worst (Shrivastava et al. 2016).
+
+    Attributes:
+        num_examples: RoIs to choose from each image, before negatives are limited; None = all that are left.
+        iou_threshold: a RoI that overlaps one with a larger loss by more is dropped.
+        localization_weight, classification_weight: of the two losses in their sum, by which RoIs are ranked.
+        max_negatives_per_positive: background RoIs for each object among the chosen, the worst ones; None = no limit.
+        min_negatives: background RoIs that this limit always leaves.
+        implementation: "native" or "xla", see `ops.nms`.
+    """
+
+    num_examples: int | None = 64
+    iou_threshold: float = 0.7
+    localization_weight: float = 1.0
+    classification_weight: float = 1.0
+    max_negatives_per_positive: float | None = None
+    min_negatives: int = 0
+    implementation: str = "native"
+
+    def __call__(
+        self, localization: tf.Tensor, classification: tf.Tensor, targets: Targets, rois: Proposals
+    ) -> tf.Tensor:
+        """Chooses; no gradient passes.
+
+        Args:
+            localization: [B, R], loss of each RoI.
+            classification: [B, R].
+            targets: of the RoIs.
+            rois: R of them.
+
+        Returns:
+            [B, R] float32, 1 for the chosen and 0 for the others.
+        """
+        loss = self.localization_weight * localization + self.classification_weight * classification
+        num_rois = rois.boxes.shape[1]
+        is_real = tf.sequence_mask(rois.num_proposals, num_rois)
+        indices, num_chosen = nms.batched_nms(
+            rois.boxes,
+            tf.where(is_real, tf.stop_gradient(loss), float("-inf")),
+            max_outputs=num_rois if self.num_examples is None else min(self.num_examples, num_rois),
+            iou_threshold=self.iou_threshold,
+            score_threshold=float("-inf"),
+            implementation=self.implementation,
+        )
+        is_chosen = tf.sequence_mask(num_chosen, indices.shape[1])
+        if self.max_negatives_per_positive is not None:
+            matches = tf.gather(targets.matches, indices, batch_dims=1)
+            is_positive = is_chosen & (matches >= 0)
+            is_negative = is_chosen & (matches == matching.BACKGROUND)
+            num_positives = tf.reduce_sum(tf.cast(is_positive, tf.float32), axis=1, keepdims=True)
+            limit = tf.cast(self.max_negatives_per_positive * num_positives, tf.int32)
+            rank = tf.cumsum(tf.cast(is_negative, tf.int32), axis=1)  # worst first
+            is_chosen = is_positive | (is_negative & (rank <= tf.maximum(limit, self.min_negatives)))
+        rows = tf.where(is_chosen, indices, num_rois)  # a row that does not exist
+        return tf.reduce_max(tf.one_hot(rows, num_rois), axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class BoxLoss:
-    """Classification and localization of the RoIs that the box head saw."""
+    """Classification and localization of the RoIs that the box head saw, or, with `miner`, of the hardest of them."""
 
     localization_weight: float = 1.0
     classification_weight: float = 1.0
     classification_loss: ClassificationLoss = softmax_cross_entropy
+    miner: HardExampleMiner | None = None
 
     def __call__(
-        self, class_logits: tf.Tensor, box_deltas: tf.Tensor, targets: Targets, num_rois: tf.Tensor
+        self, class_logits: tf.Tensor, box_deltas: tf.Tensor, targets: Targets, rois: Proposals
     ) -> dict[str, tf.Tensor]:
         """Sums over the RoIs.
 
@@ -80,16 +182,20 @@ class BoxLoss:
             class_logits: [B, R, C+1].
             box_deltas: [B, R, C or 1, 4].
             targets: of the same R RoIs; padding rows have weight 0.
-            num_rois: [B] int32.
+            rois: the RoIs.
         """
         num_classes = class_logits.shape[-1] - 1
-        num_rois = tf.maximum(tf.cast(num_rois, tf.float32), 1.0)
+        num_rois = tf.maximum(tf.cast(rois.num_proposals, tf.float32), 1.0)
         one_hot = tf.one_hot(targets.classes, num_classes + 1)
-        classification = self.classification_loss(class_logits, one_hot) * targets.class_weights
+        class_targets = one_hot if targets.class_targets is None else targets.class_targets
+        classification = self.classification_loss(class_logits, class_targets) * targets.class_weights
         # A masked sum and not a gather, whose gradient would be a scatter.
         is_class = one_hot[..., 1:, None] if box_deltas.shape[2] > 1 else 1.0
         deltas = tf.reduce_sum(box_deltas * is_class, axis=2)
         localization = smooth_l1(deltas, targets.box_deltas) * targets.box_weights
+        if self.miner is not None:
+            is_hard = self.miner(localization, classification, targets, rois)
+            localization, classification = localization * is_hard, classification * is_hard
         return {
             BOX_LOCALIZATION: self.localization_weight * _mean_over_images(localization, num_rois),
             BOX_CLASSIFICATION: self.classification_weight * _mean_over_images(classification, num_rois),

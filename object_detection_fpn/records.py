@@ -93,6 +93,9 @@ class Targets(NamedTuple):
     """[B, K] float32, 0 unless matched to an object."""
     matches: tf.Tensor
     """[B, K] int32, row of the matched groundtruth box, -1 = background, -2 = ignored."""
+    class_targets: tf.Tensor | None = None
+    """[B, K, C+1] float32, background first, where the groundtruth says more of the classes than one; `classes` is then the
+    class that counts most."""
 
 
 class Predictions(NamedTuple):
@@ -113,6 +116,10 @@ class Predictions(NamedTuple):
     """Per level, finest first, [B, H, W, F]."""
     box_features: tf.Tensor | None = None
     """[B, R, S, S, F], the pooled features of each RoI."""
+    raw_boxes: tf.Tensor | None = None
+    """[B, R, C or 1, 4] float32, the decoded boxes before suppression in the frame of `Detections`; only if asked for."""
+    raw_level_indices: tf.Tensor | None = None
+    """[B, R] int32, the entry of `pyramid` from which each RoI was pooled; only if asked for."""
 
 
 class Detections(NamedTuple):
@@ -134,3 +141,7 @@ class Detections(NamedTuple):
     """[B, R, 4] float32, decoded boxes before suppression, normalized and clipped like `boxes`; the best class's box."""
     raw_class_scores: tf.Tensor | None = None
     """[B, R, C+1] float32, scores before suppression."""
+    box_features: tf.Tensor | None = None
+    """[B, D, 1, 1, U] float32, what the box head's layers make of `roi_features`; only if asked for."""
+    roi_features: tf.Tensor | None = None
+    """[B, D, S, S, F] float32, the pyramid pooled within each detection; only if asked for."""

@@ -9,14 +9,15 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
 from absl import logging
 from official.common import distribute_utils
 
-from object_detection_fpn import builder, saved_model
+from object_detection_fpn import builder, records, saved_model
 from object_detection_fpn import config as config_lib
 from object_detection_fpn import label_map as label_map_lib
 from object_detection_fpn import predict as predict_lib
@@ -269,7 +270,7 @@ def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
     return predict_lib.Predictor.from_model(
         model=model,
         resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
-        categories=_load_label_map(reader).categories,
+        categories=_categories(config, _load_label_map(reader)),
         num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
     )
 
@@ -320,8 +321,8 @@ class Evaluator:
     @property
     def main_result(self) -> str:
         """The name, among the results, of the number by which checkpoints are compared."""
-        label_map = self._readers[0][2]
-        return self.key(0, builder.build_metrics(self._config.eval_config, label_map.categories)[0].main_result)
+        categories = _categories(self._config, self._readers[0][2])
+        return self.key(0, builder.build_metrics(self._config.eval_config, categories)[0].main_result)
 
     def key(self, reader_index: int, metric: str) -> str:
         """The name of a reader's metric among the results."""
@@ -353,14 +354,17 @@ class Evaluator:
                 report=report,
                 sample_1_of_n=self._sample_1_of_n,
             )
+            if self.model.num_stages == 1:
+                dataset = dataset.map(_as_one_class)
+            categories = _categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(
                 model=self.model,
                 dataset=dataset,
-                metrics=builder.build_metrics(settings, label_map.categories),
+                metrics=builder.build_metrics(settings, categories),
                 step=step,
                 strategy=self._strategy,
                 eval_step=self._eval_step,
-                categories=label_map.categories,
+                categories=categories,
                 output_dir=os.path.join(self._output_dir, "eval", name),
                 num_visualizations=settings.num_visualizations if settings.retain_original_images else 0,
                 min_score_threshold=settings.min_score_threshold,
@@ -440,6 +444,18 @@ def _show_frozen(model: faster_rcnn.FasterRCNN, trained: list[tf.Variable]) -> N
     frozen = [path for path, variable in paths.items() if id(variable) in trainable - kept]
     if frozen:
         print(f"{len(frozen)} of {len(trainable)} trainable variables are frozen: {', '.join(frozen)}", flush=True)
+
+
+def _categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequence[Mapping[str, Any]]:
+    """What the model tells apart: a model of one stage knows objects only."""
+    is_one_stage = config.model.faster_rcnn.number_of_stages == 1
+    return [{"id": 1, "name": "object"}] if is_one_stage else label_map.categories
+
+
+def _as_one_class(batch: records.Batch) -> records.Batch:
+    """Groundtruth for proposals, which are of no class, so that it does not matter which classes were looked for."""
+    groundtruth = batch.groundtruth._replace(classes=tf.zeros_like(batch.groundtruth.classes))
+    return batch._replace(groundtruth=groundtruth, labeled_classes=None)
 
 
 def _log_notices(report: DataReport) -> None:

@@ -56,8 +56,10 @@ def make_serving_function(
     | detection_anchor_indices | [B, D], row of the region in the raw detections |
     | raw_detection_boxes | [B, R, 4], before suppression |
     | raw_detection_scores | [B, R, C+1], background first |
+    | detection_features | [B, D, 1, 1, U], the box head's features of each detection |
+    | cropped_rpn_box_features | [B, D, S, S, F], the pyramid's features of each detection |
 
-    The last four are there if the model's `Detections` carry them.
+    The last six are there if the model's `Detections` carry them.
 
     Args:
         model: has `preprocess`, `predict` and `postprocess` (`modeling.faster_rcnn`).
@@ -103,6 +105,8 @@ def to_api_outputs(detections: records.Detections) -> dict[str, tf.Tensor]:
         "detection_anchor_indices": detections.roi_indices,
         "raw_detection_boxes": detections.raw_boxes,
         "raw_detection_scores": detections.raw_class_scores,
+        "detection_features": detections.box_features,
+        "cropped_rpn_box_features": detections.roi_features,
     }
     return {name: tf.cast(value, tf.float32) for name, value in outputs.items() if value is not None}
 

@@ -36,6 +36,29 @@ def two_cpus() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
 
+def _tiny_backbone(*, max_level, num_channels, spec):
+    """One convolution a level, of few channels, made as a whole ResNet's are."""
+    import tf_keras
+
+    from object_detection_fpn.modeling.backbones import resnet_v1
+
+    inputs = features = tf_keras.Input([None, None, num_channels])
+    outputs = []
+    for level, filters in zip(range(2, max_level + 1), (4, 6, 8, 10), strict=False):
+        conv = spec.make_conv(filters, 3, strides=4 if level == 2 else 2, name=f"conv{level}")
+        features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
+        outputs.append(features)
+    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(range(2, max_level + 1)), name="tiny")
+
+
+@pytest.fixture
+def tiny_resnet18(monkeypatch) -> None:
+    """Configs that say ResNet-18 get a backbone that is built in a moment."""
+    from object_detection_fpn import builder
+
+    monkeypatch.setitem(builder.BACKBONES, "faster_rcnn_resnet18_fpn_keras", _tiny_backbone)
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     return GOLDEN

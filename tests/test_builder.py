@@ -191,11 +191,11 @@ def test_every_activation_of_the_language_can_be_built():
     [
         ("", None),
         ("group_norm { }", layers.GroupNormSpec()),
-        ("batch_norm { }", layers.BatchNormSpec(0.999, 0.001, True, False, True, False)),
+        ("batch_norm { }", layers.BatchNormSpec(0.999, 0.001, True, False, False, False)),
         (
             "batch_norm { decay: 0.5 center: false scale: true epsilon: 0.25 train: false }",
             layers.BatchNormSpec(
-                momentum=0.5, epsilon=0.25, center=False, scale=True, trainable=False, synchronized=False
+                momentum=0.5, epsilon=0.25, center=False, scale=True, freeze_statistics=True, synchronized=False
             ),
         ),
         ("sync_batch_norm { decay: 0.5 epsilon: 0.25 }", layers.BatchNormSpec(0.5, 0.25, synchronized=True)),
@@ -363,6 +363,48 @@ def test_second_stage():
     )
 
 
+@pytest.mark.parametrize(
+    "text, loss, settings",
+    [
+        ("weighted_sigmoid { }", losses.sigmoid_cross_entropy, None),
+        ("weighted_softmax { logit_scale: 2 }", losses.softmax_cross_entropy, {"logit_scale": 2.0}),
+        ("weighted_logits_softmax { logit_scale: 2 }", losses.softmax_cross_entropy_of_logits, {"logit_scale": 2.0}),
+        ("weighted_sigmoid_focal { }", losses.sigmoid_focal_loss, {"gamma": 2.0, "alpha": None}),
+        ("weighted_sigmoid_focal { gamma: 1 alpha: 0 }", losses.sigmoid_focal_loss, {"gamma": 1.0, "alpha": 0.0}),
+    ],
+)
+def test_classification_losses(text, loss, settings):
+    found = builder.build_classification_loss(parse(text, losses_pb2.ClassificationLoss))
+    assert getattr(found, "func", found) == loss
+    assert getattr(found, "keywords", None) == settings
+
+
+@pytest.mark.parametrize(
+    "text, miner",
+    [
+        ("", losses.HardExampleMiner(localization_weight=3.0, classification_weight=2.0, iou_threshold=0.75)),
+        (
+            "num_hard_examples: 0 loss_type: CLASSIFICATION",
+            losses.HardExampleMiner(num_examples=None, localization_weight=0.0, iou_threshold=0.75),
+        ),
+        (
+            "num_hard_examples: 9 loss_type: LOCALIZATION max_negatives_per_positive: 3 min_negatives_per_image: 2",
+            losses.HardExampleMiner(
+                9, 0.75, classification_weight=0.0, max_negatives_per_positive=3.0, min_negatives=2
+            ),
+        ),
+    ],
+)
+def test_hard_examples(text, miner):
+    weights = "second_stage_localization_loss_weight: 3 second_stage_classification_loss_weight: 2"
+    mined = f"hard_example_miner {{ iou_threshold: 0.75 {text} }}"
+    model = builder.build_model(model_message(f"{weights} {mined}"))
+    assert model._box_loss.miner == miner
+    assert model._roi_sampler.num_samples is None
+    assert builder.build_model(model_message(mined), static=True)._box_loss.miner.implementation == "xla"
+    assert builder.build_model(model_message(weights))._box_loss.miner is None
+
+
 def test_the_default_classification_loss_is_softmax_cross_entropy():
     loss = builder.build_classification_loss(losses_pb2.ClassificationLoss())
     logits, wanted = tf.constant([0.5, 4.0]), tf.constant([0.0, 1.0])
@@ -420,17 +462,18 @@ def test_suppression_of_detections():
         """
         batch_non_max_suppression {
           score_threshold: 0.25 iou_threshold: 0.75 max_detections_per_class: 7 max_total_detections: 9
-          use_class_agnostic_nms: true soft_nms_sigma: 0.5
+          use_class_agnostic_nms: true max_classes_per_detection: 2 soft_nms_sigma: 0.5
         }
         """
     )
     assert found == postprocess.Postprocessor(
-        score_converter=tf.identity,
+        score_converter=found.score_converter,
         score_threshold=0.25,
         iou_threshold=0.75,
         max_detections_per_class=7,
         max_total_detections=9,
         class_agnostic=True,
+        max_classes_per_detection=2,
         soft_nms_sigma=0.5,
     )
 
@@ -451,6 +494,54 @@ def test_score_converters(name):
 
 def test_every_score_converter_of_the_language_can_be_built():
     assert set(postprocess.SCORE_CONVERTERS) == set(post_processing_pb2.PostProcessing.ScoreConverter.keys())
+
+
+def test_combined_suppression_keeps_what_lies_outside():
+    assert postprocessor("batch_non_max_suppression { use_combined_nms: true }").keep_empty
+    assert builder.build_model(model_message("use_combined_nms_in_first_stage: true")).rpn._keep_empty
+
+
+CURVE = "x_y_pair { x: 0 y: 0.5 } x_y_pair { x: 1 y: 1 }"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (f"function_approximation {{ x_y_pairs {{ {CURVE} }} }}", [0.55, 0.65, 0.8]),
+        (
+            f"class_id_function_approximations {{ class_id_xy_pairs_map {{ key: 1 value {{ {CURVE} }} }} }}",
+            [0.1, 0.65, 0.6],
+        ),
+        ("sigmoid_calibration { }", [1 / (1 + np.exp(-s)) for s in (0.1, 0.3, 0.6)]),
+        (
+            "sigmoid_calibration { sigmoid_parameters { a: -2 b: 1 } }",
+            [1 / (1 + np.exp(-2 * s + 1)) for s in (0.1, 0.3, 0.6)],
+        ),
+        (
+            "class_id_sigmoid_calibrations { class_id_sigmoid_parameters_map { key: 0 value { a: -2 } } }",
+            [1 / (1 + np.exp(-0.2)), 0.3, 0.6],
+        ),
+        ("temperature_scaling_calibration { scaler: 2 }", [0.05, 0.15, 0.3]),
+    ],
+)
+def test_scores_are_calibrated_after_their_conversion(text, expected):
+    scores = tf.constant([[0.1, 0.3, 0.6]])
+    convert = postprocessor(f"score_converter: SOFTMAX calibration_config {{ {text} }}").score_converter
+    np.testing.assert_allclose(convert(tf.math.log(scores)), [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "field, outputs",
+    [
+        ("", set()),
+        ("return_raw_detections_during_predict: true", {"raw_detections"}),
+        ("output_final_box_features: true", {"box_features"}),
+        ("output_final_box_rpn_features: true", {"roi_features"}),
+        ("output_final_box_features: true number_of_stages: 1", set()),
+    ],
+)
+def test_outputs_that_are_asked_for(field, outputs):
+    assert builder.build_model(model_message(field))._outputs == outputs
 
 
 # Data -----------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ PYRAMID = f"{EXTRACTOR}.fpn"
 ANCHORS = f"{MODEL}.first_stage_anchor_generator.multiscale_anchor_generator"
 HEAD = f"{MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor"
 SUPPRESSION = f"{MODEL}.second_stage_post_processing.batch_non_max_suppression"
+CALIBRATION = f"{MODEL}.second_stage_post_processing.calibration_config"
 RESIZER = f"{MODEL}.image_resizer"
 OPTIMIZER = "train_config.optimizer"
 SCHEDULE = f"{OPTIMIZER}.momentum_optimizer.learning_rate.cosine_decay_learning_rate"
@@ -164,7 +165,47 @@ def test_config_is_accepted(config, changes):
         ([f"{SUPPRESSION}.iou_threshold=60"], f"{SUPPRESSION}.iou_threshold = 60 is out of range. Allowed: 0 to 1."),
         ([f"{SUPPRESSION}.score_threshold=-1"], f"{SUPPRESSION}.score_threshold = -1 is out of range."),
         ([f"{SUPPRESSION}.max_total_detections=0"], "max_total_detections = 0 is out of range. Allowed: 1 or more."),
-        ([f"{SUPPRESSION}.max_classes_per_detection=2"], "max_classes_per_detection = 2 is out of range. Allowed: 1."),
+        (
+            [f"{SUPPRESSION}.max_classes_per_detection=0"],
+            "max_classes_per_detection = 0 is out of range. Allowed: 1 or more.",
+        ),
+        (
+            [f"{SUPPRESSION}.change_coordinate_frame=false"],
+            f"{SUPPRESSION}.change_coordinate_frame = false is not supported: detections are relative to the image; "
+            "multiply them by its size where pixels are needed. Allowed: true.",
+        ),
+        (
+            [f"{SUPPRESSION}.use_combined_nms=true", f"{SUPPRESSION}.use_class_agnostic_nms=true"],
+            "use_class_agnostic_nms = true does not go with use_combined_nms = true. Allowed: false.",
+        ),
+        (
+            [f"{SUPPRESSION}.use_combined_nms=true", f"{SUPPRESSION}.soft_nms_sigma=0.5"],
+            "soft_nms_sigma = 0.5 does not go with use_combined_nms = true. Allowed: 0.",
+        ),
+        ([f"{CALIBRATION}={{}}"], f"{CALIBRATION} is empty. Allowed: one of function_approximation"),
+        ([f"{CALIBRATION}.function_approximation={{}}"], "function_approximation.x_y_pairs is not set."),
+        (
+            [f"{CALIBRATION}.function_approximation.x_y_pairs={{}}"],
+            "function_approximation.x_y_pairs has no x_y_pair. Allowed: at least one.",
+        ),
+        (
+            [f"{CALIBRATION}.function_approximation.x_y_pairs={{x_y_pair {{x: 0.5}} x_y_pair {{x: 0.5}}}}"],
+            "function_approximation.x_y_pairs.x_y_pair[1].x = 0.5 is not after the one before, 0.5. Allowed: above 0.5.",
+        ),
+        (
+            [f"{CALIBRATION}.class_id_function_approximations={{class_id_xy_pairs_map {{key: 2 value {{}}}}}}"],
+            "class_id_function_approximations.class_id_xy_pairs_map[2] has no x_y_pair. Allowed: at least one.",
+        ),
+        (
+            [f"{CALIBRATION}.class_id_sigmoid_calibrations={{class_id_sigmoid_parameters_map {{key: 4 value {{}}}}}}"],
+            "class_id_sigmoid_parameters_map = 4 names a class that does not exist. "
+            "Allowed: 0 (background) to num_classes = 3.",
+        ),
+        ([f"{CALIBRATION}.temperature_scaling_calibration={{}}"], "scaler = 0 is out of range. Allowed: above 0."),
+        (
+            [f"{MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor.fc_hyperparams.group_norm={{}}"],
+            "fc_hyperparams.group_norm does not fit: predictions are no groups of features. Allowed: batch_norm,",
+        ),
         ([f"-{SUPPRESSION}"], f"{SUPPRESSION} is not set."),
         (
             [f"{MODEL}.second_stage_batch_size=301"],
@@ -190,10 +231,6 @@ def test_config_is_accepted(config, changes):
             "dropout_keep_probability = 0 is out of range. Allowed: above 0, up to 1.",
         ),
         ([f"{MODEL}.inplace_batchnorm_update=true"], "inplace_batchnorm_update = true is not needed"),
-        (
-            [f"{MODEL}.hard_example_miner={{}}"],
-            f"{MODEL}.hard_example_miner is not supported yet. Allowed: to leave it out.",
-        ),
         (
             [f"{RESIZER}.keep_aspect_ratio_resizer.max_dimension=100"],
             "max_dimension = 100 is below min_dimension = 160. Allowed: 160 or more.",
@@ -472,6 +509,10 @@ def test_unknown_use_is_refused(ready):
 
 def test_fields_without_effect_are_named_with_the_reason(config):
     assert {problem.field: problem.problem for problem in find_ineffective(config)} == {
+        "model.faster_rcnn.use_matmul_crop_and_resize": (
+            "has no effect: RoIs lie within the image, where all ways of cropping give the same numbers; the device decides "
+            "on the quickest"
+        ),
         "model.faster_rcnn.use_matmul_gather_in_matcher": (
             "has no effect: groundtruth is gathered by index on every device"
         ),

@@ -12,7 +12,7 @@ import tf_keras
 
 from object_detection_fpn import records
 from object_detection_fpn.data import resize
-from object_detection_fpn.saved_model import INPUT_TYPES, export_saved_model, make_serving_function
+from object_detection_fpn.saved_model import INPUT_TYPES, export_saved_model, make_serving_function, to_api_outputs
 
 # Names, and the shapes for B = 2, D = 2, R = 3, C = 3, all float32: what the Object Detection API's exporter gives.
 OUTPUTS = {
@@ -306,6 +306,21 @@ def test_optional_outputs_that_a_model_lacks_are_left_out():
         as_input([image(9, 9)], "image_tensor")
     )
     assert set(outputs) == set(OUTPUTS) - {"detection_multiclass_scores", "raw_detection_boxes"}
+
+
+def test_features_of_detections_have_the_names_of_the_object_detection_api():
+    boxes = tf.zeros([1, 2, 4])
+    detections = records.Detections(
+        boxes,
+        tf.zeros([1, 2]),
+        tf.zeros([1, 2], tf.int32),
+        tf.constant([2]),
+        box_features=tf.ones([1, 2, 1, 1, 5]),
+        roi_features=tf.ones([1, 2, 7, 7, 3]),
+    )
+    outputs = to_api_outputs(detections)
+    assert outputs["detection_features"].shape == (1, 2, 1, 1, 5)
+    assert outputs["cropped_rpn_box_features"].shape == (1, 2, 7, 7, 3)
 
 
 def test_bytes_that_are_no_image_are_refused(exported):

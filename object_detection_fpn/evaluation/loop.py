@@ -67,8 +67,8 @@ def make_eval_step(
                 losses.pop(_REGULARIZATION, None)
             losses[_TOTAL] = tf.add_n(list(losses.values()))
         # The optional fields are the large ones, and no metric reads them.
-        optional = dict.fromkeys(("class_scores", "roi_indices", "raw_boxes", "raw_class_scores"))
-        return detections._replace(**optional), losses
+        large = ("class_scores", "roi_indices", "raw_boxes", "raw_class_scores", "box_features", "roi_features")
+        return detections._replace(**dict.fromkeys(large)), losses
 
     # The model decides nothing by Python's `if` on a tensor, and without autograph it is traced several times as fast.
     @tf.function(autograph=False, reduce_retracing=True)

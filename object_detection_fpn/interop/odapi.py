@@ -70,7 +70,9 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
             yield f"{_BOX_FEATURES}/layer_with_weights-{i}", layer
         # Layer 0 of each predictor is its flattening or dropout.
         yield f"{_BOX_HEADS}/_box_prediction_head/_box_encoder_layers/1", model.box_head.box_predictor
+        yield f"{_BOX_HEADS}/_box_prediction_head/_box_encoder_layers/2", model.box_head.box_norm
         yield f"{_BOX_HEADS}/_class_prediction_head/_class_predictor_layers/1", model.box_head.class_predictor
+        yield f"{_BOX_HEADS}/_class_prediction_head/_class_predictor_layers/2", model.box_head.class_norm
 
 
 def _local_name(variable: tf.Variable) -> str:

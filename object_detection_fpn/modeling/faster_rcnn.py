@@ -10,16 +10,22 @@ The model has no state beyond its variables, all of which exist after constructi
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn import losses
 from object_detection_fpn.modeling import fpn, postprocess, roi, rpn, targets
 from object_detection_fpn.modeling.heads import box
+from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.records import Detections, Groundtruth, Predictions
 
 # Mean of each RGB channel over ImageNet, subtracted for backbones that were trained so (Simonyan and Zisserman 2014).
 _CHANNEL_MEANS = (123.68, 116.779, 103.939)
+
+OPTIONAL_OUTPUTS = ("raw_detections", "box_features", "roi_features")
+"""`Predictions.raw_boxes` and `raw_level_indices`; `Detections.box_features`; `Detections.roi_features`."""
 
 
 class FasterRCNN(tf_keras.layers.Layer):
@@ -35,6 +41,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         box_head: RoI features -> class logits and box deltas.
         box_loss: what they cost.
         postprocessor: predictions -> detections.
+        outputs: what else to tell of a model of two stages, names of `OPTIONAL_OUTPUTS`.
         name: of the layer.
     """
 
@@ -50,8 +57,12 @@ class FasterRCNN(tf_keras.layers.Layer):
         box_head: box.BoxHead | None,
         box_loss: losses.BoxLoss,
         postprocessor: postprocess.Postprocessor,
+        outputs: Collection[str] = (),
         name: str = "faster_rcnn",
     ):
+        unknown = sorted(set(outputs) - set(OPTIONAL_OUTPUTS))
+        if unknown:
+            raise ValueError(f"outputs = {unknown} are unknown. Allowed: {', '.join(OPTIONAL_OUTPUTS)}.")
         super().__init__(name=name, dtype="float32")
         self.feature_extractor = feature_extractor
         self.rpn = rpn
@@ -62,6 +73,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         self._roi_sampler = roi_sampler
         self._box_loss = box_loss
         self._postprocessor = postprocessor
+        self._outputs = frozenset(outputs)
         self.built = True
 
     @property
@@ -122,7 +134,10 @@ class FasterRCNN(tf_keras.layers.Layer):
             rois = self._roi_sampler(proposals, groundtruth, seed=seed + [0, 1])
         features = self.roi_pooler(pyramid, rois.boxes, self.feature_extractor.covered_size(image_size))
         class_logits, box_deltas = self.box_head(features, training=training)
-        return predictions._replace(rois=rois, class_logits=class_logits, box_deltas=box_deltas, box_features=features)
+        predictions = predictions._replace(
+            rois=rois, class_logits=class_logits, box_deltas=box_deltas, box_features=features
+        )
+        return self._with_raw_detections(predictions, true_shapes) if "raw_detections" in self._outputs else predictions
 
     def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
         """Computes the losses of both stages and the regularization, scalars under the names in `losses`.
@@ -139,9 +154,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         )
         if self.num_stages == 2:
             box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
-            values |= self._box_loss(
-                predictions.class_logits, predictions.box_deltas, box_targets, predictions.rois.num_proposals
-            )
+            values |= self._box_loss(predictions.class_logits, predictions.box_deltas, box_targets, predictions.rois)
         values[losses.REGULARIZATION] = tf.add_n(self.losses) if self.losses else tf.constant(0.0)
         return values
 
@@ -149,4 +162,29 @@ class FasterRCNN(tf_keras.layers.Layer):
         """Turns predictions into detections, in the frame of the resized image without its padding."""
         if self.num_stages == 1:
             return postprocess.proposals_as_detections(predictions, true_shapes)
-        return self._postprocessor(predictions, true_shapes)
+        detections = self._postprocessor(predictions, true_shapes)
+        if self._outputs.isdisjoint(("box_features", "roi_features")):
+            return detections
+        return self._with_features(detections, predictions, true_shapes)
+
+    def _with_raw_detections(self, predictions: Predictions, true_shapes: tf.Tensor) -> Predictions:
+        assert self.roi_pooler is not None and predictions.pyramid is not None
+        boxes = self._postprocessor.decode(predictions)  # [B, R, C or 1, 4]
+        flat = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4])
+        normalized = tf.reshape(box_ops.to_detection_frame(flat, true_shapes), tf.shape(boxes))
+        covered_size = self.feature_extractor.covered_size(predictions.image_size)
+        levels = self.roi_pooler.level_indices(len(predictions.pyramid), predictions.rois.boxes, covered_size)
+        return predictions._replace(raw_boxes=tf.ensure_shape(normalized, boxes.shape), raw_level_indices=levels)
+
+    def _with_features(self, detections: Detections, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
+        """Pools once more, within the final boxes."""
+        assert self.roi_pooler is not None and self.box_head is not None and predictions.pyramid is not None
+        boxes = box_ops.denormalize(detections.boxes, true_shapes[:, :2])
+        covered_size = self.feature_extractor.covered_size(predictions.image_size)
+        pooled = self.roi_pooler(predictions.pyramid, boxes, covered_size)
+        if "roi_features" in self._outputs:
+            detections = detections._replace(roi_features=tf.cast(pooled, tf.float32))
+        if "box_features" in self._outputs:
+            features = self.box_head.extract(pooled, training=False)
+            detections = detections._replace(box_features=tf.cast(features, tf.float32)[:, :, None, None])
+        return detections

@@ -47,7 +47,7 @@ class BatchNormSpec:
     epsilon: float = 0.001
     center: bool = True
     scale: bool = False
-    trainable: bool = True
+    freeze_statistics: bool = False
     synchronized: bool = False
 
 
@@ -71,7 +71,7 @@ class LayerSpec:
         activation: a key of `ACTIVATIONS`.
         norm: what follows a convolution, or None.
         force_use_bias: give convolutions a bias although a normalization follows.
-        freeze_statistics: batch normalization keeps its moving statistics in training.
+        freeze_statistics: batch normalization keeps its moving statistics in training, whatever `norm` says.
         dtype: dtype policy of each layer, "float32" or "mixed_bfloat16" / "mixed_float16".
     """
 
@@ -122,9 +122,8 @@ class LayerSpec:
                 epsilon=self.norm.epsilon,
                 center=self.norm.center,
                 scale=self.norm.scale,
-                trainable=self.norm.trainable,
                 synchronized=self.norm.synchronized,
-                freeze_statistics=self.freeze_statistics,
+                freeze_statistics=self.freeze_statistics or self.norm.freeze_statistics,
                 dtype=self.dtype,
                 name=name,
             )

@@ -25,12 +25,14 @@ class Postprocessor:
     """Decodes, scores and suppresses.
 
     Attributes:
-        score_converter: class logits [B, R, C+1] -> scores of the same shape.
+        score_converter: class logits [B, R, C+1] -> scores of the same shape, calibrated if they are to be.
         score_threshold: score that a detection must exceed.
         iou_threshold: a detection that overlaps a better one of its class by more is dropped.
         max_detections_per_class: kept for each class of an image.
         max_total_detections: D, kept for an image.
         class_agnostic: suppress across classes.
+        max_classes_per_detection: with `class_agnostic`, as how many of its best classes a RoI is detected.
+        keep_empty: keep the detections that have no area within the image.
         soft_nms_sigma: width of Soft-NMS (Bodla et al. 2017), 0 = hard suppression.
         implementation: "native" or "xla", see `ops.nms`.
         box_scales: of the box coder.
@@ -42,16 +44,22 @@ class Postprocessor:
     max_detections_per_class: int = 100
     max_total_detections: int = 100
     class_agnostic: bool = False
+    max_classes_per_detection: int = 1
+    keep_empty: bool = False
     soft_nms_sigma: float = 0.0
     implementation: str = "native"
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+
+    def decode(self, predictions: Predictions) -> tf.Tensor:
+        """[B, R, C or 1, 4], the refined box of each RoI (and class) in pixels, not clipped."""
+        return box_coder.decode(predictions.box_deltas, predictions.rois.boxes[:, :, None], scales=self.box_scales)
 
     def __call__(self, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
         """Returns the detections of two-stage `predictions`; `true_shapes` is [B, 3] int32."""
         rois = predictions.rois
         all_scores = self.score_converter(predictions.class_logits)  # [B, R, C+1]
         class_scores = all_scores[..., 1:]
-        boxes = box_coder.decode(predictions.box_deltas, rois.boxes[:, :, None], scales=self.box_scales)
+        boxes = self.decode(predictions)
         kept, scores, classes, roi_indices, num_kept = nms.multiclass_nms(
             boxes,
             class_scores,
@@ -61,6 +69,8 @@ class Postprocessor:
             iou_threshold=self.iou_threshold,
             score_threshold=self.score_threshold,
             class_agnostic=self.class_agnostic,
+            max_classes_per_detection=self.max_classes_per_detection,
+            keep_empty=self.keep_empty,
             num_valid=rois.num_proposals,
             implementation=self.implementation,
             soft_nms_sigma=self.soft_nms_sigma,
@@ -80,13 +90,19 @@ class Postprocessor:
 
 
 def proposals_as_detections(predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
-    """What a model of one stage detects: its proposals, all of class 0."""
-    proposals = predictions.rois
+    """What a model of one stage detects: its proposals, all of class 0, out of its decoded anchors."""
+    proposals, rpn = predictions.rois, predictions.rpn
+    scores = tf.stack([1.0 - proposals.scores, proposals.scores], axis=-1)
+    is_real = tf.sequence_mask(proposals.num_proposals, tf.shape(proposals.scores)[1])
+    anchors = box_coder.decode(rpn.box_deltas, rpn.anchors[None])
     return Detections(
         boxes=box_ops.to_detection_frame(proposals.boxes, true_shapes),
         scores=proposals.scores,
         classes=tf.zeros_like(proposals.scores, tf.int32),
         num_detections=proposals.num_proposals,
+        class_scores=tf.where(is_real[..., None], scores, 0.0),
+        raw_boxes=box_ops.to_detection_frame(anchors, true_shapes),
+        raw_class_scores=tf.nn.softmax(rpn.objectness_logits),
     )
 
 

@@ -55,19 +55,21 @@ class RoIPooler(tf_keras.layers.Layer):
         """S, the side of what a call returns."""
         return (self._crop_size - self._pool_size) // self._pool_stride + 1
 
-    def call(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
+    def level_indices(self, num_levels: int, boxes: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
+        """[B, R] int32: of `num_levels`, the entry of the pyramid from which each RoI is cropped."""
         size = tf.cast(image_size, tf.float32)
-        boxes_normalized = box_ops.normalize(boxes, size)
-        level_indices = crop_ops.assign_levels(
-            boxes_normalized,
-            num_levels=len(pyramid),
-            unit_level_index=len(pyramid) - 2,
+        return crop_ops.assign_levels(
+            box_ops.normalize(boxes, size),
+            num_levels=num_levels,
+            unit_level_index=num_levels - 2,
             size_ratio=tf.sqrt(size[0] * size[1]) / _CANONICAL_SIZE,
         )
+
+    def call(self, pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
         crops = crop_ops.multilevel_crop_and_resize(
             list(pyramid),
-            boxes_normalized,
-            level_indices,
+            box_ops.normalize(boxes, tf.cast(image_size, tf.float32)),
+            self.level_indices(len(pyramid), boxes, image_size),
             crop_size=self._crop_size,
             implementation=self._implementation,
         )

@@ -90,6 +90,7 @@ class RPN(tf_keras.layers.Layer):
         max_proposals: R, how many proposals an image keeps.
         nms_iou_threshold: a proposal that overlaps a better one by more is dropped.
         nms_score_threshold: objectness that a proposal must exceed.
+        keep_empty: keep the proposals that have no area within the image.
         implementation: "native" or "xla", see `ops.nms`.
         box_scales: of the box coder.
         name: of the layer.
@@ -104,6 +105,7 @@ class RPN(tf_keras.layers.Layer):
         max_proposals: int = 300,
         nms_iou_threshold: float = 0.7,
         nms_score_threshold: float = 0.0,
+        keep_empty: bool = False,
         implementation: str = "native",
         box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES,
         name: str = "rpn",
@@ -116,6 +118,7 @@ class RPN(tf_keras.layers.Layer):
         self._clip_anchors = clip_anchors
         self._nms_iou_threshold = nms_iou_threshold
         self._nms_score_threshold = nms_score_threshold
+        self._keep_empty = keep_empty
         self._implementation = implementation
         self.built = True
 
@@ -154,6 +157,7 @@ class RPN(tf_keras.layers.Layer):
             max_total_detections=self.max_proposals,
             iou_threshold=self._nms_iou_threshold,
             score_threshold=self._nms_score_threshold,
+            keep_empty=self._keep_empty,
             implementation=self._implementation,
         )
         return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)

@@ -74,7 +74,8 @@ def encode(
         boxes: [B or 1, K, 4] pixels.
         matches: [B, K] int32 of `match`.
         groundtruth: of B images.
-        class_agnostic: every object is class 1, as the RPN wants it.
+        class_agnostic: every object is class 1, as the RPN wants it. Otherwise `groundtruth.class_scores`, where they are
+            there, decide over its classes.
         box_scales: of the box coder.
     """
     is_matched = matches >= 0
@@ -83,13 +84,35 @@ def encode(
     box_weights = tf.where(is_matched, gt_weights, 0.0)
     class_weights = tf.where(is_matched, gt_weights, tf.cast(matches == matching.BACKGROUND, tf.float32))
     classes = tf.cast(is_matched, tf.int32)
+    class_targets = None
     if not class_agnostic:
-        classes *= tf.gather(groundtruth.classes, rows, batch_dims=1) + 1
+        classes *= tf.gather(_box_classes(groundtruth), rows, batch_dims=1)
+        class_targets = _class_targets(is_matched, rows, groundtruth)
     gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
     deltas = tf.where(is_matched[..., None], box_coder.encode(gt_boxes, boxes, scales=box_scales), 0.0)
     return Targets(
-        classes=classes, class_weights=class_weights, box_deltas=deltas, box_weights=box_weights, matches=matches
+        classes=classes,
+        class_weights=class_weights,
+        box_deltas=deltas,
+        box_weights=box_weights,
+        matches=matches,
+        class_targets=class_targets,
     )
+
+
+def _box_classes(groundtruth: Groundtruth) -> tf.Tensor:
+    """[B, G] int32: the class of each box, 0 = background; of several the one that counts most, the first of equals."""
+    if groundtruth.class_scores is None:
+        return groundtruth.classes + 1
+    return tf.argmax(groundtruth.class_scores, axis=-1, output_type=tf.int32)
+
+
+def _class_targets(is_matched: tf.Tensor, rows: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor | None:
+    if groundtruth.class_scores is None:
+        return None
+    scores = tf.gather(groundtruth.class_scores, rows, batch_dims=1)  # [B, K, C+1]
+    background = tf.one_hot(0, scores.shape[-1])
+    return tf.where(is_matched[..., None], scores, background)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,13 +165,13 @@ class RoISampler:
     """Chooses the proposals that train the box head (Fast R-CNN, section 2.3: 25 % objects).
 
     Attributes:
-        num_samples: RoIs an image.
+        num_samples: RoIs an image. None takes every proposal, for a loss that chooses itself (`losses.HardExampleMiner`).
         positive_fraction: greatest share of objects.
         threshold: least IoU of an object; all others are background.
         box_scales: of the box coder.
     """
 
-    num_samples: int = 64
+    num_samples: int | None = 64
     positive_fraction: float = 0.25
     threshold: float = 0.5
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
@@ -165,12 +188,15 @@ class RoISampler:
 
     def __call__(self, proposals: Proposals, groundtruth: Groundtruth, seed: tf.Tensor) -> Proposals:
         """Returns `num_samples` of the proposals, best first, padded with zeros."""
+        if self.num_samples is None:
+            return proposals
         matches = self.match(proposals.boxes, groundtruth)
         num_proposals = tf.shape(proposals.boxes)[1]
         is_real = tf.sequence_mask(proposals.num_proposals, num_proposals)
         sample = sampling.sample_balanced(
             is_real & _can_train(matches, groundtruth),
-            matches >= 0,
+            # An object whose scores say background is one.
+            (matches >= 0) & (tf.gather(_box_classes(groundtruth), tf.maximum(matches, 0), batch_dims=1) > 0),
             num_samples=self.num_samples,
             positive_fraction=self.positive_fraction,
             seed=seed,

@@ -23,48 +23,6 @@ _NONE = -1.0  # similarity to what cannot match; real similarities are never neg
 _CHUNK = 4
 
 
-def match(
-    similarity: tf.Tensor,
-    *,
-    gt_is_real: tf.Tensor,
-    matched_threshold: float,
-    unmatched_threshold: float,
-    force_match: bool,
-    is_valid: tf.Tensor | None = None,
-) -> tf.Tensor:
-    """Matches each anchor to the groundtruth box most similar to it.
-
-    An anchor is background below `unmatched_threshold`, ignored from there to below `matched_threshold`, and matched from
-    `matched_threshold` on. With `force_match` each real groundtruth box also gets the anchor most similar to it, however low
-    that similarity is; if several ask for one anchor, the first gets it. Ties go to the lowest index.
-
-    Args:
-        similarity: [B, K, G] float32, not negative, G at least 1. For IoU, `match_boxes` needs much less time and memory.
-        gt_is_real: [B, G] bool, False for rows that must not match, such as padding.
-        matched_threshold: least similarity of a match.
-        unmatched_threshold: similarity below which an anchor is background.
-        force_match: whether each real groundtruth box gets an anchor.
-        is_valid: [B or 1, K] bool, anchors that may match; the others are ignored. None admits all.
-
-    Returns:
-        [B, K] int32.
-
-    Raises:
-        ValueError: if `unmatched_threshold` exceeds `matched_threshold`.
-    """
-    _check(matched_threshold, unmatched_threshold)
-    similarity = tf.where(gt_is_real[:, tf.newaxis, :], similarity, _NONE)
-    if is_valid is not None:
-        similarity = tf.where(is_valid[:, :, tf.newaxis], similarity, _NONE)
-    can_match = tf.reduce_max(similarity, axis=1) > _NONE
-    overlaps = _Overlaps(
-        similarity=tf.reduce_max(similarity, axis=2),
-        row=tf.argmax(similarity, axis=2, output_type=tf.int32),
-        anchor=tf.where(can_match, tf.argmax(similarity, axis=1, output_type=tf.int32), tf.shape(similarity)[1]),
-    )
-    return _decide(overlaps, matched_threshold, unmatched_threshold, force_match, is_valid)
-
-
 def match_boxes(
     boxes: tf.Tensor,
     gt_boxes: tf.Tensor,
@@ -75,11 +33,15 @@ def match_boxes(
     force_match: bool,
     is_valid: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Matches each anchor to the groundtruth box with which it has the largest IoU, as `match` does.
+    """Matches each anchor to the groundtruth box with which it has the largest IoU.
+
+    An anchor is background below `unmatched_threshold`, ignored from there to below `matched_threshold`, and matched from
+    `matched_threshold` on. With `force_match` each real groundtruth box also gets the anchor with which it has the largest IoU,
+    however low that is; if several ask for one anchor, the first gets it. Ties go to the lowest index.
 
     Args:
         boxes: [B or 1, K, 4] float32, the anchors, in the frame of `gt_boxes`.
-        gt_boxes: [B, G, 4] float32.
+        gt_boxes: [B, G, 4] float32, G at least 1.
         gt_is_real: [B, G] bool, False for rows that must not match, such as padding; first rows that are real cost least.
         matched_threshold: least IoU of a match.
         unmatched_threshold: IoU below which an anchor is background.

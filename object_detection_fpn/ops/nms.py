@@ -94,6 +94,7 @@ def multiclass_nms(
     num_valid: tf.Tensor | None = None,
     soft_nms_sigma: float = 0.0,
     max_classes_per_detection: int = 1,
+    keep_empty: bool = False,
 ) -> NmsDetections:
     """Turns scored boxes of all classes into detections, in the order of steps of the Object Detection API.
 
@@ -113,6 +114,7 @@ def multiclass_nms(
         num_valid: [B] int32, RoIs that are real, the first ones; None means all.
         soft_nms_sigma: 0 drops overlapping boxes; above 0, they decay too (Soft-NMS, Bodla et al. 2017, Gaussian).
         max_classes_per_detection: with `class_agnostic`, how many of its best classes each kept RoI is detected as.
+        keep_empty: keep the boxes that clipping leaves without area, as `tf.image.combined_non_max_suppression` does.
 
     Returns:
         The detections.
@@ -138,9 +140,9 @@ def multiclass_nms(
         candidates = _suppress_within_classes(boxes, scores, max_detections_per_class, suppress)
 
     clipped = box_ops.clip(candidates.boxes, clip_window)
-    candidates = candidates._replace(
-        boxes=clipped, scores=tf.where(box_ops.area(clipped) > 0.0, candidates.scores, _NEVER)
-    )
+    candidates = candidates._replace(boxes=clipped)
+    if not keep_empty:
+        candidates = candidates._replace(scores=tf.where(box_ops.area(clipped) > 0.0, candidates.scores, _NEVER))
     missing = max(max_total_detections - candidates.scores.shape[1], 0)
     best_scores, best = tf.math.top_k(
         tf.pad(candidates.scores, [[0, 0], [0, missing]], constant_values=_NEVER), k=max_total_detections

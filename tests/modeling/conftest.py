@@ -52,7 +52,10 @@ def _make_model(
     nms_score_threshold: float = 0.0,
     share_box_across_classes: bool = False,
     max_proposals: int = 24,
-    num_rois: int = 12,
+    num_rois: int | None = 12,
+    miner: losses.HardExampleMiner | None = None,
+    outputs: tuple[str, ...] = (),
+    implementation: str = "native",
 ) -> faster_rcnn.FasterRCNN:
     """Pyramid P2..P6, two anchors a cell, RoI features of 3 x 3 cells."""
     extractor = _make_extractor(spec=spec, pad_to_multiple=pad_to_multiple)
@@ -62,7 +65,9 @@ def _make_model(
     head = rpn.RPNHead(in_filters=8, num_levels=5, num_anchors=2, num_filters=8, spec=spec)
     pooler = box_head = None
     if num_stages == 2:
-        pooler = roi.RoIPooler(crop_size=6, dtype=spec.dtype)
+        pooler = roi.RoIPooler(
+            crop_size=6, implementation="native" if implementation == "native" else "static", dtype=spec.dtype
+        )
         features = box.BoxFeatureExtractor(in_size=pooler.output_size, in_filters=8, num_units=16, spec=spec)
         box_head = box.BoxHead(
             feature_extractor=features,
@@ -78,14 +83,18 @@ def _make_model(
             clip_anchors=True,
             max_proposals=max_proposals,
             nms_score_threshold=nms_score_threshold,
+            implementation=implementation,
         ),
         anchor_sampler=targets.AnchorSampler(num_samples=32),
         rpn_loss=losses.RpnLoss(),
         roi_sampler=targets.RoISampler(num_samples=num_rois),
         roi_pooler=pooler,
         box_head=box_head,
-        box_loss=losses.BoxLoss(),
-        postprocessor=postprocess.Postprocessor(max_detections_per_class=5, max_total_detections=8),
+        box_loss=losses.BoxLoss(miner=miner),
+        postprocessor=postprocess.Postprocessor(
+            max_detections_per_class=5, max_total_detections=8, implementation=implementation
+        ),
+        outputs=outputs,
     )
 
 

@@ -140,10 +140,19 @@ def test_score_converters(name, expected):
 
 
 def test_proposals_of_one_stage_are_detections_of_class_0():
-    predictions = make_predictions(num_rois=3)._replace(class_logits=None, box_deltas=None)
+    anchors = RpnOutputs(
+        objectness_logits=tf.constant([[[0.0, np.log(4.0)], [0.0, 0.0]]]),
+        box_deltas=tf.constant([[LEFT_BY_A_TENTH, [0.0] * 4]]) * 10.0,
+        anchors=tf.constant([[0.0, 0, 50, 100], [80, 150, 120, 250]]),
+        is_valid=tf.constant([True, True]),
+    )
+    predictions = make_predictions(num_rois=3)._replace(class_logits=None, box_deltas=None, rpn=anchors)
     detections = postprocess.proposals_as_detections(predictions, TRUE_SHAPES)
     np.testing.assert_allclose(detections.boxes[0, 2], [0.8, 0.75, 1, 1], atol=1e-6)
     np.testing.assert_array_equal(detections.scores, predictions.rois.scores)
     np.testing.assert_array_equal(detections.classes, np.zeros([1, 4]))
     np.testing.assert_array_equal(detections.num_detections, [3])
-    assert detections.raw_boxes is None
+    np.testing.assert_allclose(detections.class_scores[0, :, 1], predictions.rois.scores[0] * [1, 1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(detections.class_scores[0].numpy().sum(-1), [1, 1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(detections.raw_boxes, [[[0, 0, 0.5, 0], [0.8, 0.75, 1, 1]]], atol=1e-6)
+    np.testing.assert_allclose(detections.raw_class_scores, [[[0.2, 0.8], [0.5, 0.5]]], atol=1e-6)

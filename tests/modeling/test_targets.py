@@ -330,3 +330,39 @@ def test_box_scales_are_those_of_the_sampler(make_groundtruth):
     np.testing.assert_allclose(
         sampler.targets(proposals_of([CAT]), groundtruth).box_deltas, [[[0.5, 0, 0, 0]]], atol=1e-6
     )
+
+
+# Groundtruth with scores of all classes -------------------------------------------------------------------------------
+
+
+def with_scores(make_groundtruth, *scores):
+    boxes = [{"box": (0, 40 * i, 20, 40 * i + 20)} for i in range(len(scores))]
+    return make_groundtruth(boxes)._replace(class_scores=tf.constant([scores], tf.float32))
+
+
+def test_scores_of_the_groundtruth_are_the_targets_of_rois(make_groundtruth):
+    scores = ([0.0, 0.3, 0.7], [0.0, 1.0, 1.0], [0.6, 0.4, 0.0])
+    groundtruth = with_scores(make_groundtruth, *scores)
+    boxes = tf.concat([groundtruth.boxes, [[[50.0, 50.0, 60.0, 60.0]]]], axis=1)
+    rois = Proposals(boxes, tf.zeros([1, 4]), tf.constant([4]))
+    found = targets.RoISampler().targets(rois, groundtruth)
+    np.testing.assert_allclose(found.class_targets, [[*scores, [1.0, 0.0, 0.0]]])
+    # The class that counts most, the first of equals; a box whose scores say background trains no box of a class.
+    np.testing.assert_array_equal(found.classes, [[2, 1, 0, 0]])
+    np.testing.assert_array_equal(found.box_weights, [[1, 1, 1, 0]])
+    assert targets.encode(boxes, found.matches, groundtruth, class_agnostic=True).class_targets is None
+
+
+def test_objects_whose_scores_say_background_are_sampled_as_background(make_groundtruth):
+    groundtruth = with_scores(make_groundtruth, [0.0, 1.0], [0.9, 0.1])
+    rois = Proposals(groundtruth.boxes, tf.constant([[0.9, 0.8]]), tf.constant([2]))
+    sampler = targets.RoISampler(num_samples=2, positive_fraction=0.5)
+    assert sampler(rois, groundtruth, tf.constant([1, 2])).num_proposals.numpy().tolist() == [2]
+    both = groundtruth._replace(class_scores=tf.constant([[[0.0, 1.0], [0.1, 0.9]]]))
+    assert sampler(rois, both, tf.constant([1, 2])).num_proposals.numpy().tolist() == [1]
+
+
+def test_without_a_number_of_samples_all_proposals_train(make_groundtruth):
+    groundtruth = make_groundtruth([{"box": (0, 0, 20, 20)}])
+    rois = Proposals(tf.zeros([1, 7, 4]), tf.zeros([1, 7]), tf.constant([3]))
+    assert targets.RoISampler(num_samples=None)(rois, groundtruth, tf.constant([1, 2])) is rois

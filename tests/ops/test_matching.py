@@ -13,15 +13,6 @@ _RPN = {"matched_threshold": 0.7, "unmatched_threshold": 0.3, "force_match": Tru
 _HEAD = {"matched_threshold": 0.5, "unmatched_threshold": 0.5, "force_match": False}
 
 
-def _match_dense(boxes, gt_boxes, **kwargs):
-    return matching.match(box_ops.pairwise_iou(boxes, gt_boxes), **kwargs)
-
-
-@pytest.fixture(params=[_match_dense, matching.match_boxes], ids=["match", "match_boxes"])
-def match(request):
-    return request.param
-
-
 def _reference(similarity, is_real, is_valid, *, matched_threshold, unmatched_threshold, force_match):
     """One image, in plain loops."""
     num_anchors, num_gt = similarity.shape
@@ -51,14 +42,14 @@ def _random_boxes(rng, shape):
 @pytest.mark.parametrize("name, thresholds", [("proposal", _RPN), ("detection", _HEAD)])
 @pytest.mark.parametrize("num_padding", [0, 5])
 @pytest.mark.parametrize("jit", [False, True])
-def test_agrees_with_golden(golden_dir, match, name, thresholds, num_padding, jit):
+def test_agrees_with_golden(golden_dir, name, thresholds, num_padding, jit):
     golden = np.load(golden_dir / f"ops/targets_{name}.npz")
     gt_boxes = np.pad(golden["groundtruth_boxes"], ((0, num_padding), (0, 0)))[np.newaxis]
     is_real = (np.arange(gt_boxes.shape[1]) < len(golden["groundtruth_boxes"]))[np.newaxis]
 
     @tf.function(jit_compile=jit)
     def run(anchors, gt_boxes, is_real):
-        return match(anchors, gt_boxes, gt_is_real=is_real, **thresholds)
+        return matching.match_boxes(anchors, gt_boxes, gt_is_real=is_real, **thresholds)
 
     matches = run(golden["anchors"][np.newaxis], gt_boxes, is_real)
     np.testing.assert_array_equal(matches[0], golden["match"])
@@ -73,23 +64,22 @@ def test_follows_the_rules_written_as_loops(seed, thresholds, num_gt):
     is_real, is_valid = rng.random((2, num_gt)) < 0.7, rng.random((2, 40)) < 0.7
     similarity = box_ops.pairwise_iou(boxes, gt_boxes).numpy()
     expected = [_reference(similarity[image], is_real[image], is_valid[image], **thresholds) for image in range(2)]
-    for function in (_match_dense, matching.match_boxes):
-        matches = function(boxes, tf.constant(gt_boxes), gt_is_real=is_real, is_valid=is_valid, **thresholds)
-        np.testing.assert_array_equal(matches, expected)
+    matches = matching.match_boxes(boxes, tf.constant(gt_boxes), gt_is_real=is_real, is_valid=is_valid, **thresholds)
+    np.testing.assert_array_equal(matches, expected)
 
 
 @pytest.mark.parametrize("thresholds", [_RPN, _HEAD])
-def test_padding_never_matches(match, thresholds):
+def test_padding_never_matches(thresholds):
     boxes = tf.constant([[[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 4.0, 4.0], [9.0, 9.0, 12.0, 12.0]]])
     gt_boxes = tf.constant([[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 0.0, 0.0], [9.0, 9.0, 12.0, 12.0]]])
-    matches = match(boxes, gt_boxes, gt_is_real=tf.constant([[True, False, False]]), **thresholds)
+    matches = matching.match_boxes(boxes, gt_boxes, gt_is_real=tf.constant([[True, False, False]]), **thresholds)
     np.testing.assert_array_equal(matches, [[-1, 0, -1]])
 
 
 @pytest.mark.parametrize("num_gt", [1, 6])
-def test_without_real_groundtruth_all_is_background(match, num_gt):
+def test_without_real_groundtruth_all_is_background(num_gt):
     boxes = tf.constant([[[0.0, 0.0, 4.0, 4.0]] * 3])
-    matches = match(boxes, tf.ones([2, num_gt, 4]), gt_is_real=tf.zeros([2, num_gt], tf.bool), **_RPN)
+    matches = matching.match_boxes(boxes, tf.ones([2, num_gt, 4]), gt_is_real=tf.zeros([2, num_gt], tf.bool), **_RPN)
     np.testing.assert_array_equal(matches, [[-1, -1, -1]] * 2)
 
 
@@ -99,18 +89,18 @@ def test_without_groundtruth_rows_all_is_background():
     np.testing.assert_array_equal(matches, [[-1, -1, -1]] * 2)
 
 
-def test_first_groundtruth_wins_an_anchor_that_several_force(match):
+def test_first_groundtruth_wins_an_anchor_that_several_force():
     boxes = tf.constant([[[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]]])
     gt_boxes = tf.constant([[[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 10.0, 3.0]]])
-    matches = match(boxes, gt_boxes, gt_is_real=tf.constant([[True, True]]), **_RPN)
+    matches = matching.match_boxes(boxes, gt_boxes, gt_is_real=tf.constant([[True, True]]), **_RPN)
     np.testing.assert_array_equal(matches, [[0, -1]])
 
 
-def test_invalid_anchors_are_ignored_and_never_forced(match):
+def test_invalid_anchors_are_ignored_and_never_forced():
     boxes = tf.constant([[[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0], [0.0, 0.0, 3.0, 3.0]]])
     gt_boxes = tf.constant([[[0.0, 0.0, 10.0, 10.0]]] * 2)
     is_valid = tf.constant([[False, False, True], [False, False, False]])
-    matches = match(boxes, gt_boxes, gt_is_real=tf.constant([[True]] * 2), is_valid=is_valid, **_RPN)
+    matches = matching.match_boxes(boxes, gt_boxes, gt_is_real=tf.constant([[True]] * 2), is_valid=is_valid, **_RPN)
     np.testing.assert_array_equal(matches, [[-2, -2, 0], [-2, -2, -2]])
 
 
@@ -121,7 +111,7 @@ def test_real_groundtruth_after_padding_is_found():
     np.testing.assert_array_equal(matching.match_boxes(boxes, gt_boxes, gt_is_real=is_real, **_RPN), [[10]])
 
 
-def test_unknown_shapes_are_taken(match):
+def test_unknown_shapes_are_taken():
     @tf.function(
         input_signature=[
             tf.TensorSpec([None, None, 4]),
@@ -130,11 +120,13 @@ def test_unknown_shapes_are_taken(match):
         ]
     )
     def run(boxes, gt_boxes, is_real):
-        return match(boxes, gt_boxes, gt_is_real=is_real, **_RPN)
+        return matching.match_boxes(boxes, gt_boxes, gt_is_real=is_real, **_RPN)
 
     rng = np.random.default_rng(0)
     boxes, gt_boxes, is_real = _random_boxes(rng, (1, 30)), _random_boxes(rng, (3, 5)), np.ones((3, 5), bool)
-    np.testing.assert_array_equal(run(boxes, gt_boxes, is_real), match(boxes, gt_boxes, gt_is_real=is_real, **_RPN))
+    np.testing.assert_array_equal(
+        run(boxes, gt_boxes, is_real), matching.match_boxes(boxes, gt_boxes, gt_is_real=is_real, **_RPN)
+    )
 
 
 def test_program_does_not_grow_with_the_batch():
@@ -153,9 +145,9 @@ def test_covered_share_is_that_of_the_best_real_region():
     np.testing.assert_allclose(matching.covered_share(boxes, regions, is_real=is_real), [[0.75, 0, 0], [0, 0, 0]])
 
 
-def test_unmatched_threshold_above_matched_threshold_is_refused(match):
+def test_unmatched_threshold_above_matched_threshold_is_refused():
     with pytest.raises(ValueError, match=r"unmatched_threshold = 0.6 exceeds matched_threshold = 0.5"):
-        match(
+        matching.match_boxes(
             tf.zeros([1, 1, 4]),
             tf.zeros([1, 1, 4]),
             gt_is_real=tf.zeros([1, 1], tf.bool),

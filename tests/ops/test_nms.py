@@ -280,3 +280,28 @@ def test_bad_values_are_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         nms.batched_nms(tf.zeros([1, 2, 4]), tf.zeros([1, 2]), **{**values, **change})
+
+
+def test_keeping_empty_boxes_is_what_combined_suppression_does(mode):
+    rng = np.random.default_rng(4)
+    boxes = _random_boxes(rng, (2, 40, 3), side=80.0)
+    scores = rng.random((2, 40, 3)).astype(np.float32)
+    windows = np.array([[0, 0, 150, 150], [0, 0, 90, 200]], np.float32)
+    found = _multiclass(boxes, scores, windows, mode=mode, keep_empty=True, max_total_detections=25)
+    combined = tf.image.combined_non_max_suppression(
+        boxes,
+        scores,
+        max_output_size_per_class=10,
+        max_total_size=25,
+        iou_threshold=0.4,
+        score_threshold=0.1,
+        clip_boxes=False,
+    )
+    np.testing.assert_array_equal(found.num, combined.valid_detections)
+    np.testing.assert_allclose(found.scores, combined.nmsed_scores)
+    np.testing.assert_allclose(found.classes, combined.nmsed_classes)
+    clipped = box_ops.clip(combined.nmsed_boxes, windows)
+    np.testing.assert_allclose(found.boxes, clipped, atol=1e-4)
+    assert np.any(box_ops.area(found.boxes).numpy()[0, : found.num[0]] == 0)
+    dropped = _multiclass(boxes, scores, windows, mode=mode, max_total_detections=25)
+    assert np.all(box_ops.area(dropped.boxes).numpy()[0, : dropped.num[0]] > 0)

@@ -96,7 +96,7 @@ def resnet_v1_small(
 ) -> Backbone:
     """Builds ResNet-18 or -34 of tf-models-official.
 
-    Its batch normalization always has scale and offset, and `spec.freeze_statistics` freezes those as well.
+    Its batch normalization always has scale and offset, and frozen statistics freeze those as well.
 
     Args:
         depth: 18 or 34.
@@ -126,7 +126,7 @@ def resnet_v1_small(
             # A config, not an object: each layer then makes an initializer of its own.
             kernel_initializer=tf_keras.initializers.serialize(spec.initializer()),
             kernel_regularizer=spec.regularizer,
-            bn_trainable=spec.norm.trainable and not spec.freeze_statistics,
+            bn_trainable=not (spec.freeze_statistics or spec.norm.freeze_statistics),
         )
     levels = tuple(level for level in LEVELS if level <= max_level)
     network = tf_keras.Model(whole.inputs, [whole.output[str(level)] for level in levels], name=f"resnet{depth}")

@@ -62,7 +62,7 @@ class BoxHead(tf_keras.layers.Layer):
         num_classes: C.
         share_box_across_classes: one box for all classes instead of one for each.
         dropout_rate: share of features dropped before each predictor in training.
-        spec: initialization, regularization and dtype of the predictors.
+        spec: initialization, regularization, dtype and, after them, normalization of the predictors.
         name: of the layer.
     """
 
@@ -92,21 +92,31 @@ class BoxHead(tf_keras.layers.Layer):
 
         self.class_predictor = make_predictor(num_classes + 1, "class_predictor")
         self.box_predictor = make_predictor(self.num_boxes * 4, "box_predictor")
+        self.class_norm, self.box_norm = spec.make_norm(name="class_norm"), spec.make_norm(name="box_norm")
         self.class_dropout = tf_keras.layers.Dropout(dropout_rate, dtype=spec.dtype, name="class_dropout")
         self.box_dropout = tf_keras.layers.Dropout(dropout_rate, dtype=spec.dtype, name="box_dropout")
         layers.build(self, (None, None, None, None, None))
 
     def build(self, _: tf.TensorShape) -> None:
-        for predictor in (self.class_predictor, self.box_predictor):
+        for predictor, norm in ((self.class_predictor, self.class_norm), (self.box_predictor, self.box_norm)):
             layers.build(predictor, (None, self.feature_extractor.num_units))
+            layers.build(norm, (None, predictor.units))
 
-    def call(self, roi_features: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def extract(self, roi_features: tf.Tensor, training: bool) -> tf.Tensor:
+        """What the predictors see: [B, R, S, S, F] -> [B, R, `feature_extractor.num_units`]."""
         shape = tf.shape(roi_features)
         batch, num_rois = (roi_features.shape[axis] or shape[axis] for axis in (0, 1))
         flat = tf.reshape(roi_features, tf.concat([[batch * num_rois], shape[2:]], axis=0))
         hidden = self.feature_extractor(flat, training=training)
+        return tf.reshape(hidden, [batch, num_rois, self.feature_extractor.num_units])
+
+    def call(self, roi_features: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        hidden = self.extract(roi_features, training=training)
+        batch, num_rois = (hidden.shape[axis] or tf.shape(hidden)[axis] for axis in (0, 1))
+        hidden = tf.reshape(hidden, [-1, self.feature_extractor.num_units])
         logits = self.class_predictor(self.class_dropout(hidden, training=training))
-        deltas = self.box_predictor(self.box_dropout(hidden, training=training))
+        logits = self.class_norm(logits, training=training)
+        deltas = self.box_norm(self.box_predictor(self.box_dropout(hidden, training=training)), training=training)
         # float32 even in bfloat16 training: scores are compared and boxes are pixels.
         logits, deltas = tf.cast(logits, tf.float32), tf.cast(deltas, tf.float32)
         return (

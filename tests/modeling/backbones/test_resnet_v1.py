@@ -122,8 +122,8 @@ def test_frozen_statistics_stay_in_training(depth, scale_trains):
     assert all(np.any(gradient != 0) for gradient in tape.gradient(loss, scales))
 
 
-def test_untrainable_batch_norm_leaves_only_kernels_to_train():
-    spec = layers.LayerSpec(norm=layers.BatchNormSpec(trainable=False, scale=True))
+def test_frozen_statistics_of_a_small_resnet_leave_only_kernels_to_train():
+    spec = layers.LayerSpec(norm=layers.BatchNormSpec(freeze_statistics=True, scale=True))
     assert all("kernel" in v.name for v in build(18, spec=spec).trainable_variables)
 
 

@@ -105,3 +105,13 @@ def test_shapes_in_a_graph_are_as_known_as_those_of_the_features():
 def test_no_rois_give_no_outputs():
     logits, deltas = make_head()(tf.zeros([2, 0, 3, 3, 4]), training=False)
     assert (logits.shape, deltas.shape) == ((2, 0, 7), (2, 0, 6, 4))
+
+
+def test_predictions_are_normalized_if_the_specification_says_so():
+    head = make_head(predictor_spec=layers.LayerSpec(norm=layers.BatchNormSpec(epsilon=0.5)))
+    assert head.class_norm.variables and head.box_norm.variables
+    head.class_norm.moving_mean.assign(np.arange(7.0))
+    hidden = head.extract(FEATURES, training=False)
+    logits, _ = head(FEATURES, training=False)
+    expected = (head.class_predictor(hidden) - np.arange(7.0)) / np.sqrt(1.5)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
