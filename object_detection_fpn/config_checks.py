@@ -219,6 +219,9 @@ def _fine_tuning_is_known(message: train_pb2.TrainConfig, path: str) -> Iterator
     known = fields.FINE_TUNE_CHECKPOINT_TYPES
     if message.fine_tune_checkpoint_type not in known:
         yield _at(message, path, "fine_tune_checkpoint_type", "is unknown", listed(known[1:]))
+    if message.fine_tune_checkpoint == fields.IMAGENET and message.fine_tune_checkpoint_type in ("detection", "full"):
+        problem = f'does not fit fine_tune_checkpoint = "{fields.IMAGENET}", which is a backbone'
+        yield _at(message, path, "fine_tune_checkpoint_type", problem, "classification, or to leave it out")
     # The default is V1, which no TensorFlow 2 config can mean: only V1 in writing is refused.
     version = "fine_tune_checkpoint_version"
     if (
@@ -307,8 +310,10 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
 
 def _missing_checkpoint(message: train_pb2.TrainConfig) -> Iterator[Problem]:
     path = message.fine_tune_checkpoint
-    if path and not (_files(path) or _files(f"{path}.index")):
-        allowed = 'the path of a checkpoint, such as "dir/ckpt-0" for dir/ckpt-0.index'
+    if path and path != fields.IMAGENET and not (_files(path) or _files(f"{path}.index")):
+        allowed = (
+            f'the path of a checkpoint, such as "dir/ckpt-0" for dir/ckpt-0.index, of weights, or "{fields.IMAGENET}"'
+        )
         yield _at(message, "train_config", "fine_tune_checkpoint", "does not exist", allowed)
 
 

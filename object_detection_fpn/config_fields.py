@@ -32,6 +32,9 @@ AUGMENTATIONS = (
 FINE_TUNE_CHECKPOINT_TYPES = ("", "classification", "detection", "full")
 """What `train_config.fine_tune_checkpoint_type` may be; empty: found out from the checkpoint."""
 
+IMAGENET = "imagenet"
+"""What `train_config.fine_tune_checkpoint` may be instead of a path: weights that tf_keras.applications downloads."""
+
 
 @dataclass(frozen=True)
 class Bounds:

@@ -247,6 +247,7 @@ def export(config: Config, *, checkpoint: str, output_dir: str, input_type: str 
         input_type=input_type,
         output_dir=output_dir,
         pipeline_config_text=config_lib.format_config(config),
+        variables=checkpoints.variables_by_path(model),
         num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
     )

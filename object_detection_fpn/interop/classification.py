@@ -21,14 +21,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.config_fields import IMAGENET
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling import faster_rcnn
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.training import checkpoints
-
-IMAGENET = "imagenet"
-"""Instead of a path: the weights that tf_keras.applications downloads."""
 
 FILE_SUFFIXES = (".h5", ".hdf5", ".keras")
 
@@ -154,7 +152,11 @@ def _absorbed(values: Values, norm_values: Values, *, epsilon: float, has_scale:
     """A convolution without bias and a normalization with `epsilon` that compute what the file's did at inference."""
     kernel, bias, gamma, beta, mean, variance = (
         np.asarray(array, np.float64)
-        for array in (values["kernel"], values["bias"], *(norm_values[name] for name in _NEW_H5_NAMES["batch_normalization"]))
+        for array in (
+            values["kernel"],
+            values["bias"],
+            *(norm_values[name] for name in _NEW_H5_NAMES["batch_normalization"]),
+        )
     )
     mean = mean - bias
     wanted = variance + _FILE_EPSILON - epsilon
@@ -176,7 +178,7 @@ def _check_same_network(network: Network, backbone: resnet_v1.Backbone, source: 
     if backbone.name != f"resnet{depth}_v1":
         raise checkpoints.CheckpointError(
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: "
-            f"weights of that network, or feature_extractor.type: \"faster_rcnn_resnet{depth}_fpn_keras\"."
+            f'weights of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from object_detection_fpn.config_fields import IMAGENET
 from object_detection_fpn.interop import classification, odapi
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling import faster_rcnn
@@ -56,7 +57,7 @@ def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
     Raises:
         CheckpointError: if it is missing, damaged, or nothing that fits a Faster R-CNN with FPN; it says what it is.
     """
-    if path == classification.IMAGENET:
+    if path == IMAGENET:
         network = classification.download(model.feature_extractor.backbone)
         weights = classification.weights_by_path(network, model, f'"{path}"')
         return Source(path, "tf_keras.applications", backbone=weights)
