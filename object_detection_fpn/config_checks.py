@@ -170,8 +170,12 @@ def _extractor_is_known(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, pat
     known, name = fields.EXTRACTOR_TYPES, message.type
     if name in known or not message.HasField("type"):
         return
-    single_level = f"{name.removesuffix('_keras')}_fpn_keras" in known
-    problem = "has no feature pyramid" if single_level else f"is unknown{nearest(name, known)}"
+    base = name.removesuffix("_keras")
+    problem = f"is unknown{nearest(name, known)}"
+    if f"{base}_fpn_keras" in known or base in fields.EXTRACTORS_ELSEWHERE:
+        generation = "has" if name.endswith("_keras") else "is of TensorFlow 1 and has"
+        like = f"{base}_fpn_keras" if f"{base}_fpn_keras" in known else "faster_rcnn_resnet50_fpn_keras"
+        problem = f'{generation} no feature pyramid: write "{like}", or another that is allowed'
     yield _at(message, path, "type", problem, listed(known))
 
 

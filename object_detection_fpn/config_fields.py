@@ -10,6 +10,11 @@ from dataclasses import dataclass
 EXTRACTOR_TYPES = tuple(f"faster_rcnn_resnet{depth}_fpn_keras" for depth in (18, 34, 50, 101, 152))
 """What `feature_extractor.type` may be."""
 
+EXTRACTORS_ELSEWHERE = tuple(
+    f"faster_rcnn_{backbone}" for backbone in ("inception_v2", "inception_resnet_v2", "nas", "pnas", "mobilenet_v1")
+)
+"""What it may be in the Object Detection API, with "_keras" or without, of backbones that are not here."""
+
 METRICS_SETS = ("coco_detection_metrics",)
 """What `eval_config.metrics_set` may name."""
 
@@ -313,7 +318,9 @@ LEFT_OUT = {
     "AnchorGenerator.flexible_grid_anchor_generator": _ONLY_MULTISCALE,
     "BoxPredictor.convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
     "BoxPredictor.weight_shared_convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
-    "BoxPredictor.rfcn_box_predictor": _ONLY_MASK_RCNN_HEAD,
+    "BoxPredictor.rfcn_box_predictor": (
+        "R-FCN pools without a pyramid and is not supported: write mask_rcnn_box_predictor instead"
+    ),
     "ClassificationLoss.bootstrapped_sigmoid": _OTHER_LOSS,
     "ClassificationLoss.penalty_reduced_logistic_focal_loss": _OTHER_LOSS,
     "ClassificationLoss.weighted_dice_classification_loss": _OTHER_LOSS,

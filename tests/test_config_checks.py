@@ -118,8 +118,19 @@ def test_config_is_accepted(config, changes):
             [f"{EXTRACTOR}.type=faster_rcnn_resnet50_fpn"],
             'is unknown (nearest: "faster_rcnn_resnet50_fpn_keras"). Allowed: ',
         ),
-        ([f"{EXTRACTOR}.type=faster_rcnn_resnet50"], '"faster_rcnn_resnet50" has no feature pyramid. Allowed: '),
-        ([f"{EXTRACTOR}.type=faster_rcnn_resnet50_keras"], "has no feature pyramid. Allowed: "),
+        (
+            [f"{EXTRACTOR}.type=faster_rcnn_resnet101"],
+            'is of TensorFlow 1 and has no feature pyramid: write "faster_rcnn_resnet101_fpn_keras", or another that is '
+            "allowed. Allowed: faster_rcnn_resnet18_fpn_keras, ",
+        ),
+        (
+            [f"{EXTRACTOR}.type=faster_rcnn_resnet50_keras"],
+            '_keras" has no feature pyramid: write "faster_rcnn_resnet50_fpn_keras", or another that is allowed. Allowed: ',
+        ),
+        (
+            [f"{EXTRACTOR}.type=faster_rcnn_inception_v2"],
+            'is of TensorFlow 1 and has no feature pyramid: write "faster_rcnn_resnet50_fpn_keras", or another that is ',
+        ),
         ([f"-{EXTRACTOR}.type"], f"{EXTRACTOR}.type is not set. Allowed: faster_rcnn_resnet18_fpn_keras, "),
         ([f"{EXTRACTOR}.pad_to_multiple=16"], "pad_to_multiple = 16 does not fit .* Allowed: multiples of 32."),
         ([f"{EXTRACTOR}.pad_to_multiple=0"], "pad_to_multiple = 0 does not fit .* Allowed: multiples of 32."),
@@ -247,6 +258,11 @@ def test_config_is_accepted(config, changes):
         (
             ["train_config.fine_tune_checkpoint=a", "train_config.fine_tune_checkpoint_version=V1"],
             "train_config.fine_tune_checkpoint_version = V1 is the format of TensorFlow 1, which cannot be read. Allowed: V2.",
+        ),
+        (
+            ["train_config.fine_tune_checkpoint=imagenet", "train_config.fine_tune_checkpoint_type=detection"],
+            'fine_tune_checkpoint_type = "detection" does not fit fine_tune_checkpoint = "imagenet", which is a backbone. '
+            "Allowed: classification, or to leave it out.",
         ),
         (["train_config.load_all_detection_checkpoint_vars=true"], 'write fine_tune_checkpoint_type: "full" instead'),
         ([f"{AUGMENTATION}+={{}}"], f"{AUGMENTATION}[1] is empty. Allowed: one of normalize_image, "),
@@ -407,6 +423,11 @@ def test_missing_data_is_refused(ready, use, changes, expected):
     change(ready, *changes)
     pattern = re.escape(expected).replace(r"\.\*", ".*")
     assert any(re.search(pattern, line) for line in refusals(ready, require_data=use))
+
+
+def test_weights_to_be_downloaded_need_no_file(ready):
+    change(ready, "train_config.fine_tune_checkpoint=imagenet")
+    assert refusals(ready, require_data="train") == []
 
 
 def test_training_needs_nothing_of_evaluation(ready):
