@@ -19,8 +19,8 @@ def four_convolutions(**_):
     """A backbone of one convolution a level."""
     features = inputs = tf_keras.Input([None, None, 3])
     outputs = []
-    for _level in range(2, 6):
-        features = tf_keras.layers.Conv2D(4, 1, use_bias=False)(features)
+    for stride in (4, 2, 2, 2):
+        features = tf_keras.layers.Conv2D(4, 3, strides=stride, padding="same", use_bias=False)(features)
         outputs.append(features)
     return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=(2, 3, 4, 5), name="four_convolutions")
 
