@@ -174,7 +174,7 @@ def _as_modules(variables: Mapping[str, tf.Variable]) -> tf.Module:
         # A dot stands in checkpoints for what names must not contain: "..", a dot; ".S", a slash.
         *folders, last = [re.sub(r"\.([.S])", lambda m: {".": ".", "S": "/"}[m[1]], name) for name in path.split("/")]
         for folder in folders:
-            if not hasattr(module, folder):
+            if folder not in vars(module):
                 setattr(module, folder, tf.Module())
             module = getattr(module, folder)
         setattr(module, last, variable)

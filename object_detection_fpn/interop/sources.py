@@ -23,7 +23,7 @@ from object_detection_fpn.training.checkpoints import CheckpointError
 
 # What `train_config.fine_tune_checkpoint_type` takes, as in the Object Detection API's `restore_from_objects`: its
 # "detection" is the feature extractors of both stages, without the RPN's head and the predictors.
-_PARTS = {
+_PARTS: dict[str, tuple[str, ...] | None] = {
     "classification": ("feature_extractor/backbone",),
     "detection": ("feature_extractor", "box_head/feature_extractor"),
     "full": None,
