@@ -238,7 +238,9 @@ class RunCheckpoints:
             differences.append("step: absent there")
         if differences:
             listing = "".join(f"\n  {line}" for line in differences[:_NUM_DIFFERENCES])
-            more = f"\n  ... and {len(differences) - _NUM_DIFFERENCES} more" if len(differences) > _NUM_DIFFERENCES else ""
+            more = (
+                f"\n  ... and {len(differences) - _NUM_DIFFERENCES} more" if len(differences) > _NUM_DIFFERENCES else ""
+            )
             raise CheckpointError(
                 f"{stored.path}: this checkpoint is of another model ({len(differences)} of "
                 f"{len(here.keys() | there.keys())} variables differ).{listing}{more}\n"
@@ -449,5 +451,3 @@ def _write_whole(file: str, text: str) -> None:
     with tf.io.gfile.GFile(f"{file}.new", "w") as stream:
         stream.write(text)
     tf.io.gfile.rename(f"{file}.new", file, overwrite=True)
-
-
