@@ -315,7 +315,7 @@ def build_box_head(
         feature_extractor=features,
         num_classes=config.num_classes,
         share_box_across_classes=message.share_box_across_classes,
-        dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else 0.0,
+        dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else None,
         spec=build_layer_spec(message.fc_hyperparams, dtype=dtype),
     )
 

@@ -231,8 +231,12 @@ def _extractor_is_known(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, pat
     known, name = fields.EXTRACTOR_TYPES, message.type
     if name in known or not message.HasField("type"):
         return
-    single_level = f"{name.removesuffix('_keras')}_fpn_keras" in known
-    problem = "has no feature pyramid" if single_level else f"is unknown{nearest(name, known)}"
+    base = name.removesuffix("_keras")
+    problem = f"is unknown{nearest(name, known)}"
+    if f"{base}_fpn_keras" in known or base in fields.EXTRACTORS_ELSEWHERE:
+        generation = "has" if name.endswith("_keras") else "is of TensorFlow 1 and has"
+        like = f"{base}_fpn_keras" if f"{base}_fpn_keras" in known else "faster_rcnn_resnet50_fpn_keras"
+        problem = f'{generation} no feature pyramid: write "{like}", or another that is allowed'
     yield _at(message, path, "type", problem, listed(known))
 
 
@@ -280,6 +284,9 @@ def _fine_tuning_is_known(message: train_pb2.TrainConfig, path: str) -> Iterator
     known = fields.FINE_TUNE_CHECKPOINT_TYPES
     if message.fine_tune_checkpoint_type not in known:
         yield _at(message, path, "fine_tune_checkpoint_type", "is unknown", listed(known[1:]))
+    if message.fine_tune_checkpoint == fields.IMAGENET and message.fine_tune_checkpoint_type in ("detection", "full"):
+        problem = f'does not fit fine_tune_checkpoint = "{fields.IMAGENET}", which is a backbone'
+        yield _at(message, path, "fine_tune_checkpoint_type", problem, "classification, or to leave it out")
     # The default is V1, which no TensorFlow 2 config can mean: only V1 in writing is refused.
     version = "fine_tune_checkpoint_version"
     if (
@@ -407,8 +414,10 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
 
 def _missing_checkpoint(message: train_pb2.TrainConfig) -> Iterator[Problem]:
     path = message.fine_tune_checkpoint
-    if path and not (_files(path) or _files(f"{path}.index")):
-        allowed = 'the path of a checkpoint, such as "dir/ckpt-0" for dir/ckpt-0.index'
+    if path and path != fields.IMAGENET and not (_files(path) or _files(f"{path}.index")):
+        allowed = (
+            f'the path of a checkpoint, such as "dir/ckpt-0" for dir/ckpt-0.index, of weights, or "{fields.IMAGENET}"'
+        )
         yield _at(message, "train_config", "fine_tune_checkpoint", "does not exist", allowed)
 
 

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 EXTRACTOR_TYPES = tuple(f"faster_rcnn_resnet{depth}_fpn_keras" for depth in (18, 34, 50, 101, 152))
 """What `feature_extractor.type` may be."""
 
+EXTRACTORS_ELSEWHERE = tuple(
+    f"faster_rcnn_{backbone}" for backbone in ("inception_v2", "inception_resnet_v2", "nas", "pnas", "mobilenet_v1")
+)
+"""What it may be in the Object Detection API, with "_keras" or without, of backbones that are not here."""
+
 METRICS_SETS = (
     "coco_detection_metrics",
     "pascal_voc_detection_metrics",
@@ -45,6 +50,9 @@ AUTOAUGMENT_POLICIES = ("v0", "v1", "v2", "v3", "test")
 
 FINE_TUNE_CHECKPOINT_TYPES = ("", "classification", "detection", "full")
 """What `train_config.fine_tune_checkpoint_type` may be; empty: found out from the checkpoint."""
+
+IMAGENET = "imagenet"
+"""What `train_config.fine_tune_checkpoint` may be instead of a path: weights that tf_keras.applications downloads."""
 
 
 @dataclass(frozen=True)
@@ -370,7 +378,9 @@ LEFT_OUT = {
     "AnchorGenerator.flexible_grid_anchor_generator": _ONLY_MULTISCALE,
     "BoxPredictor.convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
     "BoxPredictor.weight_shared_convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
-    "BoxPredictor.rfcn_box_predictor": _ONLY_MASK_RCNN_HEAD,
+    "BoxPredictor.rfcn_box_predictor": (
+        "R-FCN pools without a pyramid and is not supported: write mask_rcnn_box_predictor instead"
+    ),
     "ClassificationLoss.bootstrapped_sigmoid": _OTHER_LOSS,
     "ClassificationLoss.penalty_reduced_logistic_focal_loss": _OTHER_LOSS,
     "ClassificationLoss.weighted_dice_classification_loss": _OTHER_LOSS,

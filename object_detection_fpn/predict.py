@@ -20,8 +20,8 @@ from PIL import Image, UnidentifiedImageError
 
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.evaluation import visualize
+from object_detection_fpn.interop import sources
 from object_detection_fpn.saved_model import make_serving_function
-from object_detection_fpn.training import checkpoints
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -153,10 +153,10 @@ class Predictor:
             num_channels: of the images that go into the resizer.
 
         Raises:
-            CheckpointError: as `training.checkpoints.restore_model`.
+            CheckpointError: as `interop.sources.restore_model`.
         """
         if checkpoint_path is not None:
-            checkpoints.restore_model(checkpoint_path, model, use_averages=use_averages)
+            sources.restore_model(checkpoint_path, model, use_averages=use_averages)
         serve = make_serving_function(
             model=model, resizer=resizer, input_type="image_tensor", num_channels=num_channels
         )

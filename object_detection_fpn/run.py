@@ -24,6 +24,7 @@ from object_detection_fpn import predict as predict_lib
 from object_detection_fpn.data import decoder
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.interop import sources
 from object_detection_fpn.modeling import faster_rcnn
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 from object_detection_fpn.training import checkpoints, optimizers
@@ -250,13 +251,14 @@ def export(config: Config, *, checkpoint: str, output_dir: str, input_type: str 
     """
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     model = _build_model(config, reader)
-    checkpoints.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
+    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return saved_model.export_saved_model(
         model=model,
         resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
         input_type=input_type,
         output_dir=output_dir,
         pipeline_config_text=config_lib.format_config(config),
+        variables=checkpoints.variables_by_path(model),
         num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
     )
@@ -266,7 +268,7 @@ def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
     """A predictor with a checkpoint's weights and the label map's names."""
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     model = _build_model(config, reader)
-    checkpoints.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
+    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return predict_lib.Predictor.from_model(
         model=model,
         resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
@@ -332,7 +334,7 @@ class Evaluator:
     def evaluate_checkpoint(self, checkpoint: str) -> dict[str, float]:
         """Restores a checkpoint into the model, with averages if the config says so, and evaluates it."""
         use_averages = self._config.eval_config.use_moving_averages
-        restored = checkpoints.restore_model(checkpoint, self.model, use_averages=use_averages)
+        restored = sources.restore_model(checkpoint, self.model, use_averages=use_averages)
         return self(restored.step)
 
     def __call__(self, step: int) -> dict[str, float]:
@@ -467,11 +469,9 @@ def _log_notices(report: DataReport) -> None:
 def _initialize(config: Config, model: faster_rcnn.FasterRCNN) -> None:
     """First weights from `train_config.fine_tune_checkpoint`."""
     settings = config.train_config
-    is_backbone_only = settings.fine_tune_checkpoint_type == "classification"
-    report = checkpoints.restore_for_fine_tuning(
-        settings.fine_tune_checkpoint, model, parts=["feature_extractor/backbone"] if is_backbone_only else None
-    )
-    print(report.table(f"Weights from {settings.fine_tune_checkpoint}"), flush=True)
+    kind = settings.fine_tune_checkpoint_type or ("detection" if settings.from_detection_checkpoint else "")
+    report, title = sources.restore_for_fine_tuning(settings.fine_tune_checkpoint, model, kind=kind)
+    print(report.table(title), flush=True)
 
 
 def _save_config_once(config: Config, model_dir: str, done: set[str], _: int, __: str) -> None:

@@ -12,7 +12,8 @@ for encoded images, any mixture of sizes in it, where the API takes one image.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -119,6 +120,7 @@ def export_saved_model(
     output_dir: str,
     pipeline_config_text: str,
     checkpoint: tf.train.Checkpoint | None = None,
+    variables: Mapping[str, tf.Variable] | None = None,
     num_channels: int = 3,
     decode_record: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> str:
@@ -133,6 +135,8 @@ def export_saved_model(
         output_dir: folder to write, made if missing.
         pipeline_config_text: content of `pipeline.config`.
         checkpoint: what to write to `checkpoint/`; None = `tf.train.Checkpoint(model=model)`, as in the API.
+        variables: {path: variable}, all of the model's as its checkpoint files them; the SavedModel then holds them under
+            the same names, and its weights can be restored like a checkpoint's. None = they stay nameless.
         num_channels: as in `make_serving_function`.
         decode_record: as in `make_serving_function`.
 
@@ -147,7 +151,10 @@ def export_saved_model(
     )
     # The variables alone, not the layers: Keras would trace every layer's call once more and write it beside ours.
     module = tf.Module(name="detector")
-    module.model_variables = list(model.variables)
+    if variables is None:
+        module.model_variables = list(model.variables)
+    else:
+        module.model = _as_modules(variables)
     module.__call__ = serve  # an attribute of the object is what makes the loaded one callable
     signature = serve.get_concrete_function()
 
@@ -162,6 +169,21 @@ def export_saved_model(
     with tf.io.gfile.GFile(os.path.join(output_dir, "pipeline.config"), "w") as file:
         file.write(pipeline_config_text)
     return saved_model_dir
+
+
+def _as_modules(variables: Mapping[str, tf.Variable]) -> tf.Module:
+    """Plain objects with the variables at their paths."""
+    root = tf.Module(name="model")
+    for path, variable in variables.items():
+        module = root
+        # A dot stands in checkpoints for what names must not contain: "..", a dot; ".S", a slash.
+        *folders, last = [re.sub(r"\.([.S])", lambda m: {".": ".", "S": "/"}[m[1]], name) for name in path.split("/")]
+        for folder in folders:
+            if folder not in vars(module):
+                setattr(module, folder, tf.Module())
+            module = getattr(module, folder)
+        setattr(module, last, variable)
+    return root
 
 
 def _decoder(

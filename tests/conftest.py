@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -67,6 +68,15 @@ def golden_dir() -> Path:
 @pytest.fixture(scope="session")
 def root_dir() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def parity(root_dir):
+    """The comparisons with the Object Detection API, which are a benchmark too."""
+    spec = importlib.util.spec_from_file_location("parity", root_dir / "benchmarks" / "parity.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

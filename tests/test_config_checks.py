@@ -123,8 +123,19 @@ def test_config_is_accepted(config, changes):
             [f"{EXTRACTOR}.type=faster_rcnn_resnet50_fpn"],
             'is unknown (nearest: "faster_rcnn_resnet50_fpn_keras"). Allowed: ',
         ),
-        ([f"{EXTRACTOR}.type=faster_rcnn_resnet50"], '"faster_rcnn_resnet50" has no feature pyramid. Allowed: '),
-        ([f"{EXTRACTOR}.type=faster_rcnn_resnet50_keras"], "has no feature pyramid. Allowed: "),
+        (
+            [f"{EXTRACTOR}.type=faster_rcnn_resnet101"],
+            'is of TensorFlow 1 and has no feature pyramid: write "faster_rcnn_resnet101_fpn_keras", or another that is '
+            "allowed. Allowed: faster_rcnn_resnet18_fpn_keras, ",
+        ),
+        (
+            [f"{EXTRACTOR}.type=faster_rcnn_resnet50_keras"],
+            '_keras" has no feature pyramid: write "faster_rcnn_resnet50_fpn_keras", or another that is allowed. Allowed: ',
+        ),
+        (
+            [f"{EXTRACTOR}.type=faster_rcnn_inception_v2"],
+            'is of TensorFlow 1 and has no feature pyramid: write "faster_rcnn_resnet50_fpn_keras", or another that is ',
+        ),
         ([f"-{EXTRACTOR}.type"], f"{EXTRACTOR}.type is not set. Allowed: faster_rcnn_resnet18_fpn_keras, "),
         ([f"{EXTRACTOR}.pad_to_multiple=16"], "pad_to_multiple = 16 does not fit .* Allowed: multiples of 32."),
         ([f"{EXTRACTOR}.pad_to_multiple=0"], "pad_to_multiple = 0 does not fit .* Allowed: multiples of 32."),
@@ -295,6 +306,11 @@ def test_config_is_accepted(config, changes):
         (
             ["train_config.fine_tune_checkpoint=a", "train_config.fine_tune_checkpoint_version=V1"],
             "train_config.fine_tune_checkpoint_version = V1 is the format of TensorFlow 1, which cannot be read. Allowed: V2.",
+        ),
+        (
+            ["train_config.fine_tune_checkpoint=imagenet", "train_config.fine_tune_checkpoint_type=detection"],
+            'fine_tune_checkpoint_type = "detection" does not fit fine_tune_checkpoint = "imagenet", which is a backbone. '
+            "Allowed: classification, or to leave it out.",
         ),
         (["train_config.load_all_detection_checkpoint_vars=true"], 'write fine_tune_checkpoint_type: "full" instead'),
         ([f"{AUGMENTATION}+={{}}"], f"{AUGMENTATION}[1] is empty. Allowed: one of normalize_image, "),
@@ -489,6 +505,11 @@ def test_super_categories_name_classes_of_the_label_map(ready, members, expected
     ready.eval_config.super_categories["few"] = members
     lines = refusals(ready, require_data="eval")
     assert not lines if expected is None else re.search(expected, lines[0])
+
+
+def test_weights_to_be_downloaded_need_no_file(ready):
+    change(ready, "train_config.fine_tune_checkpoint=imagenet")
+    assert refusals(ready, require_data="train") == []
 
 
 def test_training_needs_nothing_of_evaluation(ready):

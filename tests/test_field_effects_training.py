@@ -109,10 +109,18 @@ _TRAINING = {
     "TrainConfig.update_trainable_variables": ['train_config.update_trainable_variables=["rpn"]'],
     "TrainConfig.add_regularization_loss": ["train_config.add_regularization_loss=false"],
     "TrainConfig.max_number_of_boxes": ["train_config.max_number_of_boxes=3"],
+    "TrainConfig.merge_multiple_label_boxes": ["train_config.merge_multiple_label_boxes=true"],
+    "TrainConfig.use_multiclass_scores": [
+        "train_input_reader.load_multiclass_scores=true",
+        "train_config.use_multiclass_scores=true",
+    ],
     "TrainConfig.use_bfloat16": ["train_config.use_bfloat16=true"],
 }
-_ABOUT_DATA = {f"TrainConfig.{name}" for name in ("batch_size", "data_augmentation_options", "max_number_of_boxes")}
-# Fields whose effect needs files or is a refusal: tests below, and in test_run.py.
+_ABOUT_DATA = {
+    *("TrainConfig.batch_size", "TrainConfig.data_augmentation_options", "TrainConfig.max_number_of_boxes"),
+    *("TrainConfig.merge_multiple_label_boxes", "TrainConfig.use_multiclass_scores"),
+}
+# Fields whose effect needs files or is a refusal: tests below, in test_run.py and in interop/.
 _OWN_TESTS = {
     "TrainEvalPipelineConfig.eval_config",
     "TrainEvalPipelineConfig.eval_input_reader",
@@ -177,7 +185,12 @@ def what_is_trained(small_config, monkeypatch, tmp_path):
         def train(*, model, optimizer, dataset, variables, **others):
             if with_data:
                 batch = next(iter(dataset(tf.distribute.InputContext(), 0)))
-                seen.update(images=batch.images.numpy(), boxes=batch.groundtruth.boxes.numpy())
+                scores = batch.groundtruth.class_scores
+                seen.update(
+                    images=batch.images.numpy(),
+                    boxes=batch.groundtruth.boxes.numpy(),
+                    class_scores=None if scores is None else scores.numpy(),
+                )
             seen.update(
                 variables=[(path, v.shape) for path, v in checkpoints.variables_by_path(model).items()],
                 trained=[v.name for v in variables],

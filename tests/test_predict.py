@@ -220,7 +220,7 @@ def test_weights_come_from_the_checkpoint(tmp_path):
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     path = tf.train.Checkpoint(model=tf_keras.layers.BatchNormalization()).write(str(tmp_path / "ckpt-1"))
-    with pytest.raises(CheckpointError, match="another model; it lacks 1 of the model's 1 variables: scale"):
+    with pytest.raises(CheckpointError, match=r"ckpt-1: this checkpoint holds no detector \(its objects are model\)"):
         Predictor.from_model(checkpoint_path=path, model=MeanModel(), resizer=resize.identity())
 
 

@@ -55,7 +55,7 @@ def test_training_starts_from_the_fine_tune_checkpoint(small_config, tmp_path, c
     message = type(small_config)()
     message.CopyFrom(small_config)
     message.train_config.fine_tune_checkpoint = checkpoints.latest_checkpoint(str(tmp_path / "first"))
-    message.train_config.fine_tune_checkpoint_type = "detection"
+    message.train_config.fine_tune_checkpoint_type = "full"
     message.train_config.optimizer.momentum_optimizer.learning_rate.constant_learning_rate.learning_rate = 0.0
     run.train(message, model_dir=str(tmp_path / "second"), num_steps=1)
     assert "restored" in capfd.readouterr().out

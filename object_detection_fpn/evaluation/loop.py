@@ -230,7 +230,6 @@ def evaluate_continuously(
 
     Raises:
         TimeoutError: if no checkpoint could be evaluated at all.
-        ValueError: if a checkpoint holds no `step`.
     """
     console = console or rich.console.Console()
     results: dict[int, dict[str, float]] = {}
@@ -259,19 +258,14 @@ def evaluate_continuously(
 
 
 def checkpoint_step(path: str) -> int:
-    """The training step stored in a checkpoint (its number N counts saves, not steps).
+    """The training step stored in a checkpoint (its number N counts saves, not steps); 0 for an exported one without.
 
     Raises:
-        ValueError: if it holds no `step`.
         tf.errors.NotFoundError: if there is no such checkpoint.
     """
     reader = tf.train.load_checkpoint(path)
     key = "step/.ATTRIBUTES/VARIABLE_VALUE"
-    if not reader.has_tensor(key):
-        raise ValueError(
-            f"{path} holds no variable `step`: it was not written by a training job of this package or the API."
-        )
-    return int(reader.get_tensor(key))
+    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
 
 
 class _Image(NamedTuple):

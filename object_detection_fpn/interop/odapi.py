@@ -1,6 +1,24 @@
 """Names that the Object Detection API gives this model's variables in its checkpoints.
 
-Its training loop saves an object-based checkpoint; each variable's key is the path of Python attributes that leads to it.
+Its training loop saves an object-based checkpoint; each variable's name is the path of Python attributes that leads to it.
+
+| there, below `model/` | here |
+|---|---|
+| _feature_extractor_for_proposal_features/ | feature_extractor/ |
+| - classification_backbone/layer_with_weights-i | - backbone/network/layer_with_weights-i |
+| - fpn_features_generator/top_layers/0 | - fpn/laterals/t, t being the coarsest level of the backbone |
+| - fpn_features_generator/residual_blocks/i/0 | - fpn/laterals/(t - 1 - i) |
+| - fpn_features_generator/conv_layers/i/0 and /1 | - fpn/smoothings/(t - 1 - i)/conv and /norm |
+| - coarse_feature_layers/i/0 and /1 | - fpn/extras/(t + 1 + i)/conv and /norm |
+| _first_stage_box_predictor_first_conv/layer_with_weights-0 and -1 | rpn/head/conv and norm |
+| _first_stage_box_predictor/_prediction_heads/ | rpn/head/ |
+| - class_predictions_with_background/i/_class_predictor_layers/0 | - objectness/i, i counting levels from the finest |
+| - box_encodings/i/_box_encoder_layers/0 | - deltas/i |
+| _feature_extractor_for_box_classifier_features/layer_with_weights-i | box_head/feature_extractor/fc1, norm, fc2 |
+| _mask_rcnn_box_predictor/_class_prediction_head/_class_predictor_layers/1 and /2 | box_head/class_predictor, class_norm |
+| _mask_rcnn_box_predictor/_box_prediction_head/_box_encoder_layers/1 and /2 | box_head/box_predictor, box_norm |
+
+With `use_dropout` the last two begin with 2 instead of 1.
 """
 
 from __future__ import annotations
@@ -10,52 +28,88 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling import faster_rcnn
+from object_detection_fpn.training import checkpoints
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_FEATURES = "model/_feature_extractor_for_proposal_features"
-_BOX_FEATURES = "model/_feature_extractor_for_box_classifier_features"
-_RPN_CONV = "model/_first_stage_box_predictor_first_conv"
-_RPN_HEADS = "model/_first_stage_box_predictor/_prediction_heads"
-_BOX_HEADS = "model/_mask_rcnn_box_predictor"
+FEATURES = "_feature_extractor_for_proposal_features"
+PYRAMID = f"{FEATURES}/fpn_features_generator"
+_BOX_FEATURES = "_feature_extractor_for_box_classifier_features"
+_RPN_CONV = "_first_stage_box_predictor_first_conv"
+_RPN_HEADS = "_first_stage_box_predictor/_prediction_heads"
+_BOX_HEADS = "_mask_rcnn_box_predictor"
 
 
-def variables_by_key(model: faster_rcnn.FasterRCNN) -> dict[str, tf.Variable]:
-    """Maps each checkpoint key of the Object Detection API to the variable of ours that it holds.
+def stored_keys(model: faster_rcnn.FasterRCNN, graph: ObjectGraph, root: int) -> dict[str, str]:
+    """Says where a checkpoint of the Object Detection API keeps each variable of ours.
+
+    Args:
+        model: ours, built.
+        graph: the objects of the checkpoint.
+        root: the object that is the API's model.
+
+    Returns:
+        {path of our variable: key of the tensor}; what the checkpoint has beyond our model goes by its path there.
 
     Raises:
-        ValueError: if the backbone is one that the Object Detection API has not.
+        CheckpointError: if the backbone is one that the Object Detection API has not.
+    """
+    our_paths = {id(variable): path for path, variable in checkpoints.variables_by_path(model).items()}
+    ours = {path: our_paths[id(variable)] for path, variable in variables_by_api_path(model).items()}
+    keys: dict[str, str] = {}
+    for path, our_path in ours.items():
+        node = graph.follow(path, root)
+        if node is not None and (key := graph.key(node)):
+            keys[our_path] = key
+    known = set(keys.values())
+    for node, path in graph.walk(root):
+        key = graph.key(node)
+        if key and key not in known:
+            keys[path] = key
+    return keys
+
+
+def variables_by_api_path(model: faster_rcnn.FasterRCNN) -> dict[str, tf.Variable]:
+    """Maps each path of the Object Detection API, from its model on, to the variable of ours that belongs there.
+
+    Raises:
+        CheckpointError: if the backbone is one that the Object Detection API has not.
     """
     result: dict[str, tf.Variable] = {}
     for path, layer in _layers_by_path(model):
         for variable in layer.variables:
-            key = f"{path}/{_local_name(variable)}{_SUFFIX}"
-            if key in result:
-                raise ValueError(
+            full_path = f"{path}/{local_name(variable)}"
+            if full_path in result:
+                raise checkpoints.CheckpointError(
                     f"{variable.name} has no name in a checkpoint of the Object Detection API, which has no "
                     f"{model.feature_extractor.backbone.name} for this model. Allowed: ResNet-50, -101 and -152."
                 )
-            result[key] = variable
+            result[full_path] = variable
     return result
 
 
+def local_name(variable: tf.Variable) -> str:
+    """The attribute of its layer: "kernel", "bias", "gamma", "beta", "moving_mean" or "moving_variance"."""
+    return variable.name.split("/")[-1].split(":")[0]
+
+
 def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
-    """Pairs (path in their checkpoint, layer of ours)."""
+    """Pairs (path there, layer of ours): the table above."""
     extractor, head = model.feature_extractor, model.rpn.head
     weighted = [layer for layer in extractor.backbone.network.layers if layer.variables]
     for i, layer in enumerate(weighted):
-        yield f"{_FEATURES}/classification_backbone/layer_with_weights-{i}", layer
+        yield f"{FEATURES}/classification_backbone/layer_with_weights-{i}", layer
 
     pyramid = extractor.fpn
     *lower, top = sorted(pyramid.laterals)
-    yield f"{_FEATURES}/fpn_features_generator/top_layers/0", pyramid.laterals[top]
+    yield f"{PYRAMID}/top_layers/0", pyramid.laterals[top]
     for i, level in enumerate(reversed(lower)):  # theirs count downwards from the level below the top
-        yield f"{_FEATURES}/fpn_features_generator/residual_blocks/{i}/0", pyramid.laterals[level]
-        yield f"{_FEATURES}/fpn_features_generator/conv_layers/{i}/0", pyramid.smoothings[level].conv
-        yield f"{_FEATURES}/fpn_features_generator/conv_layers/{i}/1", pyramid.smoothings[level].norm
+        yield f"{PYRAMID}/residual_blocks/{i}/0", pyramid.laterals[level]
+        yield f"{PYRAMID}/conv_layers/{i}/0", pyramid.smoothings[level].conv
+        yield f"{PYRAMID}/conv_layers/{i}/1", pyramid.smoothings[level].norm
     for i, level in enumerate(sorted(pyramid.extras)):
-        yield f"{_FEATURES}/coarse_feature_layers/{i}/0", pyramid.extras[level].conv
-        yield f"{_FEATURES}/coarse_feature_layers/{i}/1", pyramid.extras[level].norm
+        yield f"{FEATURES}/coarse_feature_layers/{i}/0", pyramid.extras[level].conv
+        yield f"{FEATURES}/coarse_feature_layers/{i}/1", pyramid.extras[level].norm
 
     yield f"{_RPN_CONV}/layer_with_weights-0", head.conv
     yield f"{_RPN_CONV}/layer_with_weights-1", head.norm
@@ -68,13 +122,10 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
         with_weights = [layer for layer in (features.fc1, features.norm, features.fc2) if layer.variables]
         for i, layer in enumerate(with_weights):
             yield f"{_BOX_FEATURES}/layer_with_weights-{i}", layer
-        # Layer 0 of each predictor is its flattening or dropout.
-        yield f"{_BOX_HEADS}/_box_prediction_head/_box_encoder_layers/1", model.box_head.box_predictor
-        yield f"{_BOX_HEADS}/_box_prediction_head/_box_encoder_layers/2", model.box_head.box_norm
-        yield f"{_BOX_HEADS}/_class_prediction_head/_class_predictor_layers/1", model.box_head.class_predictor
-        yield f"{_BOX_HEADS}/_class_prediction_head/_class_predictor_layers/2", model.box_head.class_norm
-
-
-def _local_name(variable: tf.Variable) -> str:
-    """The attribute of its layer: "kernel", "bias", "gamma", "beta", "moving_mean" or "moving_variance"."""
-    return variable.name.split("/")[-1].split(":")[0]
+        box_layers = f"{_BOX_HEADS}/_box_prediction_head/_box_encoder_layers"
+        class_layers = f"{_BOX_HEADS}/_class_prediction_head/_class_predictor_layers"
+        first = 1 if model.box_head.dropout_rate is None else 2  # flattening, and dropout if there is any, come before
+        yield f"{box_layers}/{first}", model.box_head.box_predictor
+        yield f"{box_layers}/{first + 1}", model.box_head.box_norm
+        yield f"{class_layers}/{first}", model.box_head.class_predictor
+        yield f"{class_layers}/{first + 1}", model.box_head.class_norm

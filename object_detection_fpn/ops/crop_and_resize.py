@@ -1,7 +1,8 @@
 """Pools RoIs from the pyramid level that fits their size (FPN, section 4.2); tf.image knows one level and no XLA.
 
 A crop of side S samples S x S points of a box bilinearly, corners aligned: the first point lies on the box's corner, the last
-on the opposite one, and a normalized coordinate y is row y * (H - 1) of a level with H rows.
+on the opposite one, and a normalized coordinate y is row y * (H - 1) of a level with H rows. RoIAlign samples the insides of
+S x S cells instead and averages over each.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def multilevel_crop_and_resize(
     boxes_normalized: tf.Tensor,
     level_indices: tf.Tensor,
     *,
-    crop_size: int,
+    crop_size: int | tuple[int, int],
     implementation: str,
     extrapolation_value: float = 0.0,
 ) -> tf.Tensor:
@@ -66,7 +67,7 @@ def multilevel_crop_and_resize(
         boxes_normalized: [B, R, 4] float32, shares of the padded image; may reach beyond it. Boxes that are not finite are
             taken as the image's first corner. No gradient passes to them.
         level_indices: [B, R] int32 in [0, len(pyramid)).
-        crop_size: S.
+        crop_size: S, or (height, width) of crops that are not square.
         implementation: one of `IMPLEMENTATIONS`.
         extrapolation_value: what lies around each level.
 
@@ -76,8 +77,7 @@ def multilevel_crop_and_resize(
     Raises:
         ValueError: if `implementation` is unknown or `crop_size` below 1.
     """
-    if crop_size < 1:
-        raise ValueError(f"crop_size = {crop_size}. Allowed: 1 or more.")
+    height, width = _as_size(crop_size)
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation = {implementation!r}. Allowed: {', '.join(IMPLEMENTATIONS)}.")
     # float32 even for bfloat16 features: with 8 bits, 0.501 equals 0.5.
@@ -86,15 +86,77 @@ def multilevel_crop_and_resize(
     if implementation == "native":
         implementation = "kernel" if tf.config.list_physical_devices("GPU") else "sparse"
     crop = {"sparse": _sparse_crop, "kernel": _kernel_crop, "static": _static_crop}[implementation]
-    crops = crop(pyramid, boxes, level_indices, crop_size, extrapolation_value)
+    crops = crop(pyramid, boxes, level_indices, (height, width), extrapolation_value)
     batch, num_rois, num_filters = dim(level_indices, 0), dim(level_indices, 1), pyramid[0].shape[-1]
-    return tf.reshape(tf.cast(crops, pyramid[0].dtype), [batch, num_rois, crop_size, crop_size, num_filters])
+    return tf.reshape(tf.cast(crops, pyramid[0].dtype), [batch, num_rois, height, width, num_filters])
+
+
+def multilevel_roi_align(
+    pyramid: Sequence[tf.Tensor],
+    boxes_normalized: tf.Tensor,
+    level_indices: tf.Tensor,
+    *,
+    crop_size: int | tuple[int, int],
+    samples_per_cell: int,
+    implementation: str,
+    extrapolation_value: float = 0.0,
+) -> tf.Tensor:
+    """Pools each RoI from its own pyramid level by RoIAlign (Mask R-CNN, section 3).
+
+    A RoI is divided into S x S cells, each cell is sampled bilinearly at the centres of n x n equal parts, and the samples
+    of a cell are averaged. A normalized coordinate y is row y * (H - 1), as for `multilevel_crop_and_resize`.
+
+    Args:
+        pyramid: as for `multilevel_crop_and_resize`, like all arguments that are not here.
+        boxes_normalized: [B, R, 4] float32, shares of the padded image.
+        level_indices: [B, R] int32 in [0, len(pyramid)).
+        crop_size: S, or (height, width) in cells.
+        samples_per_cell: n.
+        implementation: one of `IMPLEMENTATIONS`.
+        extrapolation_value: what lies around each level.
+
+    Returns:
+        [B, R, S, S, F] of the pyramid's type, interpolated and averaged in float32.
+
+    Raises:
+        ValueError: if `implementation` is unknown, or `crop_size` or `samples_per_cell` below 1.
+    """
+    if samples_per_cell < 1:
+        raise ValueError(f"samples_per_cell = {samples_per_cell}. Allowed: 1 or more.")
+    height, width = _as_size(crop_size)
+    num_rows, num_columns = height * samples_per_cell, width * samples_per_cell
+    boxes = tf.cast(boxes_normalized, tf.float32)
+    # The first and last sample lie half a part inside the box: as the corners of a smaller box, all come to their places.
+    size = boxes[..., 2:] - boxes[..., :2]
+    inset = size * tf.constant([0.5 / num_rows, 0.5 / num_columns])
+    samples = multilevel_crop_and_resize(
+        [tf.cast(features, tf.float32) for features in pyramid],
+        tf.concat([boxes[..., :2] + inset, boxes[..., 2:] - inset], axis=-1),
+        level_indices,
+        crop_size=(num_rows, num_columns),
+        implementation=implementation,
+        extrapolation_value=extrapolation_value,
+    )
+    batch, num_rois, num_filters = dim(level_indices, 0), dim(level_indices, 1), pyramid[0].shape[-1]
+    cells = [batch, num_rois, height, samples_per_cell, width, samples_per_cell, num_filters]
+    return tf.cast(tf.reduce_mean(tf.reshape(samples, cells), axis=[3, 5]), pyramid[0].dtype)
+
+
+def _as_size(crop_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+    if min(height, width) < 1:
+        raise ValueError(f"crop_size = {crop_size}. Allowed: 1 or more.")
+    return height, width
 
 
 def _kernel_crop(
-    pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
+    pyramid: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    level_indices: tf.Tensor,
+    crop_size: tuple[int, int],
+    extrapolation_value: float,
 ) -> tf.Tensor:
-    """-> [B * R, S, S, F] float32."""
+    """-> [B * R, height, width, F] float32."""
     batch, num_rois = dim(level_indices, 0), dim(level_indices, 1)
     boxes = tf.reshape(_pull_inside(boxes), [-1, 4])
     images = tf.repeat(tf.range(batch), num_rois)
@@ -105,7 +167,7 @@ def _kernel_crop(
             tf.cast(features, tf.float32),
             tf.gather(boxes, level_rows),
             tf.gather(images, level_rows),
-            [crop_size, crop_size],
+            crop_size,
             extrapolation_value=extrapolation_value,
         )
         for features, level_rows in zip(pyramid, rows, strict=True)
@@ -114,9 +176,13 @@ def _kernel_crop(
 
 
 def _sparse_crop(
-    pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
+    pyramid: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    level_indices: tf.Tensor,
+    crop_size: tuple[int, int],
+    extrapolation_value: float,
 ) -> tf.Tensor:
-    """-> [B * R * S * S, F] float32.
+    """-> [B * R * height * width, F] float32.
 
     Row i of the matrix holds the weights of the four cells that sample i lies between. On a CPU the product is many times
     faster than TensorFlow's kernel, and the transposed product gives the gradient, which that kernel gets wrong there: its
@@ -155,9 +221,13 @@ def _sparse_crop(
 
 
 def _static_crop(
-    pyramid: Sequence[tf.Tensor], boxes: tf.Tensor, level_indices: tf.Tensor, crop_size: int, extrapolation_value: float
+    pyramid: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    level_indices: tf.Tensor,
+    crop_size: tuple[int, int],
+    extrapolation_value: float,
 ) -> tf.Tensor:
-    """-> [B, R, S, S, F] float32."""
+    """-> [B, R, height, width, F] float32."""
     flat, cells, weights = _interpolation(pyramid, boxes, level_indices, crop_size=crop_size, fades_beyond_border=True)
 
     @tf.custom_gradient
@@ -186,14 +256,14 @@ def _interpolation(
     boxes: tf.Tensor,
     level_indices: tf.Tensor,
     *,
-    crop_size: int,
+    crop_size: tuple[int, int],
     fades_beyond_border: bool,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The cells that samples are interpolated from.
 
     Returns:
-        All cells of all levels and images, [N, F]; the rows of that which each sample lies between, [4, B, R, S, S] int32, and
-        their weights, of the same shape.
+        All cells of all levels and images, [N, F]; the rows of that which each sample lies between, [4, B, R, height, width]
+        int32, and their weights, of the same shape.
     """
     batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
     sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
@@ -205,9 +275,9 @@ def _interpolation(
     )
     flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
     size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
-    # Cells and weights, a pair of [B, R, S] each.
-    rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size, fades_beyond_border)
-    columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size, fades_beyond_border)
+    # Cells and weights, a pair of [B, R, height] or [B, R, width] each.
+    rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], fades_beyond_border)
+    columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], fades_beyond_border)
     first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
     first_cell = first_cell[..., tf.newaxis, tf.newaxis]
     width = size[..., 1, tf.newaxis, tf.newaxis]
@@ -221,7 +291,7 @@ def _interpolation(
 
 
 def _corners_last(values: tf.Tensor) -> tf.Tensor:
-    """[4, B, R, S, S] -> [B * R * S * S * 4]."""
+    """[4, B, R, height, width] -> [B * R * height * width * 4]."""
     return tf.reshape(tf.transpose(tf.reshape(values, [4, -1])), [-1])
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,16 +18,38 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
-_STEP = "step" + _VALUE
-# What TensorFlow's checkpoint reader raises for files that are missing, short or altered.
-_READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
-_NUM_EXAMPLES = 5  # variables named in an error or report; enough to see the pattern
+from object_detection_fpn.training.stored import (
+    READ_ERRORS,
+    VALUE,
+    CheckpointError,
+    StoredCheckpoint,
+    damaged,
+    latest_checkpoint,
+    resolve_checkpoint,
+    slot_key,
+    some,
+)
+
+__all__ = [
+    "BestCheckpoint",
+    "CheckpointError",
+    "Restored",
+    "RunCheckpoints",
+    "StoredCheckpoint",
+    "WeightsReport",
+    "assign_weights",
+    "latest_checkpoint",
+    "resolve_checkpoint",
+    "restore_for_fine_tuning",
+    "restore_model",
+    "variables_by_path",
+]
+
+_STEP = "step" + VALUE
+_NUM_DIFFERENCES = 5  # shown of those between a model and a checkpoint of another one
 _BEST_FILE = "best.json"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or of another model. The message names the file and what to do."""
+# What a checkpoint of the Object Detection API has in every model of Faster R-CNN, and none of ours has.
+_API_ATTRIBUTE = "_feature_extractor_for_proposal_features/"
 
 
 class WeightsReport(NamedTuple):
@@ -53,7 +74,7 @@ class WeightsReport(NamedTuple):
             ("there, not wanted", self.unused, self.unused),
         ]
         lines = [
-            f"  {name:<24}{len(entries):>5}" + (f"  {_some(examples)}" if examples else "")
+            f"  {name:<24}{len(entries):>5}" + (f"  {some(examples)}" if examples else "")
             for name, entries, examples in rows
             if entries or name == "restored"
         ]
@@ -93,40 +114,6 @@ def variables_by_path(root: Any) -> dict[str, tf.Variable]:
             if isinstance(child, tf.Variable):
                 found[child_path] = child
     return found
-
-
-def resolve_checkpoint(path: str) -> str:
-    """The checkpoint that a user's path means: itself, without `.index`, or the newest of a folder.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    if tf.io.gfile.isdir(path):
-        latest = latest_checkpoint(path)
-        if latest is None:
-            raise CheckpointError(f"{path}: no checkpoint in this folder. Allowed: a folder with ckpt-*.index files.")
-        return latest
-    prefix = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
-    if tf.io.gfile.exists(f"{prefix}.index"):
-        return prefix
-    neighbours = sorted(name.removesuffix(".index") for name in tf.io.gfile.glob(f"{os.path.dirname(prefix)}/*.index"))
-    raise CheckpointError(f"{path}: no such checkpoint (no file {prefix}.index). In that folder: {_some(neighbours)}.")
-
-
-def latest_checkpoint(model_dir: str) -> str | None:
-    """The newest checkpoint of a folder, or None.
-
-    The file `checkpoint` decides; where it is absent (checkpoints that were copied by hand) or names files that are
-    gone, the highest number does.
-    """
-    named = tf.train.latest_checkpoint(model_dir)
-    if named is not None:
-        return named
-    numbered = {}
-    for index in tf.io.gfile.glob(os.path.join(model_dir, "ckpt-*.index")):
-        if match := re.fullmatch(r"ckpt-(\d+)\.index", os.path.basename(index)):
-            numbered[int(match[1])] = index.removesuffix(".index")
-    return numbered[max(numbered)] if numbered else None
 
 
 class RunCheckpoints:
@@ -183,22 +170,22 @@ class RunCheckpoints:
         path = latest_checkpoint(self._model_dir)
         if path is None:
             return None
-        stored = _Stored(path)
+        stored = StoredCheckpoint(path)
         self._check_same_model(stored)
         paths = {id(variable): name for name, variable in variables_by_path(self._model).items()}
         fresh = {
             slot: [
                 variable
                 for variable in self._optimizer.variables_trained
-                if _slot_key(paths[id(variable)], slot) not in stored.shapes
+                if slot_key(stored.keys[paths[id(variable)]], slot) not in stored.shapes
             ]
             for slot in self._optimizer.get_slot_names()
         }
         try:
             with self._strategy.scope():
                 status = self.checkpoint.restore(path)
-        except _READ_ERRORS as error:
-            raise _damaged(path, error) from error
+        except READ_ERRORS as error:
+            raise damaged(path, error) from error
         if any(fresh.values()):
             status.expect_partial()  # checked above; TensorFlow's own check knows only all or nothing
         else:
@@ -208,7 +195,7 @@ class RunCheckpoints:
         say(f"Resuming from {path} at step {step}: {len(paths)} variables of the model and the optimizer's state.")
         for slot, variables in fresh.items():
             if variables:
-                names = _some([paths[id(variable)] for variable in variables])
+                names = some([paths[id(variable)] for variable in variables])
                 say(f'  The checkpoint has no "{slot}" of {len(variables)} variables, theirs starts afresh: {names}')
         return Restored(path, step)
 
@@ -227,7 +214,13 @@ class RunCheckpoints:
             )
         return self._manager.save(checkpoint_number=step)
 
-    def _check_same_model(self, stored: _Stored) -> None:
+    def _check_same_model(self, stored: StoredCheckpoint) -> None:
+        if any(name.startswith(_API_ATTRIBUTE) for name in stored.keys):
+            raise CheckpointError(
+                f"{stored.path} was written by the Object Detection API, whose runs are not continued here: its optimizer "
+                f'counts and saves otherwise. Train into an empty model_dir with fine_tune_checkpoint: "{stored.path}" and '
+                'fine_tune_checkpoint_type: "full".'
+            )
         here = {name: tuple(variable.shape) for name, variable in variables_by_path(self._model).items()}
         there = stored.model_shapes
         differences = [
@@ -244,8 +237,10 @@ class RunCheckpoints:
         if _STEP not in stored.shapes:
             differences.append("step: absent there")
         if differences:
-            listing = "".join(f"\n  {line}" for line in differences[:_NUM_EXAMPLES])
-            more = f"\n  ... and {len(differences) - _NUM_EXAMPLES} more" if len(differences) > _NUM_EXAMPLES else ""
+            listing = "".join(f"\n  {line}" for line in differences[:_NUM_DIFFERENCES])
+            more = (
+                f"\n  ... and {len(differences) - _NUM_DIFFERENCES} more" if len(differences) > _NUM_DIFFERENCES else ""
+            )
             raise CheckpointError(
                 f"{stored.path}: this checkpoint is of another model ({len(differences)} of "
                 f"{len(here.keys() | there.keys())} variables differ).{listing}{more}\n"
@@ -335,11 +330,13 @@ class BestCheckpoint:
         return True
 
 
-def restore_model(path: str, model: tf_keras.layers.Layer, *, use_averages: bool = False) -> Restored:
+def restore_model(
+    source: str | StoredCheckpoint, model: tf_keras.layers.Layer, *, use_averages: bool = False
+) -> Restored:
     """Gives a model all the weights of one of its checkpoints, to evaluate or export it; no optimizer is needed.
 
     Args:
-        path: the checkpoint, or a folder, which means its newest.
+        source: the checkpoint, by its path or opened, or a folder, which means its newest.
         model: the model, built.
         use_averages: whether the trained variables get their moving averages instead of their last values.
 
@@ -349,7 +346,7 @@ def restore_model(path: str, model: tf_keras.layers.Layer, *, use_averages: bool
     Raises:
         CheckpointError: if the checkpoint is missing, damaged, another model's, or has no averages but they are wanted.
     """
-    stored = _Stored(resolve_checkpoint(path))
+    stored = StoredCheckpoint(resolve_checkpoint(source)) if isinstance(source, str) else source
     weights = stored.weights(use_averages=use_averages)
     if use_averages and not stored.has_averages:
         raise CheckpointError(
@@ -365,19 +362,23 @@ def restore_model(path: str, model: tf_keras.layers.Layer, *, use_averages: bool
     if unfit:
         raise CheckpointError(
             f"{stored.path}: this checkpoint is of another model; it lacks {len(unfit)} of the model's "
-            f"{len(variables)} variables: {_some(unfit)}. Use the configuration it was trained with."
+            f"{len(variables)} variables: {some(unfit)}. Use the configuration it was trained with."
         )
     assign_weights(model, weights, source=stored.path)
     return Restored(stored.path, int(stored.read(_STEP)) if _STEP in stored.shapes else 0)
 
 
 def restore_for_fine_tuning(
-    path: str, model: tf_keras.layers.Layer, *, parts: Sequence[str] | None = None, use_averages: bool = False
+    source: str | StoredCheckpoint,
+    model: tf_keras.layers.Layer,
+    *,
+    parts: Sequence[str] | None = None,
+    use_averages: bool = False,
 ) -> WeightsReport:
-    """Gives a model those weights of a checkpoint of this package that fit it.
+    """Gives a model those weights of a checkpoint that fit it.
 
     Args:
-        path: the checkpoint, or a folder, which means its newest.
+        source: the checkpoint, by its path or opened, or a folder, which means its newest.
         model: the model, built.
         parts: paths whose variables are wanted, such as `["backbone", "fpn"]`; None = the whole model. What a fine-tune
             type ("classification", "detection", "full") means in these terms is for the caller to say.
@@ -389,7 +390,7 @@ def restore_for_fine_tuning(
     Raises:
         CheckpointError: if the checkpoint is missing, damaged, of another package, or nothing in it fits.
     """
-    stored = _Stored(resolve_checkpoint(path))
+    stored = StoredCheckpoint(resolve_checkpoint(source)) if isinstance(source, str) else source
     weights = stored.weights(use_averages=use_averages)
     if not weights:
         raise CheckpointError(f"{stored.path}: not a checkpoint of this package; none of its keys begins with model/.")
@@ -446,70 +447,7 @@ def assign_weights(
     return report
 
 
-class _Stored:
-    """A checkpoint as it lies on disk: which tensors, of which shapes, and their values when asked for."""
-
-    def __init__(self, path: str):
-        self.path = path
-        try:
-            self._reader = tf.train.load_checkpoint(path)
-            self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
-        except _READ_ERRORS as error:
-            raise _damaged(path, error) from error
-        self.model_shapes = {
-            key.removeprefix("model/").removesuffix(_VALUE): tuple(shape)
-            for key, shape in self.shapes.items()
-            if key.startswith("model/") and key.endswith(_VALUE) and "/.OPTIMIZER_SLOT/" not in key
-        }
-        self.has_averages = any(_slot_key(name, "average") in self.shapes for name in self.model_shapes)
-
-    def read(self, key: str) -> np.ndarray:
-        try:
-            return self._reader.get_tensor(key)
-        except _READ_ERRORS as error:
-            raise _damaged(self.path, error) from error
-
-    def weights(self, *, use_averages: bool) -> dict[str, _StoredArray]:
-        """{path in the model: its value or, if wanted and there, its moving average}."""
-        weights = {}
-        for name, shape in self.model_shapes.items():
-            key = _slot_key(name, "average")
-            if not use_averages or key not in self.shapes:
-                key = f"model/{name}{_VALUE}"
-            weights[name] = _StoredArray(self, key, shape)
-        return weights
-
-
-class _StoredArray:
-    """A tensor of a checkpoint, read when NumPy asks for it: only one has to be in memory at a time."""
-
-    def __init__(self, stored: _Stored, key: str, shape: tuple[int, ...]):
-        self._stored, self._key, self.shape = stored, key, shape
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._stored.read(self._key), dtype=dtype)
-
-
-def _slot_key(name: str, slot: str) -> str:
-    return f"model/{name}/.OPTIMIZER_SLOT/optimizer/{slot}{_VALUE}"
-
-
-def _damaged(path: str, error: Exception) -> CheckpointError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return CheckpointError(
-        f"{path}: this checkpoint cannot be read ({reason}). To go on from an earlier one, move away the files that "
-        f"begin with {os.path.basename(path)} and the file `checkpoint` beside them."
-    )
-
-
 def _write_whole(file: str, text: str) -> None:
     with tf.io.gfile.GFile(f"{file}.new", "w") as stream:
         stream.write(text)
     tf.io.gfile.rename(f"{file}.new", file, overwrite=True)
-
-
-def _some(names: Sequence[str]) -> str:
-    if not names:
-        return "nothing"
-    more = f", ... ({len(names)} in all)" if len(names) > _NUM_EXAMPLES else ""
-    return ", ".join(names[:_NUM_EXAMPLES]) + more

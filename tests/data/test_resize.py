@@ -11,26 +11,6 @@ from hypothesis import strategies as st
 from object_detection_fpn.data import resize
 
 
-@pytest.fixture(scope="module")
-def golden(golden_dir):
-    with np.load(golden_dir / "ops" / "resizers.npz") as arrays:
-        return dict(arrays)
-
-
-GOLDEN_RESIZERS = {
-    "keep_aspect_pad": resize.keep_aspect_ratio(min_dimension=64, max_dimension=96, pad_to_max_dimension=True),
-    "keep_aspect": resize.keep_aspect_ratio(min_dimension=60, max_dimension=100),
-    "fixed": resize.fixed_shape(height=50, width=60),
-}
-
-
-@pytest.mark.parametrize("name", GOLDEN_RESIZERS)
-def test_resizers_reproduce_the_object_detection_api(golden, name):
-    image, true_shape = GOLDEN_RESIZERS[name](tf.constant(golden["image"]))
-    np.testing.assert_array_equal(true_shape, golden[f"{name}_true_shape"])
-    np.testing.assert_allclose(image, golden[name], rtol=1e-5, atol=1e-4)
-
-
 def ramp(height: int, width: int, channels: int = 3) -> tf.Tensor:
     image = np.linspace(1, 254, height * width * channels).reshape(height, width, channels)
     return tf.constant(image.astype(np.uint8))

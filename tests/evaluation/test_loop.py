@@ -324,10 +324,9 @@ def test_step_is_read_from_the_checkpoint_not_its_name(checkpoint):
     assert checkpoint_step(path) == 500
 
 
-def test_a_checkpoint_without_step_is_refused(tmp_path):
+def test_an_exported_checkpoint_without_step_counts_as_the_first(tmp_path):
     path = tf.train.Checkpoint(weight=tf.Variable(1.0)).write(str(tmp_path / "ckpt"))
-    with pytest.raises(ValueError, match="ckpt holds no variable `step`"):
-        checkpoint_step(path)
+    assert checkpoint_step(path) == 0
 
 
 def test_every_checkpoint_that_appears_is_evaluated_until_the_final_step(tmp_path, checkpoint):

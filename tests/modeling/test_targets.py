@@ -138,33 +138,6 @@ def test_decoding_the_targets_gives_the_matched_boxes(make_groundtruth, boxes, g
     assert np.all(np.isfinite(encoded.box_deltas))
 
 
-@pytest.mark.parametrize("name", ["proposal", "detection"])
-def test_targets_reproduce_the_golden(make_groundtruth, golden_dir, name):
-    golden = np.load(golden_dir / "ops" / f"targets_{name}.npz")
-    labels = golden["groundtruth_labels"].argmax(-1) - 1  # background first
-    groundtruth = make_groundtruth(
-        [{"box": box, "class": label} for box, label in zip(golden["groundtruth_boxes"], labels, strict=True)],
-        num_rows=9,
-    )
-    anchors = tf.constant(golden["anchors"][None])
-    if name == "proposal":
-        sampler = targets.AnchorSampler()
-        thresholds = {
-            "matched_threshold": sampler.matched_threshold,
-            "unmatched_threshold": sampler.unmatched_threshold,
-        }
-        matches = targets.match(anchors, groundtruth, force_match=True, **thresholds)
-    else:
-        matches = targets.RoISampler().match(anchors, groundtruth)
-    np.testing.assert_array_equal(matches[0], golden["match"])
-    encoded = targets.encode(anchors, matches, groundtruth, class_agnostic=name == "proposal")
-    classes = golden["cls_targets"].argmax(-1) if name == "detection" else golden["cls_targets"][:, 0]
-    np.testing.assert_array_equal(encoded.classes[0], classes)
-    np.testing.assert_array_equal(encoded.class_weights[0], golden["cls_weights"][:, 0])
-    np.testing.assert_array_equal(encoded.box_weights[0], golden["reg_weights"])
-    np.testing.assert_allclose(encoded.box_deltas[0], golden["reg_targets"], atol=1e-4)
-
-
 # Anchors --------------------------------------------------------------------------------------------------------------
 
 

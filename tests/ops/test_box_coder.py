@@ -15,17 +15,6 @@ def _boxes(num: int):
     return st.lists(box, min_size=num, max_size=num).map(lambda rows: np.array(rows, np.float32))
 
 
-def test_agrees_with_golden(golden_dir):
-    golden = np.load(golden_dir / "ops/box_coder.npz")
-    anchors = tf.constant(golden["anchors"])
-    scales = tuple(golden["scale_factors"].tolist())
-    assert scales == box_coder.DEFAULT_SCALES
-    np.testing.assert_allclose(box_coder.encode(golden["boxes"], anchors), golden["encoded"], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        box_coder.decode(tf.constant(golden["codes"]), anchors), golden["decoded"], rtol=1e-5, atol=1e-4
-    )
-
-
 @pytest.mark.parametrize(
     "box, deltas",
     [

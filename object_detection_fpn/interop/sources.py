@@ -1,0 +1,177 @@
+"""Where a model's weights may come from: finds out what a path holds, and gives the model what fits.
+
+| path | holds |
+|---|---|
+| `ckpt-N`, or a folder with such | a checkpoint of a training run, of this package or of the Object Detection API |
+| a folder with `saved_model.pb`, or the export's folder around it | an exported model of either |
+| `.h5`, `.keras`, the word `imagenet`, some checkpoints | a ResNet that was trained to classify, for the backbone |
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from object_detection_fpn.config_fields import IMAGENET
+from object_detection_fpn.interop import classification, odapi
+from object_detection_fpn.interop.object_graph import ObjectGraph
+from object_detection_fpn.modeling import faster_rcnn
+from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.checkpoints import CheckpointError
+
+# What `train_config.fine_tune_checkpoint_type` takes, as in the Object Detection API's `restore_from_objects`: its
+# "detection" is the feature extractors of both stages, without the RPN's head and the predictors.
+_PARTS: dict[str, tuple[str, ...] | None] = {
+    "classification": ("feature_extractor/backbone",),
+    "detection": ("feature_extractor", "box_head/feature_extractor"),
+    "full": None,
+}
+_ALLOWED = (
+    "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or weights of a "
+    "ResNet classifier"
+)
+
+
+class Source(NamedTuple):
+    """What a path turned out to hold."""
+
+    path: str
+    """The checkpoint or file that was found."""
+    origin: str
+    """In words."""
+    detector: checkpoints.StoredCheckpoint | None = None
+    """A whole model, its `keys` by the paths of our variables."""
+    backbone: dict[str, Any] | None = None
+    """Or a backbone alone: {path of our variable: array}."""
+
+
+def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
+    """Finds out what a path holds.
+
+    Args:
+        path: see the table at the head of this file.
+        model: which the weights are for, built.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, or nothing that fits a Faster R-CNN with FPN; it says what it is.
+    """
+    if path == IMAGENET:
+        network = classification.download(model.feature_extractor.backbone)
+        weights = classification.weights_by_path(network, model, f'"{path}"')
+        return Source(path, "tf_keras.applications", backbone=weights)
+    if path.endswith(classification.FILE_SUFFIXES):
+        weights = classification.weights_by_path(classification.read_file(path), model, path)
+        return Source(path, "weights of a Keras model", backbone=weights)
+    stored = checkpoints.StoredCheckpoint(_resolve(path))
+    graph = ObjectGraph(stored)
+    if not graph:
+        raise CheckpointError(
+            f"{stored.path}: this checkpoint was written by TensorFlow 1, whose variables have other names. {_ALLOWED}."
+        )
+    if _is_ours(stored, model):
+        return Source(stored.path, "of this package", detector=stored)
+    root = graph.find(odapi.FEATURES)
+    if root is not None and graph.follow(odapi.PYRAMID, root) is not None:
+        stored.keys = odapi.stored_keys(model, graph, root)
+        return Source(stored.path, "of the Object Detection API", detector=stored)
+    classifier = _find_classifier(graph)
+    if root is None and classifier is not None:
+        network = classification.read_checkpoint(stored, graph, classifier)
+        weights = classification.weights_by_path(network, model, stored.path)
+        return Source(stored.path, "a ResNet classifier", backbone=weights)
+    raise CheckpointError(f"{stored.path}: {_name_other_model(graph)}. {_ALLOWED}.")
+
+
+def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: bool = False) -> checkpoints.Restored:
+    """Gives a model all its weights, to evaluate or export it.
+
+    Args:
+        path: a checkpoint or exported model, of this package or of the Object Detection API.
+        model: the model, built.
+        use_averages: whether the trained variables get their moving averages instead of their last values.
+
+    Returns:
+        Which checkpoint it was, and its step (0 where it has none).
+
+    Raises:
+        CheckpointError: as `find`, or if it is of another model or a backbone, or has no averages but they are wanted.
+    """
+    source = find(path, model)
+    if source.detector is None:
+        raise CheckpointError(
+            f"{source.path}: a backbone alone ({source.origin}), with which nothing can be detected. Train with it as "
+            "fine_tune_checkpoint first."
+        )
+    return checkpoints.restore_model(source.detector, model, use_averages=use_averages)
+
+
+def restore_for_fine_tuning(
+    path: str, model: faster_rcnn.FasterRCNN, *, kind: str = ""
+) -> tuple[checkpoints.WeightsReport, str]:
+    """Gives a model those weights that fit it, before it is trained.
+
+    Args:
+        path: see the table at the head of this file.
+        model: the model, built.
+        kind: "classification" (the backbone), "detection" (the feature extractors of both stages), "full" (everything), or
+            "" for everything that the source has.
+
+    Returns:
+        What was restored and what was not, and a title for its table.
+
+    Raises:
+        CheckpointError: as `find`, or if nothing fits, or `kind` asks for a detector but the source is a backbone.
+    """
+    source = find(path, model)
+    if source.detector is None and kind not in ("", "classification"):
+        raise CheckpointError(
+            f'{source.path}: a backbone alone ({source.origin}), but fine_tune_checkpoint_type is "{kind}". '
+            'Allowed: "classification", or to leave it out.'
+        )
+    kind = kind or ("full" if source.detector else "classification")
+    parts = _PARTS[kind]
+    if parts is not None and model.box_head is None:
+        parts = tuple(part for part in parts if not part.startswith("box_head"))
+    weights = source.detector.weights() if source.detector else source.backbone or {}
+    report = checkpoints.assign_weights(model, weights, parts=parts, source=source.path)
+    return report, f"Weights from {source.path} ({source.origin}), {kind}"
+
+
+def _resolve(path: str) -> str:
+    """The checkpoint in a folder, whatever folder of a run or an export it is, or the one that is named."""
+    folder = os.path.dirname(path) if os.path.basename(path) == "saved_model.pb" else path
+    if tf.io.gfile.isdir(folder):
+        beside = os.path.join(folder, "checkpoint")  # in a run, a file of this name
+        if tf.io.gfile.isdir(beside):
+            return checkpoints.resolve_checkpoint(beside)
+        for saved_model in (folder, os.path.join(folder, "saved_model")):
+            if tf.io.gfile.exists(os.path.join(saved_model, "saved_model.pb")):
+                return os.path.join(saved_model, "variables", "variables")
+    return checkpoints.resolve_checkpoint(folder)
+
+
+def _is_ours(stored: checkpoints.StoredCheckpoint, model: faster_rcnn.FasterRCNN) -> bool:
+    """Whether any variable has one of our names; those of another model of ours have many of them."""
+    return not stored.keys.keys().isdisjoint(checkpoints.variables_by_path(model))
+
+
+def _find_classifier(graph: ObjectGraph) -> int | None:
+    """The object whose layers a classification checkpoint holds: its root, or the one named as the API and Keras do."""
+    for name in ("feature_extractor", "model", ""):
+        node = graph.follow(name)
+        if node is not None and "layer_with_weights-0" in graph.children(node):
+            return node
+    return None
+
+
+def _name_other_model(graph: ObjectGraph) -> str:
+    """What a checkpoint is that is none of those that can be used."""
+    if graph.find(odapi.FEATURES) is not None:
+        return "this is a Faster R-CNN of one level, without feature pyramid (faster_rcnn_*_keras)"
+    if graph.find("_prediction_head_dict") is not None:
+        return "this is a CenterNet"
+    if graph.find("_box_predictor", "_feature_extractor") is not None:
+        return "this is an SSD"
+    return f"this checkpoint holds no detector (its objects are {', '.join(sorted(graph.children())[:5]) or 'none'})"

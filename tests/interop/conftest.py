@@ -1,0 +1,108 @@
+"""Small models with the API's parts, and checkpoints of such models under the API's names."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+import tf_keras
+from google.protobuf import text_format
+
+from object_detection_fpn import builder
+from object_detection_fpn.interop import odapi
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.protos import model_pb2
+
+SMALL = "faster_rcnn_resnet50_fpn_keras"
+
+
+def four_convolutions(**_):
+    """A backbone of one convolution a level."""
+    features = inputs = tf_keras.Input([None, None, 3])
+    outputs = []
+    for stride in (4, 2, 2, 2):
+        features = tf_keras.layers.Conv2D(4, 3, strides=stride, padding="same", use_bias=False)(features)
+        outputs.append(features)
+    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=(2, 3, 4, 5), name="four_convolutions")
+
+
+@pytest.fixture
+def build_small(monkeypatch):
+    """Makes a model; by default of two stages, levels 3 to 7, and a backbone of four convolutions."""
+
+    def build(*, backbone=four_convolutions, num_stages=2, num_classes=3, min_level=3, max_level=7, head=""):
+        monkeypatch.setitem(builder.BACKBONES, SMALL, backbone)
+        levels = f"min_level: {min_level} max_level: {max_level}"
+        second_stage = f"""
+          initial_crop_size: 2 maxpool_kernel_size: 1 maxpool_stride: 1
+          second_stage_box_predictor {{ mask_rcnn_box_predictor {{ fc_hyperparams {{ op: FC }} {head} }} }}
+          second_stage_post_processing {{ batch_non_max_suppression {{ }} }}
+        """
+        message = text_format.Parse(
+            f"""
+            faster_rcnn {{
+              number_of_stages: {num_stages}
+              num_classes: {num_classes}
+              feature_extractor {{
+                type: "{SMALL}"
+                conv_hyperparams {{ batch_norm {{ scale: true }} }}
+                fpn {{ {levels} additional_layer_depth: 8 }}
+              }}
+              first_stage_anchor_generator {{
+                multiscale_anchor_generator {{ {levels} aspect_ratios: 1 scales_per_octave: 1 }}
+              }}
+              {second_stage if num_stages == 2 else ""}
+            }}
+            """,
+            model_pb2.DetectionModel(),
+        )
+        return builder.build_model(message)
+
+    return build
+
+
+@pytest.fixture
+def as_objects():
+    """Plain objects, below `root` if there is one, with {path: variable} at their paths."""
+
+    def make(variables, root=None):
+        root = root or tf.Module()
+        for path, variable in variables.items():
+            *folders, last = path.split("/")
+            node = root
+            for folder in folders:
+                if folder not in vars(node):
+                    setattr(node, folder, tf.Module())
+                node = getattr(node, folder)
+            setattr(node, last, variable)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def save_as_api(as_objects):
+    """Saves a model's variables as the Object Detection API's training loop does."""
+
+    def save(model, folder, *, step=7, number=1, averages=None):
+        objects = as_objects(odapi.variables_by_api_path(model))
+        extra = {}
+        if averages is not None:  # of all trained variables, kept by the optimizer
+            optimizer = tf_keras.optimizers.legacy.SGD()
+            for variable in model.trainable_variables:
+                optimizer.add_slot(variable, "average", tf_keras.initializers.Constant(averages))
+            extra["optimizer"] = optimizer
+        checkpoint = tf.train.Checkpoint(step=tf.Variable(step, dtype=tf.int64), model=objects, **extra)
+        return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=None).save(number)
+
+    return save
+
+
+@pytest.fixture
+def fill():
+    """Gives every variable of a model a value of its own."""
+
+    def assign(model, value=0.0):
+        for number, variable in enumerate(model.variables):
+            variable.assign(tf.fill(variable.shape, float(value + number)))
+
+    return assign

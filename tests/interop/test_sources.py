@@ -1,0 +1,284 @@
+"""What a path may hold, what a model gets from it, and what is refused with words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn import builder, config
+from object_detection_fpn.data import resize
+from object_detection_fpn.interop import odapi, sources
+from object_detection_fpn.saved_model import export_saved_model
+from object_detection_fpn.training import checkpoints, optimizers
+
+BACKBONE = "feature_extractor/backbone/"
+EXTRACTORS = ("feature_extractor/", "box_head/feature_extractor/")
+
+
+def values(model):
+    return {path: variable.numpy() for path, variable in checkpoints.variables_by_path(model).items()}
+
+
+def assert_equal(model, other, paths=None):
+    here, there = values(model), values(other)
+    for path in paths or here:
+        np.testing.assert_array_equal(here[path], there[path], err_msg=path)
+
+
+@pytest.fixture
+def saved(build_small, save_as_api, fill, tmp_path):
+    """A model and the checkpoint of it that the Object Detection API would write."""
+    model = build_small()
+    fill(model)
+    return model, save_as_api(model, tmp_path / "api")
+
+
+@pytest.mark.parametrize(
+    "kind, is_wanted",
+    [
+        ("classification", lambda path: path.startswith(BACKBONE)),
+        ("detection", lambda path: path.startswith(EXTRACTORS)),
+        ("full", lambda path: True),
+        ("", lambda path: True),
+    ],
+)
+def test_kind_of_fine_tuning_decides_what_is_restored(build_small, saved, kind, is_wanted):
+    original, path = saved
+    model = build_small()
+    before = values(model)
+    report, title = sources.restore_for_fine_tuning(path, model, kind=kind)
+    wanted = {name for name in before if is_wanted(name)}
+    assert set(report.restored) == wanted
+    assert set(report.unused) == before.keys() - wanted
+    assert report.missing == report.other_shape == []
+    assert title == f"Weights from {path} (of the Object Detection API), {kind or 'full'}"
+    assert_equal(model, original, wanted)
+    for name in before.keys() - wanted:
+        np.testing.assert_array_equal(values(model)[name], before[name])
+
+
+def test_variables_of_other_shapes_are_skipped_and_reported(build_small, saved):
+    _, path = saved
+    report, _ = sources.restore_for_fine_tuning(path, build_small(num_classes=5), kind="full")
+    assert {name for name, _, _ in report.other_shape} == {
+        f"box_head/{predictor}/{name}"
+        for predictor in ("class_predictor", "box_predictor")
+        for name in ("kernel", "bias")
+    }
+    assert ("box_head/class_predictor/bias", (6,), (4,)) in report.other_shape
+    assert report.missing == report.unused == []
+
+
+def test_a_smaller_model_takes_its_part_of_a_larger_one(build_small, saved):
+    """One stage, one level less: what it lacks is named as the checkpoint names it."""
+    original, path = saved
+    model = build_small(num_stages=1, max_level=6)
+    for kind in ("detection", "full"):
+        report, _ = sources.restore_for_fine_tuning(path, model, kind=kind)
+        assert report.missing == []
+        assert "_mask_rcnn_box_predictor/_class_prediction_head/_class_predictor_layers/1/bias" in report.unused
+        assert "_feature_extractor_for_proposal_features/coarse_feature_layers/1/0/kernel" in report.unused
+    assert_equal(model, original, values(model))
+
+
+def test_folder_of_an_api_run_means_its_newest_checkpoint(build_small, saved, save_as_api, tmp_path):
+    original, _ = saved
+    newest = save_as_api(original, tmp_path / "api", step=9, number=2)
+    assert newest.endswith("ckpt-2")
+    assert sources.restore_model(str(tmp_path / "api"), build_small()) == checkpoints.Restored(newest, 9)
+
+
+def test_model_is_restored_whole_from_an_api_checkpoint(build_small, saved):
+    original, path = saved
+    model = build_small()
+    assert sources.restore_model(path, model) == checkpoints.Restored(path, 7)
+    assert_equal(model, original)
+
+
+def test_evaluating_another_number_of_classes_is_refused(build_small, saved):
+    _, path = saved
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"another model; it lacks 4 of the model's \d+ variables: box_head"
+    ):
+        sources.restore_model(path, build_small(num_classes=5))
+
+
+def test_averages_of_an_api_checkpoint_are_taken_when_asked_for(build_small, save_as_api, fill, tmp_path):
+    original = build_small()
+    fill(original)
+    path = save_as_api(original, tmp_path, averages=77.0)
+    model = build_small()
+    sources.restore_model(path, model, use_averages=True)
+    assert all(np.all(variable == 77.0) for variable in model.trainable_variables)
+    statistics = [name for name in values(model) if "moving_" in name]  # kept by the layers, not by the optimizer
+    assert statistics
+    assert_equal(model, original, statistics)
+    sources.restore_model(path, model)
+    assert_equal(model, original)
+
+
+def test_averages_that_an_api_checkpoint_lacks_are_refused(build_small, saved):
+    with pytest.raises(checkpoints.CheckpointError, match="no moving averages in this checkpoint"):
+        sources.restore_model(saved[1], build_small(), use_averages=True)
+
+
+class _ApiModel(tf_keras.layers.Layer):
+    """Calls nothing, holds everything, as the Object Detection API's model is a Keras layer."""
+
+    def call(self, images):
+        return tf.reduce_sum(images) + tf.add_n([tf.reduce_sum(variable) for variable in self.variables])
+
+
+class _ApiModule(tf.Module):
+    """As its exporter wraps the model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self._model = model
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+    def __call__(self, input_tensor):
+        return {"sum": self._model(tf.cast(input_tensor, tf.float32))}
+
+
+def test_saved_model_of_the_api_is_read_by_its_objects(build_small, as_objects, fill, tmp_path):
+    """Keras files its variables under lists there, so that no key says what it is."""
+    original = build_small()
+    fill(original)
+    module = _ApiModule(as_objects(odapi.variables_by_api_path(original), _ApiModel()))
+    folder = tmp_path / "exported" / "saved_model"
+    tf.saved_model.save(module, str(folder), signatures=module.__call__.get_concrete_function())
+    keys = [key for key, _ in tf.train.list_variables(str(folder / "variables" / "variables"))]
+    assert "_model/variables/0/.ATTRIBUTES/VARIABLE_VALUE" in keys
+    for path in (folder, folder.parent, folder / "saved_model.pb"):
+        model = build_small()
+        report, title = sources.restore_for_fine_tuning(str(path), model)
+        assert (len(report.restored), report.unused) == (len(model.variables), [])
+        assert "of the Object Detection API" in title
+        assert_equal(model, original)
+
+
+def test_export_of_the_api_means_the_checkpoint_in_it(build_small, saved, as_objects, tmp_path):
+    original, _ = saved
+    checkpoint = tf.train.Checkpoint(model=as_objects(odapi.variables_by_api_path(original)))
+    path = tf.train.CheckpointManager(checkpoint, str(tmp_path / "zoo" / "checkpoint"), 1).save(checkpoint_number=0)
+    (tmp_path / "zoo" / "saved_model").mkdir()
+    model = build_small()
+    assert sources.restore_model(str(tmp_path / "zoo"), model) == checkpoints.Restored(path, 0)
+    assert_equal(model, original)
+
+
+def test_checkpoint_of_this_package_is_known_by_its_names(build_small, fill, tmp_path):
+    original = build_small()
+    fill(original)
+    step = tf.Variable(3, dtype=tf.int64)
+    path = tf.train.Checkpoint(model=original, step=step).write(str(tmp_path / "ckpt-3"))
+    for spelling in (path, str(tmp_path), f"{path}.index"):
+        model = build_small()
+        assert sources.restore_model(spelling, model) == checkpoints.Restored(path, 3)
+        assert_equal(model, original)
+    report, title = sources.restore_for_fine_tuning(path, build_small(), kind="detection")
+    assert all(name.startswith(EXTRACTORS) for name in report.restored)
+    assert title == f"Weights from {path} (of this package), detection"
+
+
+def test_saved_model_of_this_package_is_read_like_its_checkpoint(build_small, fill, tmp_path):
+    original = build_small()
+    fill(original)
+    export_saved_model(
+        model=original,
+        resizer=resize.fixed_shape(height=32, width=32),
+        input_type="image_tensor",
+        output_dir=str(tmp_path),
+        pipeline_config_text="",
+        variables=checkpoints.variables_by_path(original),
+    )
+    for path in (tmp_path, tmp_path / "checkpoint", tmp_path / "saved_model"):
+        model = build_small()
+        sources.restore_model(str(path), model)
+        assert_equal(model, original)
+
+
+# Refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "paths, words",
+    [
+        (
+            ["_feature_extractor_for_proposal_features/layer_with_weights-0/kernel"],
+            "this is a Faster R-CNN of one level, without feature pyramid",
+        ),
+        (
+            ["_box_predictor/_box_prediction_head/kernel", "_feature_extractor/classification_backbone/kernel"],
+            "this is an SSD",
+        ),
+        (
+            ["_prediction_head_dict/center/0/layer_with_weights-0/kernel", "_feature_extractor/_network/kernel"],
+            "this is a CenterNet",
+        ),
+        (["generator/kernel"], "this checkpoint holds no detector (its objects are model)"),
+    ],
+)
+def test_other_models_are_refused_by_their_names(build_small, as_objects, tmp_path, paths, words):
+    objects = as_objects({path: tf.Variable(1.0) for path in paths})
+    path = tf.train.Checkpoint(model=objects).write(str(tmp_path / "ckpt-1"))
+    for restore in (sources.restore_model, sources.restore_for_fine_tuning):
+        with pytest.raises(checkpoints.CheckpointError) as caught:
+            restore(path, build_small())
+        [line] = str(caught.value).splitlines()
+        assert line.startswith(f"{path}: {words}")
+        assert (
+            ". Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or "
+            in line
+        )
+
+
+def test_checkpoint_of_tensorflow_1_is_refused(build_small, tmp_path):
+    path = str(tmp_path / "model.ckpt")
+    names = ["FirstStageFeatureExtractor/resnet_v1_50/conv1/weights"]
+    tf.raw_ops.SaveV2(prefix=path, tensor_names=names, shape_and_slices=[""], tensors=[tf.zeros([3])])
+    with pytest.raises(checkpoints.CheckpointError, match=r"model\.ckpt: this checkpoint was written by TensorFlow 1"):
+        sources.restore_for_fine_tuning(path, build_small())
+
+
+def test_checkpoint_with_missing_data_files_is_refused_before_anything_is_assigned(build_small, saved):
+    _, path = saved
+    index = tf.io.gfile.glob(f"{path}.data-*")[0]
+    tf.io.gfile.rename(index, f"{path}.data-00001-of-00002")
+    model = build_small()
+    before = values(model)
+    with pytest.raises(
+        checkpoints.CheckpointError,
+        match=r"1 of the 2 data files of this checkpoint are missing: ckpt-1\.data-00000-of-00002\. Copy all files ckpt-1",
+    ):
+        sources.restore_for_fine_tuning(path, model)
+    for name, value in values(model).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_run_of_the_api_is_not_continued_but_says_how_to_start_from_it(build_small, saved, tmp_path):
+    _, path = saved
+    model = build_small()
+    optimizer = optimizers.momentum(optimizers.ConstantLearningRate(learning_rate=0.1))
+    optimizer.build(model.trainable_variables)
+    run = checkpoints.RunCheckpoints(
+        str(tmp_path / "api"), model=model, optimizer=optimizer, strategy=tf.distribute.get_strategy()
+    )
+    with pytest.raises(checkpoints.CheckpointError) as caught:
+        run.restore_latest(pytest.fail)
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(f"{path} was written by the Object Detection API")
+    assert f'empty model_dir with fine_tune_checkpoint: "{path}" and fine_tune_checkpoint_type: "full"' in line
+
+
+def test_reference_checkpoint_restores_for_fine_tuning(parity, golden_dir):
+    """All 327 variables of the API's own file; with other classes, all but the second stage's predictors."""
+    folder = parity.unpack(golden_dir)
+    message = config.load_config(str(folder / "pipeline.config"), ["model.faster_rcnn.num_classes=20"])
+    report, _ = sources.restore_for_fine_tuning(str(folder / "ckpt-1"), builder.build_model(message.model), kind="full")
+    assert len(report.restored) == 327 - 4
+    assert len(report.other_shape) == 4
+    assert report.missing == report.unused == []
