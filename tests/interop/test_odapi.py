@@ -69,7 +69,7 @@ def test_names_of_another_pyramid_count_from_its_top(build_small, num_stages):
     [
         ("fc_hyperparams { batch_norm { } }", 1, 2),
         ("fc_hyperparams { batch_norm { } } use_dropout: true", 2, 3),
-        ("use_dropout: true dropout_keep_probability: 1.0", 2, None),
+        ("fc_hyperparams { } use_dropout: true dropout_keep_probability: 1.0", 2, None),
     ],
 )
 def test_predictors_are_counted_behind_flattening_and_dropout(build_small, head, predictor, norm):

@@ -63,22 +63,19 @@ def golden(golden_dir):
 @pytest.mark.parametrize(
     "mode, crop_size, extrapolation_value, name",
     [
-        (("native", False), 7, 0.0, "native_7x7"),
         (("sparse", False), 7, 0.0, "native_7x7"),
         (("kernel", False), 7, 0.0, "native_7x7"),
-        (("static", False), 7, 0.0, "matmul_7x7"),
         (("static", True), 7, 0.0, "matmul_7x7"),
-        (("static", False), 14, 0.5, "matmul_14x14_extrapolate_0.5"),
         (("static", True), 14, 0.5, "matmul_14x14_extrapolate_0.5"),
     ],
 )
-def test_compiled_it_agrees_with_golden(golden, crop_size, extrapolation_value, name):
+def test_agrees_with_golden(golden, mode, crop_size, extrapolation_value, name):
     crops = _crop(
         golden["pyramid"],
         golden["boxes"],
         golden["levels"],
         crop_size=crop_size,
-        mode=("static", True),
+        mode=mode,
         extrapolation_value=extrapolation_value,
     )
     np.testing.assert_allclose(crops, golden[name], rtol=1e-5, atol=1e-5 * np.abs(golden[name]).max())
