@@ -29,7 +29,15 @@ def four_convolutions(**_):
 def build_small(monkeypatch):
     """Makes a model; by default of two stages, levels 3 to 7, and a backbone of four convolutions."""
 
-    def build(*, backbone=four_convolutions, num_stages=2, num_classes=3, min_level=3, max_level=7, head="fc_hyperparams { op: FC }"):
+    def build(
+        *,
+        backbone=four_convolutions,
+        num_stages=2,
+        num_classes=3,
+        min_level=3,
+        max_level=7,
+        head="fc_hyperparams { op: FC }",
+    ):
         monkeypatch.setitem(builder.BACKBONES, SMALL, backbone)
         levels = f"min_level: {min_level} max_level: {max_level}"
         second_stage = f"""
