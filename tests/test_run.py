@@ -65,3 +65,19 @@ def test_training_starts_from_the_fine_tune_checkpoint(small_config, tmp_path, c
         for name in ("first", "second")
     ]
     np.testing.assert_array_equal(*kernels)
+
+
+def test_averages_are_what_is_exported(small_config, tmp_path):
+    message = type(small_config)()
+    message.CopyFrom(small_config)
+    message.train_config.optimizer.use_moving_average = True
+    message.train_config.optimizer.moving_average_decay = 0.5
+    run.train(message, model_dir=str(tmp_path / "model"), num_steps=2)
+    message.eval_config.use_moving_averages = True
+    run.export(message, checkpoint=str(tmp_path / "model"), output_dir=str(tmp_path / "exported"))
+    name = "model/box_head/class_predictor/kernel"
+    trained = tf.train.load_checkpoint(checkpoints.latest_checkpoint(str(tmp_path / "model")))
+    average = trained.get_tensor(f"{name}/.OPTIMIZER_SLOT/optimizer/average/.ATTRIBUTES/VARIABLE_VALUE")
+    assert np.any(average != trained.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE"))
+    exported = tf.train.load_checkpoint(str(tmp_path / "exported" / "checkpoint"))
+    np.testing.assert_array_equal(exported.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE"), average)
