@@ -12,6 +12,8 @@ import tensorflow as tf
 from object_detection_fpn import builder, config
 from object_detection_fpn.records import Groundtruth
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 RECIPES = sorted((Path(__file__).parent.parent / "configs" / "tf2").glob("*.config"))
 
 

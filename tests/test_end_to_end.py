@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from PIL import Image
 
 from object_detection_fpn import builder, config, label_map, run
@@ -92,7 +93,7 @@ def test_four_drawn_images_are_learned_by_heart(small_config):
             )
         )
     )
-    tf.random.set_seed(3)
+    tf_keras.utils.set_random_seed(3)
     model = builder.build_model(message.model)
     optimizer = builder.OPTIMIZERS["adam_optimizer"](
         message.train_config.optimizer.adam_optimizer,

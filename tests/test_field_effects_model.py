@@ -35,6 +35,8 @@ from object_detection_fpn.protos import (
 )
 from object_detection_fpn.records import Groundtruth
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 FILES = (
     anchor_generator_pb2,
     box_predictor_pb2,

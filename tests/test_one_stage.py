@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from object_detection_fpn import config, run
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 
 @pytest.fixture
 def one_stage(small_overrides, tiny_resnet18):

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 # One for each file of the reference: what in it is given and not computed.
 INPUTS = {
     "anchors": set(),

@@ -11,6 +11,8 @@ from object_detection_fpn.config_text import parse_text
 from object_detection_fpn.data.decoder import Example, Objects
 from object_detection_fpn.protos import preprocessor_pb2
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 SMALL = "min_area: 0.1 max_area: 0.2"
 SMALL_OF_ANY_RATIO = f"{SMALL} min_aspect_ratio: 0.5 max_aspect_ratio: 2"
 SEVEN = "pad_color: [7, 7, 7]"

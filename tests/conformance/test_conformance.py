@@ -19,6 +19,8 @@ from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.protos import model_pb2
 from object_detection_fpn.records import Groundtruth
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 BACKBONES = ["resnet18", "resnet50"]
 SHALLOW = pytest.mark.parametrize("models", ["resnet18"], indirect=True)  # ResNet-50 takes long to trace and to compile
 

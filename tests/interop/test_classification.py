@@ -17,6 +17,8 @@ from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.training import checkpoints
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 BLOCKS = ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
 
 

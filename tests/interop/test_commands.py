@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from PIL import Image
 
 from object_detection_fpn import builder, config, run
@@ -29,7 +30,7 @@ def api_config(small_config, build_small):
 @pytest.fixture
 def api_run(api_config, save_as_api, tmp_path):
     """A model and the folder of its run, whose newest checkpoint is number 2, of step 7."""
-    tf.random.set_seed(5)
+    tf_keras.utils.set_random_seed(5)
     model = builder.build_model(api_config.model)
     save_as_api(model, tmp_path / "api", step=7, number=2)
     return model, str(tmp_path / "api")

@@ -11,6 +11,8 @@ from object_detection_fpn import builder, config
 from object_detection_fpn.interop import odapi
 from object_detection_fpn.modeling.backbones import resnet_v1
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 FEATURES = "_feature_extractor_for_proposal_features"
 

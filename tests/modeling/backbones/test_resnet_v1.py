@@ -13,6 +13,8 @@ import tf_keras
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 IMAGES = np.random.RandomState(0).normal(scale=50.0, size=[2, 64, 96, 3]).astype(np.float32)
 NORM = layers.BatchNormSpec(momentum=0.9, epsilon=0.01, scale=True)
 
