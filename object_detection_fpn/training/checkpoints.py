@@ -21,6 +21,7 @@ import tf_keras
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _STEP = "step" + _VALUE
+_LOSS_SCALE = "optimizer/loss_scale/current_loss_scale" + _VALUE
 # What TensorFlow's checkpoint reader raises for files that are missing, short or altered.
 _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
 _NUM_EXAMPLES = 5  # variables named in an error or report; enough to see the pattern
@@ -140,6 +141,7 @@ class RunCheckpoints:
         model: the model, built.
         optimizer: an `optimizers.AveragingOptimizer`, built on the variables to be trained.
         strategy: the `tf.distribute` strategy under which both were made.
+        loss_scaler: wraps the optimizer and has a state of its own, which is saved with the optimizer's; None = none does.
         max_to_keep: checkpoints that are kept, the newest ones; None = all.
         keep_every_n_hours: a checkpoint is kept for good every so many hours; None = none is.
     """
@@ -151,6 +153,7 @@ class RunCheckpoints:
         model: tf_keras.layers.Layer,
         optimizer: Any,
         strategy: tf.distribute.Strategy,
+        loss_scaler: Any = None,
         max_to_keep: int | None = 7,
         keep_every_n_hours: float | None = None,
     ):
@@ -163,7 +166,10 @@ class RunCheckpoints:
         self._manager: tf.train.CheckpointManager | None = None
         self._temporary: tempfile.TemporaryDirectory | None = None
         # One variable under two names: the run's step and the optimizer's count of updates cannot come apart.
-        self.checkpoint = tf.train.Checkpoint(step=optimizer.iterations, model=model, optimizer=optimizer)
+        self.checkpoint = tf.train.Checkpoint(
+            step=optimizer.iterations, model=model, optimizer=optimizer if loss_scaler is None else loss_scaler
+        )
+        self._has_loss_scale = loss_scaler is not None
 
     def restore_latest(self, say: Callable[[str], None]) -> Restored | None:
         """Brings model, optimizer and step to the state of the newest checkpoint, if there is one.
@@ -199,7 +205,7 @@ class RunCheckpoints:
                 status = self.checkpoint.restore(path)
         except _READ_ERRORS as error:
             raise _damaged(path, error) from error
-        if any(fresh.values()):
+        if any(fresh.values()) or (self._has_loss_scale and _LOSS_SCALE not in stored.shapes):
             status.expect_partial()  # checked above; TensorFlow's own check knows only all or nothing
         else:
             status.assert_existing_objects_matched()
