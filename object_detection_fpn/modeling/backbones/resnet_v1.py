@@ -52,6 +52,10 @@ class Backbone(tf_keras.layers.Layer):
         stages = _recomputed_stages(network) if recompute else []
         self._get_stages = lambda: stages
 
+    @property
+    def recomputes(self) -> bool:
+        return bool(self._get_stages())
+
     def call(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
         if training and (stages := self._get_stages()):
             features: dict[int, tf.Tensor] = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import tf_keras
 
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.training import checkpoints
 
 IMAGES = np.random.RandomState(0).normal(scale=50.0, size=[2, 64, 96, 3]).astype(np.float32)
 NORM = layers.BatchNormSpec(momentum=0.9, epsilon=0.01, scale=True)
@@ -206,3 +209,75 @@ def test_group_norm_replaces_every_batch_norm_of_a_network_for_gray_images():
     features = backbone(IMAGES[..., :1], training=True)
     assert features[2].shape == (2, 16, 24, 256)
     assert np.all(np.isfinite(features[2]))
+
+
+def make_backbone(depth: int, *, recompute: bool, dtype: str = "float32", synchronized: bool = False):
+    tf_keras.utils.set_random_seed(0)
+    norm = dataclasses.replace(resnet_v1.DEFAULT_SPEC.norm, synchronized=synchronized)
+    spec = dataclasses.replace(resnet_v1.DEFAULT_SPEC, dtype=dtype, norm=norm)
+    make = resnet_v1.resnet_v1_small if depth < 50 else resnet_v1.resnet_v1
+    return make(depth, max_level=3, spec=spec, recompute=recompute)
+
+
+def make_gradient(backbone):
+    """Given images: the loss and its gradients; moving statistics are updated by the way."""
+
+    def differentiate(images):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(backbone.trainable_variables)
+            features = backbone(images, training=True)
+            loss = tf.add_n([tf.reduce_mean(tf.square(tf.cast(f, tf.float32))) for f in features.values()])
+        return loss, tape.gradient(loss, backbone.trainable_variables)
+
+    return differentiate
+
+
+def after_a_step(backbone, images, strategy=None, *, jit_compile: bool = False):
+    """Loss, gradients and moving statistics of the first replica."""
+    strategy = strategy or tf.distribute.get_strategy()
+    step = make_gradient(backbone)
+    if jit_compile:
+        step = tf.function(step, jit_compile=True, autograph=False)
+    values = tf.function(lambda images: strategy.run(step, args=(images,)), autograph=False)(images)
+    values = [strategy.experimental_local_results(value)[0] for value in tf.nest.flatten(values)]
+    return [value.numpy() for value in (*values, *backbone.non_trainable_variables)]
+
+
+@pytest.mark.parametrize(
+    "depth, on_two, jit_compile, synchronized",
+    [(18, False, False, False), (18, True, True, False), (18, True, False, True), (50, False, False, False)],
+)
+def test_recomputed_backbone_has_the_same_features_gradients_and_statistics(
+    two_cpus, depth, on_two, jit_compile, synchronized
+):
+    images = 100.0 * tf.random.stateless_normal([2, 32, 32, 3], [1, 2])
+    strategy = two_cpus if on_two else tf.distribute.get_strategy()
+    results, paths = [], []
+    for recompute in (False, True):
+        with strategy.scope():
+            backbone = make_backbone(depth, recompute=recompute, synchronized=synchronized)
+        results.append(after_a_step(backbone, images, strategy, jit_compile=jit_compile))
+        paths.append(list(checkpoints.variables_by_path(backbone)))
+    assert paths[0] == paths[1]
+    for expected, value in zip(*results, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_recomputed_backbone_computes_twice_and_keeps_less():
+    images = tf.zeros([1, 64, 64, 3])
+    counts = []
+    for recompute in (False, True):
+        step = tf.function(make_gradient(make_backbone(18, recompute=recompute)), autograph=False)
+        operations = [node.type for node in step.get_concrete_function(images).graph.get_operations()]
+        counts.append(operations.count("Conv2D"))
+    assert counts[1] == 2 * counts[0]
+
+
+def test_recomputation_survives_the_compiler():
+    images = tf.zeros([1, 32, 32, 3])
+    counts = []
+    for recompute in (False, True):
+        step = tf.function(make_gradient(make_backbone(18, recompute=recompute)), jit_compile=True, autograph=False)
+        hlo = step.experimental_get_compiler_ir(images)(stage="optimized_hlo")
+        counts.append(len(re.findall(r" convolution\(| custom-call\([^\n]*[Cc]onv", hlo)))
+    assert counts[1] > counts[0] > 0
