@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import re
@@ -211,14 +210,6 @@ def test_group_norm_replaces_every_batch_norm_of_a_network_for_gray_images():
     assert np.all(np.isfinite(features[2]))
 
 
-def make_backbone(depth: int, *, recompute: bool, dtype: str = "float32", synchronized: bool = False):
-    tf_keras.utils.set_random_seed(0)
-    norm = dataclasses.replace(resnet_v1.DEFAULT_SPEC.norm, synchronized=synchronized)
-    spec = dataclasses.replace(resnet_v1.DEFAULT_SPEC, dtype=dtype, norm=norm)
-    make = resnet_v1.resnet_v1_small if depth < 50 else resnet_v1.resnet_v1
-    return make(depth, max_level=3, spec=spec, recompute=recompute)
-
-
 def make_gradient(backbone):
     """Given images: the loss and its gradients; moving statistics are updated by the way."""
 
@@ -232,30 +223,24 @@ def make_gradient(backbone):
     return differentiate
 
 
-def after_a_step(backbone, images, strategy=None, *, jit_compile: bool = False):
+def after_a_step(backbone, images, strategy, *, jit_compile):
     """Loss, gradients and moving statistics of the first replica."""
-    strategy = strategy or tf.distribute.get_strategy()
     step = make_gradient(backbone)
-    if jit_compile:
-        step = tf.function(step, jit_compile=True, autograph=False)
-    values = tf.function(lambda images: strategy.run(step, args=(images,)), autograph=False)(images)
-    values = [strategy.experimental_local_results(value)[0] for value in tf.nest.flatten(values)]
+    compiled = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step
+    # Not the compiled function itself, which the strategy would compile with all replicas in one.
+    whole = tf.function(lambda images: strategy.run(lambda part: compiled(part), args=(images,)), autograph=False)
+    values = [strategy.experimental_local_results(value)[0] for value in tf.nest.flatten(whole(images))]
     return [value.numpy() for value in (*values, *backbone.non_trainable_variables)]
 
 
-@pytest.mark.parametrize(
-    "depth, on_two, jit_compile, synchronized",
-    [(18, False, False, False), (18, True, True, False), (18, True, False, True), (50, False, False, False)],
-)
-def test_recomputed_backbone_has_the_same_features_gradients_and_statistics(
-    two_cpus, depth, on_two, jit_compile, synchronized
-):
+def assert_recomputation_changes_nothing(make, strategy, *, jit_compile=False):
     images = 100.0 * tf.random.stateless_normal([2, 32, 32, 3], [1, 2])
-    strategy = two_cpus if on_two else tf.distribute.get_strategy()
     results, paths = [], []
     for recompute in (False, True):
+        tf_keras.utils.set_random_seed(0)
         with strategy.scope():
-            backbone = make_backbone(depth, recompute=recompute, synchronized=synchronized)
+            backbone = make(recompute)
+        assert backbone.recomputes == recompute
         results.append(after_a_step(backbone, images, strategy, jit_compile=jit_compile))
         paths.append(list(checkpoints.variables_by_path(backbone)))
     assert paths[0] == paths[1]
@@ -263,21 +248,36 @@ def test_recomputed_backbone_has_the_same_features_gradients_and_statistics(
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-def test_recomputed_backbone_computes_twice_and_keeps_less():
+@pytest.mark.parametrize(
+    "on_two, jit_compile, synchronized", [(False, True, False), (True, True, False), (True, False, True)]
+)
+def test_recomputation_keeps_features_gradients_and_statistics_on_every_strategy(
+    two_cpus, make_backbone, on_two, jit_compile, synchronized
+):
+    norm = layers.BatchNormSpec(momentum=0.9, scale=True, synchronized=synchronized)
+    assert_recomputation_changes_nothing(
+        lambda recompute: make_backbone(layers.LayerSpec(norm=norm), recompute=recompute),
+        two_cpus if on_two else tf.distribute.get_strategy(),
+        jit_compile=jit_compile,
+    )
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_recomputed_resnet_has_the_same_features_gradients_and_statistics(depth):
+    assert_recomputation_changes_nothing(
+        lambda recompute: build(depth, max_level=3, recompute=recompute), tf.distribute.get_strategy()
+    )
+
+
+def test_recomputation_computes_twice_and_survives_the_compiler(make_backbone):
     images = tf.zeros([1, 64, 64, 3])
-    counts = []
+    in_graph, compiled = [], []
     for recompute in (False, True):
-        step = tf.function(make_gradient(make_backbone(18, recompute=recompute)), autograph=False)
-        operations = [node.type for node in step.get_concrete_function(images).graph.get_operations()]
-        counts.append(operations.count("Conv2D"))
-    assert counts[1] == 2 * counts[0]
-
-
-def test_recomputation_survives_the_compiler():
-    images = tf.zeros([1, 32, 32, 3])
-    counts = []
-    for recompute in (False, True):
-        step = tf.function(make_gradient(make_backbone(18, recompute=recompute)), jit_compile=True, autograph=False)
+        backbone = make_backbone(layers.LayerSpec(norm=NORM), recompute=recompute)
+        step = tf.function(make_gradient(backbone), jit_compile=True, autograph=False)
+        operations = [operation.type for operation in step.get_concrete_function(images).graph.get_operations()]
+        in_graph.append(operations.count("Conv2D"))
         hlo = step.experimental_get_compiler_ir(images)(stage="optimized_hlo")
-        counts.append(len(re.findall(r" convolution\(| custom-call\([^\n]*[Cc]onv", hlo)))
-    assert counts[1] > counts[0] > 0
+        compiled.append(len(re.findall(r" convolution\(| custom-call\([^\n]*[Cc]onv", hlo)))
+    assert in_graph == [4, 8]
+    assert compiled[1] > compiled[0] > 0
