@@ -346,10 +346,7 @@ def adam(
     return _configured(optimizer, moving_average_decay)
 
 
-LossScaler = tf_keras.mixed_precision.LossScaleOptimizer
-
-
-def make_loss_scaler(optimizer: AveragingOptimizer) -> LossScaler:
+def make_loss_scaler(optimizer: AveragingOptimizer) -> tf_keras.mixed_precision.LossScaleOptimizer:
     """Wraps an optimizer so that losses can be scaled: 2^15 times at first, halved and doubled as gradients bear it.
 
     It applies gradients only if all are finite; the optimizer counts the step in any case. A checkpoint of it is one of

@@ -65,7 +65,7 @@ class Trainer(orbit.StandardTrainer):
         seed: int,
         num_parts: int = 1,
         all_reduce_dtype: tf.DType = tf.float32,
-        loss_scaler: optimizers.LossScaler | None = None,
+        loss_scaler: tf_keras.mixed_precision.LossScaleOptimizer | None = None,
     ):
         super().__init__(dataset)
         self._model = model
