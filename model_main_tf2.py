@@ -37,6 +37,7 @@ flags.DEFINE_integer("num_workers", 1, "Above 1: train with MultiWorkerMirroredS
 flags.DEFINE_bool("train_and_eval", False, "Evaluate after every checkpoint in the same process, and keep the best.")
 flags.DEFINE_multi_string("config_override", [], "key.path=value, changes one field of the config; may be repeated.")
 flags.DEFINE_bool("jit_compile", False, "Compile the train step with XLA on CPU and GPU too.")
+flags.DEFINE_string("xla_cache_dir", None, "Folder in which XLA keeps what it compiles, to start sooner next time.")
 flags.DEFINE_integer("seed", 0, "Start of all random choices of the run.")
 flags.mark_flags_as_required(["pipeline_config_path", "model_dir"])
 

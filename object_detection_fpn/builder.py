@@ -187,7 +187,12 @@ _OPTIONAL_OUTPUTS = {
 
 
 def build_model(
-    message: model_pb2.DetectionModel, *, static: bool = False, dtype: str = "float32", num_channels: int = 3
+    message: model_pb2.DetectionModel,
+    *,
+    static: bool = False,
+    dtype: str = "float32",
+    num_channels: int = 3,
+    recompute_backbone: bool = False,
 ) -> faster_rcnn.FasterRCNN:
     """Builds the detector with all its variables.
 
@@ -197,10 +202,13 @@ def build_model(
             native kernels of CPU and GPU. The results are the same.
         dtype: dtype policy, "float32", "mixed_bfloat16" or "mixed_float16".
         num_channels: channels of the images.
+        recompute_backbone: compute the inside of the backbone's stages again for the gradient, instead of keeping it.
     """
     config = message.faster_rcnn
     implementation = "xla" if static else "native"
-    extractor = build_feature_extractor(config.feature_extractor, dtype=dtype, num_channels=num_channels)
+    extractor = build_feature_extractor(
+        config.feature_extractor, dtype=dtype, num_channels=num_channels, recompute_backbone=recompute_backbone
+    )
     num_levels = extractor.max_level - extractor.min_level + 1
     generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
     head = rpn.RPNHead(
@@ -252,7 +260,11 @@ def build_model(
 
 
 def build_feature_extractor(
-    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, *, dtype: str = "float32", num_channels: int = 3
+    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
+    *,
+    dtype: str = "float32",
+    num_channels: int = 3,
+    recompute_backbone: bool = False,
 ) -> fpn.FeatureExtractor:
     """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
     freeze = not message.batch_norm_trainable
@@ -261,7 +273,10 @@ def build_feature_extractor(
     if not message.override_base_feature_extractor_hyperparams:
         backbone_spec = dataclasses.replace(resnet_v1.DEFAULT_SPEC, freeze_statistics=freeze, dtype=dtype)
     backbone = BACKBONES[message.type](
-        max_level=min(message.fpn.max_level, 5), num_channels=num_channels, spec=backbone_spec
+        max_level=min(message.fpn.max_level, 5),
+        num_channels=num_channels,
+        spec=backbone_spec,
+        recompute=recompute_backbone,
     )
     pyramid = fpn.FPN(
         in_filters=backbone.num_filters,

@@ -45,12 +45,19 @@ def _usage() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one `odfpn` command and returns its exit status."""
     arguments = _make_parser().parse_args(argv)
-    return guarded(lambda: arguments.command(arguments))
+    return guarded(lambda: arguments.command(arguments), xla_cache_dir=getattr(arguments, "xla_cache_dir", None))
 
 
-def guarded(action: Callable[[], int | None]) -> int:
-    """Runs an action; its failures that a user can mend become one line on standard error and an exit status."""
+def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = None) -> int:
+    """Runs an action; its failures that a user can mend become one line on standard error and an exit status.
+
+    Args:
+        action: what to do, and the exit status (None = 0).
+        xla_cache_dir: folder in which XLA keeps what it compiles, for the next process; None = nothing is kept.
+    """
     _prepare_process()
+    if xla_cache_dir:
+        _keep_compiled(xla_cache_dir)
     # Imported here: each needs TensorFlow, which takes seconds that `odfpn --help` need not take.
     import tensorflow as tf
 
@@ -129,7 +136,7 @@ def run_model_main(flags: Any) -> int:
                 sample_1_of_n_eval_examples=flags.sample_1_of_n_eval_examples,
             )
 
-    return guarded(act)
+    return guarded(act, xla_cache_dir=flags.xla_cache_dir)
 
 
 def run_exporter_main(flags: Any) -> int:
@@ -170,6 +177,11 @@ def _make_parser() -> argparse.ArgumentParser:
             "--config_override", action="append", default=[], metavar="KEY.PATH=VALUE", help="may be repeated"
         )
 
+    def add_xla_cache(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--xla_cache_dir", metavar="DIR", help="keep what XLA compiles here, to start sooner next time"
+        )
+
     train = add("train", _train, "Train a detector, going on where the newest checkpoint left off.")
     add_config(train)
     train.add_argument("--model_dir", required=True, help="folder for checkpoints and summaries")
@@ -177,6 +189,7 @@ def _make_parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoint_every_n", type=int, default=1000, help="steps between checkpoints")
     train.add_argument("--train_and_eval", action="store_true", help="evaluate every checkpoint, keep the best")
     train.add_argument("--jit_compile", action="store_true", help="compile with XLA on CPU and GPU too")
+    add_xla_cache(train)
     train.add_argument("--seed", type=int, default=0, help="of everything random")
     train.add_argument("--use_tpu", action="store_true")
     train.add_argument("--tpu_name")
@@ -190,6 +203,7 @@ def _make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--eval_timeout", type=int, default=3600, help="seconds to wait for the next checkpoint")
     evaluate.add_argument("--sample_1_of_n", type=int, help="evaluate every n-th example")
     evaluate.add_argument("--eval_on_train_data", action="store_true")
+    add_xla_cache(evaluate)
 
     export = add("export", _export, "Write a checkpoint as a SavedModel.")
     add_config(export)
@@ -372,6 +386,13 @@ def _prepare_process() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     logging.set_stderrthreshold(logging.WARNING)
+
+
+def _keep_compiled(folder: str) -> None:
+    """TensorFlow reads its flags once, when it first compiles: they have to be there before it is."""
+    place = folder if "://" in folder else os.path.abspath(folder)
+    flag = f"--tf_xla_persistent_cache_directory={place}"
+    os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flag}".strip()
 
 
 def _say(text: str) -> None:

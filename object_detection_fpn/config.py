@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn import config_checks
+from object_detection_fpn import config_checks, config_strategy
 from object_detection_fpn.config_text import (
     ConfigError,
     apply_override,
@@ -80,6 +80,30 @@ def check_config(
     uses = (require_data,) if isinstance(require_data, str) else tuple(require_data)
     problems: list[config_checks.Problem | ConfigError] = [*config_checks.find_problems(config)]
     problems += [problem for use in uses for problem in config_checks.find_missing_data(config, use)]
+    _refuse(problems, source)
+
+
+def check_strategy(
+    config: pipeline_pb2.TrainEvalPipelineConfig,
+    source: str,
+    *,
+    use: str,
+    num_replicas: int,
+    is_tpu: bool,
+    jit_compile: bool = False,
+) -> None:
+    """Refuses a config that does not suit the devices of a strategy; the arguments are those of `config_strategy`.
+
+    Raises:
+        ConfigError: as `check_config`.
+    """
+    found = config_strategy.find_problems(
+        config, use=use, num_replicas=num_replicas, is_tpu=is_tpu, jit_compile=jit_compile
+    )
+    _refuse(found, source)
+
+
+def _refuse(problems: Iterable[config_checks.Problem | ConfigError], source: str) -> None:
     errors = [
         problem
         if isinstance(problem, ConfigError)

@@ -48,7 +48,7 @@ _Rule = Callable[[Any, str], Iterable[Problem]]
 
 def find_problems(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Problem]:
     """All that is wrong with the config itself; no file is looked at."""
-    for path, message in _walk(config):
+    for path, message in walk(config):
         name = message.DESCRIPTOR.name
         for rule in (_required, _bounds, _ranges, _refused, *_RULES.get(name, ())):
             yield from rule(message, path)
@@ -84,7 +84,7 @@ def find_missing_data(config: pipeline_pb2.TrainEvalPipelineConfig, use: str) ->
 
 def find_ineffective(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Problem]:
     """The fields that say something which has no effect here, and why."""
-    for path, message in _walk(config):
+    for path, message in walk(config):
         for field, value in message.ListFields():
             reason = fields.NO_EFFECT.get(f"{message.DESCRIPTOR.name}.{field.name}")
             if reason and (field.message_type or value != field.default_value):
@@ -307,6 +307,19 @@ def _patterns_are_regular_expressions(message: train_pb2.TrainConfig, path: str)
                 yield Problem(place, f"is no regular expression ({error})", "regular expressions", f'"{pattern}"')
 
 
+def _parts_fit_batch(message: train_pb2.TrainConfig, path: str) -> Iterator[Problem]:
+    num_parts = message.accumulate_gradients
+    if num_parts and message.batch_size % num_parts:
+        problem = f"cannot be computed in accumulate_gradients = {num_parts} parts of one size"
+        yield _at(message, path, "batch_size", problem, f"multiples of {num_parts}")
+
+
+def _gradients_travel_in_known_numbers(message: train_pb2.TrainConfig, path: str) -> Iterator[Problem]:
+    if message.all_reduce_precision == train_pb2.FLOAT16:
+        problem = "cannot hold the gradients of every model, whose range is that of float32"
+        yield _at(message, path, "all_reduce_precision", problem, "BFLOAT16, FLOAT32")
+
+
 def _augmentations_fit(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
     for found in config_augmentations.find_problems(config):
         yield Problem(*found)
@@ -401,7 +414,12 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "BatchNonMaxSuppression": (_suppression_is_one_kind,),
     "CalibrationConfig": (_calibration_is_a_function,),
     "ConditionalShapeResizer": (_condition_is_valid,),
-    "TrainConfig": (_fine_tuning_is_known, _patterns_are_regular_expressions),
+    "TrainConfig": (
+        _fine_tuning_is_known,
+        _patterns_are_regular_expressions,
+        _parts_fit_batch,
+        _gradients_travel_in_known_numbers,
+    ),
     "ManualStepLearningRate": (_schedule_ascends,),
     "CosineDecayLearningRate": (_warmup_fits,),
     "EvalConfig": (_metrics_are_known, _super_categories_have_members, _color_is_known),
@@ -480,7 +498,7 @@ def _files(pattern: str) -> list[str]:
 # Messages -------------------------------------------------------------------------------------------------------------
 
 
-def _walk(message: Message, path: str = "") -> Iterator[tuple[str, Message]]:
+def walk(message: Message, path: str = "") -> Iterator[tuple[str, Message]]:
     """Every message that is present, with its path."""
     yield path, message
     for field, value in message.ListFields():
@@ -488,7 +506,7 @@ def _walk(message: Message, path: str = "") -> Iterator[tuple[str, Message]]:
             continue
         place = _join(path, field.name)
         for row, child in enumerate(value) if is_repeated(field) else [(None, value)]:
-            yield from _walk(child, place if row is None else f"{place}[{row}]")
+            yield from walk(child, place if row is None else f"{place}[{row}]")
 
 
 def _join(path: str, name: str) -> str:

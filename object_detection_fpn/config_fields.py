@@ -129,6 +129,7 @@ BOUNDS = {
     "BatchNorm.decay": _FRACTION,
     "BatchNorm.epsilon": _POSITIVE,
     "TrainConfig.gradient_clipping_by_norm": _NOT_NEGATIVE,
+    "TrainConfig.accumulate_gradients": _COUNT,
     "TrainConfig.keep_checkpoint_every_n_hours": _NOT_NEGATIVE,
     "Optimizer.moving_average_decay": Bounds(0, 1, above=True),
     "RMSPropOptimizer.decay": _FRACTION,

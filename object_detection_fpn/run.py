@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
 from object_detection_fpn.modeling import faster_rcnn
-from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
+from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2, train_pb2
 from object_detection_fpn.training import checkpoints, optimizers
 from object_detection_fpn.training import loop as training_loop
 
@@ -44,14 +45,20 @@ def make_strategy(
         num_workers: above 1, one of the workers that the environment variable TF_CONFIG describes.
 
     Raises:
-        ValueError: if both a TPU and several workers are asked for, or TF_CONFIG is missing.
+        ValueError: if both a TPU and several workers are asked for, the TPU is not there, or TF_CONFIG is missing, no such
+            description, or of another number of workers.
     """
     if use_tpu and num_workers > 1:
         raise ValueError(
             f"--use_tpu and --num_workers = {num_workers} exclude each other: a TPU brings its own workers."
         )
     if use_tpu:
-        return distribute_utils.get_distribution_strategy("tpu", tpu_address=tpu_name or "local")
+        try:
+            return distribute_utils.get_distribution_strategy("tpu", tpu_address=tpu_name or "local")
+        except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            place = f"--tpu_name = {tpu_name} names no TPU that answers" if tpu_name else "this machine has no TPU"
+            raise ValueError(f"--use_tpu: {place} ({reason})") from error
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_workers > 1:
         if not os.environ.get("TF_CONFIG"):
@@ -59,10 +66,31 @@ def make_strategy(
                 f"--num_workers = {num_workers} needs the environment variable TF_CONFIG, which lists the workers and says "
                 "which of them this process is."
             )
+        _check_workers(os.environ["TF_CONFIG"], num_workers)
         return distribute_utils.get_distribution_strategy("multi_worker_mirrored", num_gpus=num_gpus)
     if num_gpus > 1:
         return distribute_utils.get_distribution_strategy("mirrored", num_gpus=num_gpus)
     return tf.distribute.get_strategy()
+
+
+def _check_workers(tf_config: str, num_workers: int) -> None:
+    example = '{"cluster": {"worker": ["host1:port", "host2:port"]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        described = json.loads(tf_config)
+        hosts = {kind: len(addresses) for kind, addresses in described["cluster"].items()}
+        kind, index = described["task"]["type"], int(described["task"]["index"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"TF_CONFIG = {tf_config} does not describe the workers. Allowed: {example}.") from error
+    described_workers = hosts.get("worker", 0) + hosts.get("chief", 0)
+    if described_workers != num_workers:
+        raise ValueError(
+            f"--num_workers = {num_workers}, but TF_CONFIG lists {described_workers} workers: {tf_config}."
+        )
+    if not 0 <= index < hosts.get(kind, 0):
+        raise ValueError(
+            f'TF_CONFIG says that this process is number {index} of "{kind}", of which it lists {hosts.get(kind, 0)} '
+            f"(counted from 0): {tf_config}."
+        )
 
 
 def train(
@@ -106,11 +134,18 @@ def train(
         )
     settings, reader = config.train_config, config.train_input_reader
     is_tpu = _is_tpu(strategy)
+    for use in ("train", "eval") if evaluate_checkpoints else ("train",):
+        _check_strategy(config, strategy, use=use, jit_compile=jit_compile)
+    precision = _precision(settings, is_tpu=is_tpu)
     label_map = _load_label_map(reader)
     tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
     with strategy.scope():
         model = _build_model(
-            config, reader, static=is_tpu or jit_compile, use_bfloat16=is_tpu and settings.use_bfloat16
+            config,
+            reader,
+            static=is_tpu or jit_compile,
+            dtype="float32" if precision == train_pb2.FLOAT32 else f"mixed_{_name(precision)}",
+            recompute_backbone=settings.recompute_backbone,
         )
         optimizer = builder.build_optimizer(settings.optimizer)
     variables = optimizers.select_variables(
@@ -159,6 +194,9 @@ def train(
         gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
         add_regularization_loss=settings.add_regularization_loss,
         jit_compile=jit_compile and not is_tpu,
+        accumulate_gradients=settings.accumulate_gradients,
+        all_reduce_dtype=tf.as_dtype(_name(settings.all_reduce_precision)),
+        scale_loss=precision == train_pb2.FLOAT16,
         seed=seed,
         checkpoint_every_n=checkpoint_every_n,
         keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
@@ -393,6 +431,7 @@ def _build_evaluator(
     on_train_data: bool,
 ) -> Evaluator:
     strategy = strategy or tf.distribute.get_strategy()
+    _check_strategy(config, strategy, use="eval")
     reader = config.train_input_reader if on_train_data else config.eval_input_reader[0]
     with strategy.scope():
         model = _build_model(config, reader, static=_is_tpu(strategy))
@@ -407,14 +446,43 @@ def _build_evaluator(
 
 
 def _build_model(
-    config: Config, reader: input_reader_pb2.InputReader, *, static: bool = False, use_bfloat16: bool = False
+    config: Config,
+    reader: input_reader_pb2.InputReader,
+    *,
+    static: bool = False,
+    dtype: str = "float32",
+    recompute_backbone: bool = False,
 ) -> faster_rcnn.FasterRCNN:
     return builder.build_model(
         config.model,
         static=static,
-        dtype="mixed_bfloat16" if use_bfloat16 else "float32",
+        dtype=dtype,
         num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+        recompute_backbone=recompute_backbone,
     )
+
+
+def _check_strategy(config: Config, strategy: tf.distribute.Strategy, *, use: str, jit_compile: bool = False) -> None:
+    config_lib.check_strategy(
+        config,
+        "pipeline config",
+        use=use,
+        num_replicas=strategy.num_replicas_in_sync,
+        is_tpu=_is_tpu(strategy),
+        jit_compile=jit_compile,
+    )
+
+
+def _precision(settings: train_pb2.TrainConfig, *, is_tpu: bool) -> train_pb2.Precision:
+    """What `train_config.precision` says; where it says nothing, `use_bfloat16` speaks for TPUs."""
+    if not settings.HasField("precision") and settings.use_bfloat16 and is_tpu:
+        return train_pb2.BFLOAT16
+    return settings.precision
+
+
+def _name(precision: train_pb2.Precision) -> str:
+    """As TensorFlow calls it."""
+    return train_pb2.Precision.Name(precision).lower()
 
 
 def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -> Callable[[tf.Tensor], tf.Tensor]:

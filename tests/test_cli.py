@@ -138,6 +138,39 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
     assert "Traceback" not in "".join(lines)
 
 
+_COMPILES = """
+import sys
+
+from object_detection_fpn import cli
+
+
+def act():
+    import tensorflow as tf
+
+    double = tf.function(lambda x: tf.sin(2.0 * x), jit_compile=True)
+    print(double(tf.ones([4])).numpy())
+
+
+sys.exit(cli.guarded(act, xla_cache_dir=sys.argv[1]))
+"""
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+    folder = tmp_path / "cache"
+    outputs, files = [], []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", _COMPILES, str(folder)], capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+        # What is not found is compiled and written again.
+        files.append({file.name: file.stat().st_mtime_ns for file in folder.iterdir()})
+    assert outputs[0] == outputs[1]
+    assert files[0]
+    assert files[0] == files[1]
+
+
 @pytest.fixture
 def scripts(root_dir):
     """The Object Detection API's two scripts, loaded with flags of their own."""

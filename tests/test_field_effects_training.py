@@ -117,6 +117,10 @@ _TRAINING = {
         "train_config.use_multiclass_scores=true",
     ],
     "TrainConfig.use_bfloat16": ["train_config.use_bfloat16=true"],
+    "TrainConfig.precision": ["train_config.precision=BFLOAT16"],
+    "TrainConfig.accumulate_gradients": ["train_config.accumulate_gradients=2"],
+    "TrainConfig.recompute_backbone": ["train_config.recompute_backbone=true"],
+    "TrainConfig.all_reduce_precision": ["train_config.all_reduce_precision=BFLOAT16"],
 }
 _ABOUT_DATA = {
     *("TrainConfig.batch_size", "TrainConfig.data_augmentation_options", "TrainConfig.max_number_of_boxes"),
@@ -168,10 +172,16 @@ def what_is_trained(small_config, monkeypatch, tmp_path):
     """What a config makes of a training run: all that reaches the loop, which itself is tested beside it."""
     models = {}
 
-    def build_model(message, *, static=False, dtype="float32", num_channels=3):
-        key = (message.SerializeToString(), dtype)
+    def build_model(message, *, static=False, dtype="float32", num_channels=3, recompute_backbone=False):
+        key = (message.SerializeToString(), dtype, recompute_backbone)
         if key not in models:
-            models[key] = real_build(message, static=static, dtype=dtype, num_channels=num_channels)
+            models[key] = real_build(
+                message,
+                static=static,
+                dtype=dtype,
+                num_channels=num_channels,
+                recompute_backbone=recompute_backbone,
+            )
         return models[key]
 
     real_build = builder.build_model
@@ -198,7 +208,8 @@ def what_is_trained(small_config, monkeypatch, tmp_path):
                 trained=[v.name for v in variables],
                 optimizer=type(optimizer).__name__,
                 dtype=model.rpn.head.compute_dtype,
-                others={k: v for k, v in others.items() if isinstance(v, (int, float, bool, type(None)))},
+                recomputes=model.feature_extractor.backbone.recomputes,
+                others={k: v for k, v in others.items() if isinstance(v, (int, float, bool, type(None), tf.DType))},
             )
             raise _Seen
 
@@ -223,6 +234,22 @@ def test_a_field_of_training_changes_the_run(what_is_trained):
         with pytest.raises(AssertionError):
             np.testing.assert_equal(after, before[chosen])
             pytest.fail(f"{field} changes nothing", pytrace=False)
+
+
+@pytest.mark.parametrize(
+    "overrides, is_tpu, dtype, is_scaled",
+    [
+        ([], False, "float32", False),
+        (["use_bfloat16=true"], False, "float32", False),
+        (["use_bfloat16=true"], True, "bfloat16", False),
+        (["use_bfloat16=true", "precision=FLOAT32"], True, "float32", False),
+        (["precision=BFLOAT16"], False, "bfloat16", False),
+        (["precision=FLOAT16"], False, "float16", True),
+    ],
+)
+def test_precision_goes_before_use_bfloat16_which_is_for_tpus(what_is_trained, overrides, is_tpu, dtype, is_scaled):
+    seen = what_is_trained([f"train_config.{override}" for override in overrides], is_tpu=is_tpu)
+    assert (seen["dtype"], seen["others"]["scale_loss"]) == (dtype, is_scaled)
 
 
 def _problems(config) -> list[str]:

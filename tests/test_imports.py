@@ -25,6 +25,7 @@ LAYERS = {
     "config": 5,
     "config_augmentations": 5,
     "config_checks": 5,
+    "config_strategy": 5,
     "config_fields": 5,
     "config_text": 5,
     "label_map": 5,

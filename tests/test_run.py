@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn import run
+from object_detection_fpn import builder, cli, run
+from object_detection_fpn import config as config_lib
+from object_detection_fpn.protos import train_pb2
 from object_detection_fpn.training import checkpoints
 
 
@@ -35,6 +41,156 @@ def test_tpu_flags_reach_the_library(monkeypatch):
     monkeypatch.setattr(run.distribute_utils, "get_distribution_strategy", fake)
     run.make_strategy(use_tpu=True, tpu_name="my-tpu")
     assert calls == [(("tpu",), {"tpu_address": "my-tpu"})]
+
+
+def test_tpu_that_is_not_there_is_said_in_one_line():
+    with pytest.raises(ValueError, match=r"^--use_tpu: this machine has no TPU \(.+\)$"):
+        run.make_strategy(use_tpu=True)
+
+
+def test_tpu_that_cannot_be_reached_is_said_in_one_line(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("Name or service not known\nand more")
+
+    monkeypatch.setattr(run.distribute_utils, "get_distribution_strategy", unreachable)
+    with pytest.raises(ValueError) as caught:
+        run.make_strategy(use_tpu=True, tpu_name="my-tpu")
+    assert str(caught.value) == ("--use_tpu: --tpu_name = my-tpu names no TPU that answers (Name or service not known)")
+
+
+def _cluster(index: int, kind: str = "worker") -> str:
+    return json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": kind, "index": index}})
+
+
+@pytest.mark.parametrize(
+    "tf_config, num_workers, expected",
+    [
+        ("{not json", 2, "TF_CONFIG = {not json does not describe the workers. Allowed: "),
+        ('{"cluster": {}}', 2, "does not describe the workers"),
+        (_cluster(0), 3, "--num_workers = 3, but TF_CONFIG lists 2 workers"),
+        (_cluster(2), 2, 'this process is number 2 of "worker", of which it lists 2 (counted from 0)'),
+        (_cluster(0, "chief"), 2, 'this process is number 0 of "chief", of which it lists 0'),
+    ],
+)
+def test_tf_config_that_does_not_fit_is_refused(monkeypatch, tf_config, num_workers, expected):
+    monkeypatch.setenv("TF_CONFIG", tf_config)
+    with pytest.raises(ValueError) as caught:
+        run.make_strategy(num_workers=num_workers)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def _flags(tmp_path, small_overrides, **others):
+    from types import SimpleNamespace
+
+    values = {
+        "pipeline_config_path": config_lib.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160"),
+        "model_dir": str(tmp_path),
+        "config_override": [*small_overrides, "train_config.use_bfloat16=true"],
+        "num_train_steps": 3,
+        "num_workers": 1,
+        "checkpoint_dir": None,
+        "checkpoint_every_n": 1000,
+        "eval_timeout": 1,
+        "train_and_eval": False,
+        "eval_on_train_data": False,
+        "sample_1_of_n_eval_examples": None,
+        "sample_1_of_n_eval_on_train_examples": 5,
+        "record_summaries": False,
+        "jit_compile": True,  # is the TPU's own affair
+        "seed": 0,
+        "use_tpu": True,
+        "tpu_name": "my-tpu",
+    }
+    names = re.findall(r"flags\.(\w+)", inspect.getsource(cli.run_model_main))
+    return SimpleNamespace(**dict.fromkeys(names) | values | others)
+
+
+def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, tmp_path):
+    addresses, connected, batches, options, models = [], [], [], [], []
+
+    class FakeResolver:
+        def __init__(self, tpu):
+            addresses.append(tpu)
+
+    tpu = run.distribute_utils.tf
+    monkeypatch.setattr(tpu.distribute.cluster_resolver, "TPUClusterResolver", FakeResolver)
+    monkeypatch.setattr(tpu.config, "experimental_connect_to_cluster", connected.append)
+    monkeypatch.setattr(tpu.tpu.experimental, "initialize_tpu_system", connected.append)
+    monkeypatch.delattr(tpu.tpu.experimental, "HardwareFeature", raising=False)
+    monkeypatch.delattr(tpu.tpu.experimental, "HardWareFeature", raising=False)
+    monkeypatch.setattr(tpu.distribute, "TPUStrategy", lambda resolver, **_: two_cpus)
+    monkeypatch.setattr(run, "_is_tpu", lambda strategy: strategy is two_cpus)
+    real_train, real_build = run.training_loop.train, builder.build_model
+    real_evaluate = run.evaluation_loop.evaluate
+
+    def train(*, dataset, **others):
+        def note(context, seed):
+            data = dataset(context, seed)
+            batches.append((context.num_replicas_in_sync, data.element_spec.images.shape))
+            return data
+
+        options.append(others)
+        return real_train(dataset=note, **others)
+
+    def build_model(message, **others):
+        models.append(others | {"strategy": tf.distribute.get_strategy()})
+        return real_build(message, **others)
+
+    def evaluate(**others):
+        options.append(others)
+        return real_evaluate(**others)
+
+    monkeypatch.setattr(run.training_loop, "train", train)
+    monkeypatch.setattr(builder, "build_model", build_model)
+    monkeypatch.setattr(run.evaluation_loop, "evaluate", evaluate)
+    assert cli.run_model_main(_flags(tmp_path, small_overrides)) == 0
+    assert cli.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
+    assert addresses == ["my-tpu"] * 2
+    assert len(connected) == 4  # the cluster and the TPU system, of both commands
+    assert batches == [(2, [1, 96, 96, 3])]  # half of the batch each
+    training, evaluation = options
+    assert not training["jit_compile"]  # a TPU compiles in any case
+    assert "steps_per_loop" not in training  # that is, many in a call: no host between the steps
+    assert training["strategy"] is evaluation["strategy"] is two_cpus
+    assert [(model["dtype"], model["static"]) for model in models] == [("mixed_bfloat16", True), ("float32", True)]
+    assert all(model["strategy"] is two_cpus for model in models)
+    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-3")
+    assert (tmp_path / "eval").is_dir()
+
+
+def test_tpu_refuses_a_config_that_is_not_static_before_anything_is_built(
+    monkeypatch, small_config, two_cpus, tmp_path
+):
+    monkeypatch.setattr(run, "_is_tpu", lambda strategy: strategy is two_cpus)
+    message = type(small_config)()
+    message.CopyFrom(small_config)
+    message.train_config.batch_size = 3
+    resizer = message.model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer
+    resizer.pad_to_max_dimension = False
+    with pytest.raises(config_lib.ConfigError, match=r"pad_to_max_dimension = false leaves") as caught:
+        run.train(message, model_dir=str(tmp_path), strategy=two_cpus, num_steps=1)
+    assert "train_config.batch_size = 3 cannot be divided evenly among 2 replicas" in str(caught.value)
+    with pytest.raises(config_lib.ConfigError, match="pad_to_max_dimension"):
+        run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path), strategy=two_cpus)
+
+
+def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_config, tmp_path):
+    message = type(small_config)()
+    message.CopyFrom(small_config)
+    settings = message.train_config
+    settings.precision = train_pb2.FLOAT16
+    settings.accumulate_gradients, settings.recompute_backbone = 2, True
+    result = run.train(message, model_dir=str(tmp_path), num_steps=2, record_summaries=False)
+    assert np.isfinite(result.losses["Loss/total_loss"])
+    reader = tf.train.load_checkpoint(result.checkpoint)
+    stored = {dtype for name, dtype in reader.get_variable_to_dtype_map().items() if dtype.is_floating}
+    assert stored == {tf.float32}
+    metrics = run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path), sample_1_of_n_eval_examples=3)
+    assert np.isfinite(metrics["Loss/total_loss"])
+    served = tf.saved_model.load(run.export(message, checkpoint=str(tmp_path), output_dir=str(tmp_path / "out")))
+    outputs = served.signatures["serving_default"](tf.zeros([1, 96, 96, 3], tf.uint8))
+    assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
 def test_two_replicas_train_and_evaluate(small_config, two_cpus, tmp_path):

@@ -7,8 +7,12 @@ still train, and a value that says how all layers of a part are regularized, ini
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -158,6 +162,43 @@ def build(layer: tf_keras.layers.Layer, input_shape: Sequence[int | None]) -> No
     with tf.name_scope(layer.name):
         layer.build(tf.TensorShape(input_shape))
         layer.built = True
+
+
+# Of a thread, as each replica is traced in its own and two may take turns within a synchronized normalization.
+_IS_COMPUTED_AGAIN = contextvars.ContextVar("is_computed_again", default=False)
+
+
+class Recomputed:
+    """Runs a part of a network keeping only its inputs; its gradient computes the rest again (Chen et al. 2016).
+
+    Moving statistics are updated when the part is run, and not again with its gradient.
+
+    Args:
+        part: the part, of whose layers no other object may call `add_update`.
+    """
+
+    def __init__(self, part: tf_keras.Model):
+        self._part = part
+        for layer in part.submodules:
+            if isinstance(layer, tf_keras.layers.BatchNormalization):
+                layer.add_update = functools.partial(_add_update_once, layer.add_update)
+
+    def __call__(self, inputs: tf.Tensor, *, training: bool) -> tf.Tensor:
+        runs = itertools.count()
+
+        def run(inputs: tf.Tensor) -> tf.Tensor:
+            token = _IS_COMPUTED_AGAIN.set(next(runs) > 0)
+            try:
+                return self._part(inputs, training=training)
+            finally:
+                _IS_COMPUTED_AGAIN.reset(token)
+
+        return tf.recompute_grad(run)(inputs)
+
+
+def _add_update_once(add_update: Callable[[Any], None], updates: Any) -> None:
+    if not _IS_COMPUTED_AGAIN.get():
+        add_update(updates)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _STEP = "step" + VALUE
+_LOSS_SCALE = "optimizer/loss_scale/current_loss_scale" + VALUE
 _NUM_DIFFERENCES = 5  # shown of those between a model and a checkpoint of another one
 _BEST_FILE = "best.json"
 # What a checkpoint of the Object Detection API has in every model of Faster R-CNN, and none of ours has.
@@ -127,6 +128,7 @@ class RunCheckpoints:
         model: the model, built.
         optimizer: an `optimizers.AveragingOptimizer`, built on the variables to be trained.
         strategy: the `tf.distribute` strategy under which both were made.
+        loss_scaler: wraps the optimizer and has a state of its own, which is saved with the optimizer's; None = none does.
         max_to_keep: checkpoints that are kept, the newest ones; None = all.
         keep_every_n_hours: a checkpoint is kept for good every so many hours; None = none is.
     """
@@ -138,6 +140,7 @@ class RunCheckpoints:
         model: tf_keras.layers.Layer,
         optimizer: Any,
         strategy: tf.distribute.Strategy,
+        loss_scaler: Any = None,
         max_to_keep: int | None = 7,
         keep_every_n_hours: float | None = None,
     ):
@@ -150,7 +153,10 @@ class RunCheckpoints:
         self._manager: tf.train.CheckpointManager | None = None
         self._temporary: tempfile.TemporaryDirectory | None = None
         # One variable under two names: the run's step and the optimizer's count of updates cannot come apart.
-        self.checkpoint = tf.train.Checkpoint(step=optimizer.iterations, model=model, optimizer=optimizer)
+        self.checkpoint = tf.train.Checkpoint(
+            step=optimizer.iterations, model=model, optimizer=optimizer if loss_scaler is None else loss_scaler
+        )
+        self._has_loss_scale = loss_scaler is not None
 
     def restore_latest(self, say: Callable[[str], None]) -> Restored | None:
         """Brings model, optimizer and step to the state of the newest checkpoint, if there is one.
@@ -186,7 +192,7 @@ class RunCheckpoints:
                 status = self.checkpoint.restore(path)
         except READ_ERRORS as error:
             raise damaged(path, error) from error
-        if any(fresh.values()):
+        if any(fresh.values()) or (self._has_loss_scale and _LOSS_SCALE not in stored.shapes):
             status.expect_partial()  # checked above; TensorFlow's own check knows only all or nothing
         else:
             status.assert_existing_objects_matched()

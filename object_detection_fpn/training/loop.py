@@ -1,8 +1,8 @@
 """The training loop: restore, step, show, save, until the last step.
 
-`orbit` runs the steps: one `tf.function` with a loop of any number of them. Its `Controller` is not used: it prints what
-each call returns, saves by its own clock and cannot be stopped between two calls, none of which suits the user of a
-machine on which one step may take seconds.
+`orbit` runs the steps (`training.step`). Its `Controller` is not used: it prints what each call returns, saves by its own
+clock and cannot be stopped between two calls, none of which suits the user of a machine on which one step may take
+seconds.
 """
 
 from __future__ import annotations
@@ -19,20 +19,10 @@ import tf_keras
 
 from object_detection_fpn.training import checkpoints, optimizers
 from object_detection_fpn.training.progress import Progress, StopRequest
+from object_detection_fpn.training.step import GRADIENT_NORM, TOTAL_LOSS, Trainer, TrainingError
 
 _FIRST_STOPS = (1, 2, 5, 10)  # steps of a run after which the host looks at the losses, however fast they are
 _SECONDS_PER_CALL = 5.0  # the longest the host waits for a call of several steps, and a user for the answer to Ctrl-C
-_TOTAL_LOSS = "Loss/total_loss"
-_REGULARIZATION_LOSS = "Loss/regularization_loss"
-_GRADIENT_NORM = "gradient_norm"
-_REMEDIES = (
-    "What usually helps: a lower learning rate or a longer warmup, gradient_clipping_by_norm (10 is common), a look at the "
-    "groundtruth boxes."
-)
-
-
-class TrainingError(Exception):
-    """Training cannot go on. The message says at which step, why, and what is left on disk."""
 
 
 class TrainingStopped(KeyboardInterrupt):
@@ -58,6 +48,8 @@ class TrainResult(NamedTuple):
     """The losses by name and their total, means of the last call of the train step; empty if no step was left to do."""
     steps_per_second: float | None
     """Over this run without its first step; None if it had no second."""
+    num_skipped: int = 0
+    """Steps of this run that changed no weight, since their scaled gradients were not finite (`scale_loss`)."""
 
 
 def train(
@@ -73,6 +65,9 @@ def train(
     gradient_clipping_by_norm: float = 0.0,
     add_regularization_loss: bool = True,
     jit_compile: bool = False,
+    accumulate_gradients: int = 1,
+    all_reduce_dtype: tf.DType = tf.float32,
+    scale_loss: bool = False,
     seed: int = 0,
     steps_per_loop: int = 100,
     checkpoint_every_n: int = 1000,
@@ -108,6 +103,10 @@ def train(
         add_regularization_loss: whether "Loss/regularization_loss" counts.
         jit_compile: whether XLA compiles the forward and backward pass. (The update of the weights is one fused kernel a
             variable without it; compiling those as well adds 4 s to the first step and gains nothing.)
+        accumulate_gradients: parts in which each replica computes its batch, one after the other, to need less memory.
+        all_reduce_dtype: in which gradients are summed over the replicas.
+        scale_loss: multiply the loss by as much as float16 gradients bear (Micikevicius et al. 2017, section 3.2). A step
+            whose gradients are not finite halves the scale and changes no weight, but counts as a step. Not for TPUs.
         seed: any integer.
         steps_per_loop: most steps in one call of the train step. Fewer are taken if they last longer than a few seconds
             (not on several workers, whose calls must be alike).
@@ -127,11 +126,13 @@ def train(
     Raises:
         ValueError: if a number is out of its range.
         checkpoints.CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
-        TrainingError: if a loss or the gradients become NaN or infinite, or the data end.
+        TrainingError: if a loss or the gradients become NaN or infinite (with `scale_loss`, the gradients of many steps in
+            a row), or the data end.
         TrainingStopped: (a KeyboardInterrupt) if the user stopped it; the state is saved. A second Ctrl-C ends the process.
     """
     for name, value in (
         ("num_steps", num_steps),
+        ("accumulate_gradients", accumulate_gradients),
         ("steps_per_loop", steps_per_loop),
         ("checkpoint_every_n", checkpoint_every_n),
         ("summary_every_n", summary_every_n),
@@ -146,11 +147,13 @@ def train(
     variables = list(model.trainable_variables if variables is None else variables)
     with strategy.scope():
         optimizer.build(variables)
+        loss_scaler = optimizers.make_loss_scaler(optimizer) if scale_loss else None
     run = checkpoints.RunCheckpoints(
         model_dir,
         model=model,
         optimizer=optimizer,
         strategy=strategy,
+        loss_scaler=loss_scaler,
         max_to_keep=max_to_keep,
         keep_every_n_hours=keep_checkpoint_every_n_hours,
     )
@@ -166,7 +169,7 @@ def train(
         return TrainResult(first_step, newest, {}, None)
 
     data_seed = _data_seed(seed, first_step)
-    trainer = _Trainer(
+    trainer = Trainer(
         strategy.distribute_datasets_from_function(lambda context: dataset(context, data_seed)),
         model=model,
         optimizer=optimizer,
@@ -176,6 +179,9 @@ def train(
         add_regularization_loss=add_regularization_loss,
         jit_compile=jit_compile,
         seed=seed,
+        num_parts=accumulate_gradients,
+        all_reduce_dtype=all_reduce_dtype,
+        loss_scaler=loss_scaler,
     )
     summaries = _Summaries(
         os.path.join(model_dir, "train") if record_summaries and strategy.extended.should_save_summary else None
@@ -185,6 +191,7 @@ def train(
     goes_by_clock = strategy.cluster_resolver is None
     speed = _Speed()
     step = saved_step = first_step
+    num_skipped = 0
     losses: dict[str, float] = {}
     progress.begin(first_step)
     try:
@@ -204,17 +211,27 @@ def train(
                     progress.compiled()
                 else:
                     speed.add(num_taken, time.perf_counter() - start)
-                losses = {name: value / num_taken for name, value in sums.items() if name != _GRADIENT_NORM}
+                losses = {name: value / num_taken for name, value in sums.items() if name != GRADIENT_NORM}
                 learning_rate = optimizer.learning_rate_at(step - 1)  # what the last update used
+                if trainer.num_skipped:
+                    num_skipped += trainer.num_skipped
+                    progress.say(
+                        f"Of the steps up to {step}, {trainer.num_skipped} changed nothing: their gradients were not finite. "
+                        f"The loss scale is {trainer.loss_scale:g} now; {num_skipped} steps of this run were skipped so far."
+                    )
                 progress.show(
                     step=step,
-                    loss=losses[_TOTAL_LOSS],
+                    loss=losses[TOTAL_LOSS],
                     learning_rate=learning_rate,
                     seconds_per_step=speed.seconds_per_step,
                 )
                 summaries.add(sums, num_taken)
                 if is_first_call or step % summary_every_n == 0 or step == num_steps:
-                    summaries.write(step, learning_rate=learning_rate, **speed.values(trainer.global_batch_size))
+                    scale = {} if trainer.loss_scale is None else {"loss_scale": trainer.loss_scale}
+                    scale |= {"skipped_steps": float(num_skipped)} if scale else {}
+                    summaries.write(
+                        step, learning_rate=learning_rate, **scale, **speed.values(trainer.global_batch_size)
+                    )
                 if is_first_call and record_summaries and draw_batch is not None:
                     summaries.write_images(step, draw_batch(trainer.next_batch()))
                 if step % checkpoint_every_n == 0 or step == num_steps:
@@ -230,130 +247,7 @@ def train(
                 raise TrainingStopped(message, exit_code=128 + stop.signum)
     finally:
         progress.close()
-    return TrainResult(step, newest, losses, speed.steps_per_second)
-
-
-class _Trainer(orbit.StandardTrainer):
-    """The train step, and what it tells the host."""
-
-    def __init__(
-        self,
-        dataset: Any,
-        *,
-        model: tf_keras.layers.Layer,
-        optimizer: optimizers.AveragingOptimizer,
-        variables: Sequence[tf.Variable],
-        strategy: tf.distribute.Strategy,
-        gradient_clipping_by_norm: float,
-        add_regularization_loss: bool,
-        jit_compile: bool,
-        seed: int,
-    ):
-        super().__init__(dataset)
-        self._model = model
-        self._optimizer = optimizer
-        self._variables = variables
-        self._strategy = strategy
-        self._max_norm = gradient_clipping_by_norm
-        self._add_regularization_loss = add_regularization_loss
-        self._seed = seed % 2**31
-        self._differentiate = self._losses_and_gradients
-        if jit_compile:
-            self._differentiate = tf.function(self._losses_and_gradients, jit_compile=True, autograph=False)
-        self._names: tuple[str, ...] = ()  # known once the step is traced, like the next
-        self._batch_size: int | None = None
-        # Made here, before the number of losses is known: a `tf.function` that makes variables is traced a second time.
-        self._sums = tf.Variable([0.0], shape=[None], trainable=False)
-        self._failed_values = tf.Variable([0.0], shape=[None], trainable=False)
-        self._failed_step = tf.Variable(0, dtype=tf.int64, trainable=False)
-
-    def run(self, num_steps: int) -> dict[str, float]:
-        """Takes some steps and returns the sums over them of the losses, their total and the norm of the gradients.
-
-        Raises:
-            TrainingError: if one of these is not finite at some step, or the data end.
-        """
-        try:
-            # A tensor: a Python number would be traced anew for every value.
-            self.train(tf.constant(num_steps, tf.int32))
-        except tf.errors.OutOfRangeError as error:
-            step = int(self._optimizer.iterations.numpy())
-            raise TrainingError(
-                f"The training data ended after step {step}; they have to repeat without end."
-            ) from error
-        failed_step = int(self._failed_step.numpy())
-        if failed_step:
-            values = dict(zip(self._names, self._failed_values.numpy().tolist(), strict=True))
-            raise TrainingError(f"Step {failed_step}: {_what_failed(values)} {_REMEDIES}")
-        return dict(zip(self._names, self._sums.numpy().tolist(), strict=True))
-
-    @property
-    def global_batch_size(self) -> int | None:
-        """Images of a step on all replicas; None if the batch size varies."""
-        return self._batch_size and self._batch_size * self._strategy.num_replicas_in_sync
-
-    def next_batch(self) -> Any:
-        """The next batch of the first replica. It will not be trained on."""
-        batch = next(self._train_iter)
-        return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], batch)
-
-    def train_loop_begin(self) -> None:
-        self._sums.assign([0.0])
-
-    # Without autograph's rewriting of all code below: see `train`.
-    @tf.autograph.experimental.do_not_convert
-    def train_step(self, iterator: Any) -> None:
-        values = self._strategy.run(self._replica_step, args=(next(iterator),))
-        values = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None)
-        self._sums.assign(self._sums + values)
-        # Noted here, for every step, and read by the host after each call: so the error can name the step.
-        is_first_failure = (self._failed_step == 0) & ~tf.reduce_all(tf.math.is_finite(values))
-        step = tf.identity(self._optimizer.iterations)
-        self._failed_values.assign(tf.where(is_first_failure, values, self._failed_values))
-        self._failed_step.assign(tf.where(is_first_failure, step, self._failed_step))
-
-    def _replica_step(self, batch: Any) -> tf.Tensor:
-        """One step of one replica; returns [L] float32, the values that `_names` names."""
-        self._batch_size = batch.images.shape[0]
-        context = tf.distribute.get_replica_context()
-        seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
-        seed = tf.random.experimental.stateless_fold_in(seed, context.replica_id_in_sync_group)
-        losses, gradients = self._differentiate(batch, seed)
-        pairs = [
-            (grad, variable) for grad, variable in zip(gradients, self._variables, strict=True) if grad is not None
-        ]
-        if not pairs:
-            raise TrainingError("No variable that is to be trained has any influence on the losses.")
-        gradients, variables = map(list, zip(*pairs, strict=True))
-        if context.num_replicas_in_sync > 1:
-            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        # The norm is always looked at: gradients that are not finite spoil the weights one step before a loss shows it,
-        # and a checkpoint may be saved between the two.
-        norm = tf.linalg.global_norm(gradients)
-        if self._max_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._max_norm, use_norm=norm)
-        self._optimizer.apply_gradients(zip(gradients, variables, strict=True), experimental_aggregate_gradients=False)
-        return tf.concat([losses, [norm]], axis=0)
-
-    def _losses_and_gradients(self, batch: Any, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-        """The losses and their total, [L - 1], and this replica's share of the gradients (None = no influence)."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self._variables)
-            predictions = self._model.predict(
-                self._model.preprocess(batch.images),
-                batch.true_shapes,
-                training=True,
-                groundtruth=batch.groundtruth,
-                seed=seed,
-            )
-            losses = dict(self._model.loss(predictions, batch.groundtruth))
-            if not self._add_regularization_loss:
-                losses.pop(_REGULARIZATION_LOSS, None)
-            values = [tf.cast(loss, tf.float32) for loss in losses.values()]
-            total = tf.add_n(values)
-            share = total / self._strategy.num_replicas_in_sync
-        self._names = (*losses, _TOTAL_LOSS, _GRADIENT_NORM)
-        return tf.stack([*values, total]), tape.gradient(share, self._variables)
+    return TrainResult(step, newest, losses, speed.steps_per_second, num_skipped)
 
 
 class _Summaries:
@@ -430,16 +324,6 @@ def _data_seed(seed: int, first_step: int) -> int:
     return (
         seed if first_step == 0 else int(np.random.SeedSequence([seed % 2**63, first_step]).generate_state(1)[0] >> 1)
     )
-
-
-def _what_failed(values: dict[str, float]) -> str:
-    """Which values are not finite, and the others for comparison."""
-    bad = [name for name, value in values.items() if not np.isfinite(value)]
-    # Where a loss is at fault, the total and the gradients are too, which would say nothing.
-    causes = [name for name in bad if name not in (_TOTAL_LOSS, _GRADIENT_NORM)] or bad
-    named = ", ".join(f"{name} = {values[name]}" for name in causes)
-    others = ", ".join(f"{name} = {value:.4g}" for name, value in values.items() if name not in causes)
-    return f"{named} ({others})."
 
 
 def _what_is_left(newest: str | None) -> str:

@@ -346,6 +346,15 @@ def adam(
     return _configured(optimizer, moving_average_decay)
 
 
+def make_loss_scaler(optimizer: AveragingOptimizer) -> tf_keras.mixed_precision.LossScaleOptimizer:
+    """Wraps an optimizer so that losses can be scaled: 2^15 times at first, halved and doubled as gradients bear it.
+
+    It applies gradients only if all are finite; the optimizer counts the step in any case. A checkpoint of it is one of
+    the optimizer, with the scale beside.
+    """
+    return tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
+
+
 def select_variables(
     model: tf_keras.layers.Layer, *, update: Sequence[str] = (), freeze: Sequence[str] = ()
 ) -> list[tf.Variable]:

@@ -319,3 +319,38 @@ def test_every_way_of_cropping_gives_the_same_since_rois_lie_in_the_image(model)
     static = roi.RoIPooler(crop_size=6, implementation="static")
     crops = static(predictions.pyramid, predictions.rois.boxes, tf.constant([64, 64]))
     np.testing.assert_allclose(predictions.box_features, crops, atol=1e-5 * np.abs(crops).max())
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_boxes_beyond_pixel_512_are_exact_in_16_bits(make_model, make_groundtruth, dtype):
+    # bfloat16 knows every fourth pixel there, float16 every half one.
+    objects = [
+        {"box": (513.125, 517.375, 771.625, 829.875), "class": 1},
+        {"box": (601.0625, 35.8125, 1001.1875, 222.3125), "class": 2},
+    ]
+    groundtruth = make_groundtruth(objects)
+    images, true_shapes = tf.zeros([1, 1024, 1024, 3]), tf.constant([[1021, 1019, 3]])
+    found = {}
+    for policy in ("float32", dtype):
+        model = make_model(spec=layers.LayerSpec(dtype=policy))
+        # Without kernels both models say the same of every anchor and RoI; what differs comes from the coordinates.
+        for predictor in (*model.rpn.head.objectness, *model.rpn.head.deltas):
+            predictor.kernel.assign(tf.zeros_like(predictor.kernel))
+        for predictor in (model.box_head.class_predictor, model.box_head.box_predictor):
+            predictor.kernel.assign(tf.zeros_like(predictor.kernel))
+        model.rpn.head.objectness[-1].bias.assign([0.0, 5.0] * 2)  # the anchors of the coarsest level propose first
+        seed = tf.constant([3, 4])
+        trained = model.predict(images, true_shapes, training=True, groundtruth=groundtruth, seed=seed)
+        served = model.predict(images, true_shapes, training=False)
+        found[policy] = {
+            "proposals": served.rois.boxes,
+            "rois": trained.rois.boxes,
+            "detections": model.postprocess(served, true_shapes).boxes,
+            **model.loss(trained, groundtruth),
+        }
+    assert found["float32"]["Loss/RPNLoss/localization_loss"] > 0.0
+    boxes = found["float32"]["proposals"].numpy()
+    rounded = tf.cast(tf.cast(boxes, dtype.removeprefix("mixed_")), tf.float32).numpy()
+    assert np.count_nonzero((boxes > 512.0) & (boxes != rounded)) > 4
+    for name, value in found["float32"].items():
+        np.testing.assert_array_equal(found[dtype][name], value, err_msg=name)

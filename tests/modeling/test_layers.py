@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -58,6 +59,40 @@ def test_batch_norm_has_the_variables_it_is_asked_for(center, scale, names):
 def test_batch_norm_values_arrive():
     norm = make_norm(layers.BatchNormSpec(momentum=0.5, epsilon=0.25, synchronized=True))
     assert (norm.momentum, norm.epsilon, norm.synchronized) == (0.5, 0.25, True)
+
+
+def test_synchronized_batch_norm_equals_that_of_the_joined_batch(two_cpus):
+    spec = layers.BatchNormSpec(momentum=0.9, epsilon=0.01, scale=True)
+    # The halves differ much: their own statistics would give another result.
+    joined = np.concatenate([FEATURES[:2], 3.0 * FEATURES[2:] + 20.0])
+    weights = tf.random.stateless_normal(joined.shape, [1, 2])
+
+    def step(norm, features, weights):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            outputs = norm(features, training=True)
+            loss = tf.reduce_sum(weights * outputs**2)
+        return outputs, *tape.gradient(loss, [features, norm.gamma, norm.beta])
+
+    one = make_norm(spec)
+    outputs, input_grad, *grads = step(one, tf.constant(joined), weights)
+    with two_cpus.scope():
+        two = make_norm(dataclasses.replace(spec, synchronized=True))
+
+    def part(context):
+        i = context.replica_id_in_sync_group
+        return tf.constant(joined[2 * i : 2 * i + 2]), weights[2 * i : 2 * i + 2]
+
+    parts = [two_cpus.experimental_distribute_values_from_function(lambda c, k=k: part(c)[k]) for k in (0, 1)]
+    results = tf.function(lambda *args: two_cpus.run(step, args=(two, *args)), autograph=False)(*parts)
+    values = [two_cpus.experimental_local_results(result) for result in results]
+    np.testing.assert_allclose(np.concatenate(values[0]), outputs, rtol=1e-4, atol=1e-5)
+    scale = np.abs(input_grad).max()
+    np.testing.assert_allclose(np.concatenate(values[1]), input_grad, rtol=1e-4, atol=1e-5 * scale)
+    for halves, expected in zip(values[2:], grads, strict=True):
+        np.testing.assert_allclose(sum(halves), expected, rtol=1e-4)
+    np.testing.assert_allclose(two.moving_mean, one.moving_mean, rtol=1e-5)
+    np.testing.assert_allclose(two.moving_variance, one.moving_variance, rtol=0.05)  # Bessel's correction at most
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 5, 64), (7, 64)], ids=["convolution", "dense"])

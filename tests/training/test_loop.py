@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.training import checkpoints, loop
+from object_detection_fpn.training import checkpoints, loop, step
 
 LOCALIZATION = "Loss/RPNLoss/localization_loss"
 
@@ -204,7 +204,7 @@ def test_whole_replica_step_with_its_update_compiles(make_run, make_data, tmp_pa
     run, plain = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     run.optimizer.build(run.model.trainable_variables)
     run.optimizer.start_averages(run.model.trainable_variables)
-    trainer = loop._Trainer(
+    trainer = step.Trainer(
         None,
         model=run.model,
         optimizer=run.optimizer,
@@ -215,10 +215,10 @@ def test_whole_replica_step_with_its_update_compiles(make_run, make_data, tmp_pa
         jit_compile=False,
         seed=0,
     )
-    step = tf.function(trainer._replica_step, jit_compile=True, autograph=False)
+    replica_step = tf.function(trainer._replica_step, jit_compile=True, autograph=False)
     batch = next(iter(make_data()(tf.distribute.InputContext(), 0)))
     for _ in range(3):
-        step(batch)
+        replica_step(batch)
     plain.train(3, gradient_clipping_by_norm=1.0)
     for expected, value in zip(plain.state(), run.state(), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)

@@ -33,16 +33,35 @@ DEFAULT_SPEC = layers.LayerSpec(
 
 
 class Backbone(tf_keras.layers.Layer):
-    """Gives a functional model's features by level. Call: [B, H, W, channels] -> {level: [B, H / 2^l, W / 2^l, F_l]}."""
+    """Gives a functional model's features by level. Call: [B, H, W, channels] -> {level: [B, H / 2^l, W / 2^l, F_l]}.
 
-    def __init__(self, network: tf_keras.Model, *, levels: tuple[int, ...], name: str):
+    Args:
+        network: gives the features of each of `levels`, which form a chain: each is computed from the one before.
+        levels: ascending.
+        recompute: keep only the features of the levels in training, and compute the rest again for the gradient.
+        name: of the layer.
+    """
+
+    def __init__(self, network: tf_keras.Model, *, levels: tuple[int, ...], recompute: bool = False, name: str):
         super().__init__(name=name, dtype="float32")
         self.network = network
         self.levels = levels
         self.num_filters = {level: output.shape[-1] for level, output in zip(levels, network.outputs, strict=True)}
         self.built = True  # the network made its variables
+        # Behind a function, which Keras does not look into: these share the network's layers, whose paths stay its own.
+        stages = _recomputed_stages(network) if recompute else []
+        self._get_stages = lambda: stages
+
+    @property
+    def recomputes(self) -> bool:
+        return bool(self._get_stages())
 
     def call(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
+        if training and (stages := self._get_stages()):
+            features: dict[int, tf.Tensor] = {}
+            for level, stage in zip(self.levels, stages, strict=True):
+                images = features[level] = stage(images, training=training)
+            return features
         return dict(zip(self.levels, tf.nest.flatten(self.network(images, training=training)), strict=True))
 
 
@@ -52,6 +71,7 @@ def resnet_v1(
     max_level: int = 5,
     num_channels: int = 3,
     spec: layers.LayerSpec = DEFAULT_SPEC,
+    recompute: bool = False,
     name: str | None = None,
 ) -> Backbone:
     """Builds ResNet-50, -101 or -152 V1 without its classifier.
@@ -63,6 +83,7 @@ def resnet_v1(
         max_level: last level that is built, 2 to 5.
         num_channels: channels of the images.
         spec: regularization, initialization, normalization, activation and dtype of every layer.
+        recompute: see `Backbone`.
         name: of the layer.
 
     Raises:
@@ -83,7 +104,7 @@ def resnet_v1(
     levels = tuple(level for level in LEVELS if level <= max_level)
     outputs = [whole.get_layer(_STAGE_OUTPUTS[depth][level]).output for level in levels]
     network = tf_keras.Model(whole.inputs, outputs, name=f"resnet{depth}")
-    return Backbone(network, levels=levels, name=name or f"resnet{depth}_v1")
+    return Backbone(network, levels=levels, recompute=recompute, name=name or f"resnet{depth}_v1")
 
 
 def resnet_v1_small(
@@ -92,6 +113,7 @@ def resnet_v1_small(
     max_level: int = 5,
     num_channels: int = 3,
     spec: layers.LayerSpec = DEFAULT_SPEC,
+    recompute: bool = False,
     name: str | None = None,
 ) -> Backbone:
     """Builds ResNet-18 or -34 of tf-models-official.
@@ -103,6 +125,7 @@ def resnet_v1_small(
         max_level: last level that is given, 2 to 5.
         num_channels: channels of the images.
         spec: as for `resnet_v1`; its normalization has to be batch normalization.
+        recompute: see `Backbone`.
         name: of the layer.
 
     Raises:
@@ -130,7 +153,14 @@ def resnet_v1_small(
         )
     levels = tuple(level for level in LEVELS if level <= max_level)
     network = tf_keras.Model(whole.inputs, [whole.output[str(level)] for level in levels], name=f"resnet{depth}")
-    return Backbone(network, levels=levels, name=name or f"resnet{depth}_v1")
+    return Backbone(network, levels=levels, recompute=recompute, name=name or f"resnet{depth}_v1")
+
+
+def _recomputed_stages(network: tf_keras.Model) -> list[layers.Recomputed]:
+    """What leads from each output of a network to the next, the first from its input."""
+    starts = [*network.inputs, *network.outputs[:-1]]
+    stages = zip(starts, network.outputs, strict=True)
+    return [layers.Recomputed(tf_keras.Model(start, end, name="stage")) for start, end in stages]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tf_keras
 
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.training import checkpoints
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -208,3 +210,76 @@ def test_group_norm_replaces_every_batch_norm_of_a_network_for_gray_images():
     features = backbone(IMAGES[..., :1], training=True)
     assert features[2].shape == (2, 16, 24, 256)
     assert np.all(np.isfinite(features[2]))
+
+
+def make_gradient(backbone):
+    """Given images: the loss and its gradients; moving statistics are updated by the way."""
+
+    def differentiate(images):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(backbone.trainable_variables)
+            features = backbone(images, training=True)
+            loss = tf.add_n([tf.reduce_mean(tf.square(tf.cast(f, tf.float32))) for f in features.values()])
+        return loss, tape.gradient(loss, backbone.trainable_variables)
+
+    return differentiate
+
+
+def after_a_step(backbone, images, strategy, *, jit_compile):
+    """Loss, gradients and moving statistics of the first replica."""
+    step = make_gradient(backbone)
+    compiled = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step
+    # Not the compiled function itself, which the strategy would compile with all replicas in one.
+    whole = tf.function(lambda images: strategy.run(lambda part: compiled(part), args=(images,)), autograph=False)
+    values = [strategy.experimental_local_results(value)[0] for value in tf.nest.flatten(whole(images))]
+    return [value.numpy() for value in (*values, *backbone.non_trainable_variables)]
+
+
+def assert_recomputation_changes_nothing(make, strategy, *, jit_compile=False):
+    images = 100.0 * tf.random.stateless_normal([2, 32, 32, 3], [1, 2])
+    results, paths = [], []
+    for recompute in (False, True):
+        tf_keras.utils.set_random_seed(0)
+        with strategy.scope():
+            backbone = make(recompute)
+        assert backbone.recomputes == recompute
+        results.append(after_a_step(backbone, images, strategy, jit_compile=jit_compile))
+        paths.append(list(checkpoints.variables_by_path(backbone)))
+    assert paths[0] == paths[1]
+    for expected, value in zip(*results, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "on_two, jit_compile, synchronized", [(False, True, False), (True, True, False), (True, False, True)]
+)
+def test_recomputation_keeps_features_gradients_and_statistics_on_every_strategy(
+    two_cpus, make_backbone, on_two, jit_compile, synchronized
+):
+    norm = layers.BatchNormSpec(momentum=0.9, scale=True, synchronized=synchronized)
+    assert_recomputation_changes_nothing(
+        lambda recompute: make_backbone(layers.LayerSpec(norm=norm), recompute=recompute),
+        two_cpus if on_two else tf.distribute.get_strategy(),
+        jit_compile=jit_compile,
+    )
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_recomputed_resnet_has_the_same_features_gradients_and_statistics(depth):
+    assert_recomputation_changes_nothing(
+        lambda recompute: build(depth, max_level=3, recompute=recompute), tf.distribute.get_strategy()
+    )
+
+
+def test_recomputation_computes_twice_and_survives_the_compiler(make_backbone):
+    images = tf.zeros([1, 64, 64, 3])
+    in_graph, compiled = [], []
+    for recompute in (False, True):
+        backbone = make_backbone(layers.LayerSpec(norm=NORM), recompute=recompute)
+        step = tf.function(make_gradient(backbone), jit_compile=True, autograph=False)
+        operations = [operation.type for operation in step.get_concrete_function(images).graph.get_operations()]
+        in_graph.append(operations.count("Conv2D"))
+        hlo = step.experimental_get_compiler_ir(images)(stage="optimized_hlo")
+        compiled.append(len(re.findall(r" convolution\(| custom-call\([^\n]*[Cc]onv", hlo)))
+    assert in_graph == [4, 8]
+    assert compiled[1] > compiled[0] > 0
