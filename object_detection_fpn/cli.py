@@ -216,6 +216,12 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--num_shards", type=int, default=1)
 
+    service = add("data-service", _data_service, "Serve as a part of the data service that prepares training batches.")
+    service.add_argument("part", choices=("dispatcher", "worker"), help="one dispatcher, any number of workers")
+    service.add_argument("--port", type=int, help="to listen at; a worker takes any free one by default")
+    service.add_argument("--dispatcher", metavar="HOST:PORT", help="of a worker")
+    service.add_argument("--host", help="name under which trainers reach the machine of a worker; its own by default")
+
     demo = add("demo", _demo, "Draw data, train a small detector on it, evaluate, export and use it.")
     demo.add_argument("--output_dir", default="demo_output")
     demo.add_argument("--num_steps", type=int, help="overrides the recipe's")
@@ -311,6 +317,27 @@ def _convert(arguments: argparse.Namespace) -> None:
     except coco.CocoError as error:
         raise UsageError(str(error)) from error
     _say(f"Wrote {conversion}.")
+
+
+def _data_service(arguments: argparse.Namespace) -> int:
+    from object_detection_fpn.data import service
+
+    try:
+        if arguments.part == "dispatcher":
+            if arguments.port is None or arguments.dispatcher or arguments.host:
+                raise UsageError("A dispatcher takes --port, and nothing else.")
+            return service.run_dispatcher(port=arguments.port, say=_say)
+        if not arguments.dispatcher:
+            raise UsageError("A worker needs --dispatcher HOST:PORT.")
+        with _usage():
+            service.split_address(arguments.dispatcher)
+        return service.run_worker(
+            dispatcher=arguments.dispatcher, port=arguments.port or 0, host=arguments.host, say=_say
+        )
+    except TimeoutError:  # an OSError too
+        raise
+    except OSError as error:
+        raise UsageError(str(error)) from error
 
 
 def _demo(arguments: argparse.Namespace) -> int:
