@@ -127,6 +127,7 @@ def run_model_main(flags: Any) -> int:
                 seed=flags.seed,
                 evaluate_checkpoints=flags.train_and_eval,
                 sample_1_of_n_eval_examples=flags.sample_1_of_n_eval_examples,
+                data_service_address=_service_address(flags.data_service_address),
             )
 
     return guarded(act)
@@ -178,6 +179,11 @@ def _make_parser() -> argparse.ArgumentParser:
     train.add_argument("--train_and_eval", action="store_true", help="evaluate every checkpoint, keep the best")
     train.add_argument("--jit_compile", action="store_true", help="compile with XLA on CPU and GPU too")
     train.add_argument("--seed", type=int, default=0, help="of everything random")
+    train.add_argument(
+        "--data_service_address",
+        metavar="HOST:PORT",
+        help="dispatcher of `odfpn data-service` that prepares the batches",
+    )
     train.add_argument("--use_tpu", action="store_true")
     train.add_argument("--tpu_name")
     train.add_argument("--num_workers", type=int, default=1)
@@ -250,15 +256,18 @@ def _train(arguments: argparse.Namespace) -> None:
         jit_compile=arguments.jit_compile,
         seed=arguments.seed,
         evaluate_checkpoints=arguments.train_and_eval,
+        data_service_address=_service_address(arguments.data_service_address),
     )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    import tensorflow as tf
+
     from object_detection_fpn import run
 
     use = "train" if arguments.eval_on_train_data else "eval"
     config = _load_config(arguments.config, arguments.config_override, require_data=[use])
-    is_folder = os.path.isdir(arguments.checkpoint)
+    is_folder = tf.io.gfile.isdir(arguments.checkpoint)
     output_dir = arguments.output_dir or (arguments.checkpoint if is_folder else os.path.dirname(arguments.checkpoint))
     common = {
         "output_dir": output_dir,
@@ -329,10 +338,8 @@ def _data_service(arguments: argparse.Namespace) -> int:
             return service.run_dispatcher(port=arguments.port, say=_say)
         if not arguments.dispatcher:
             raise UsageError("A worker needs --dispatcher HOST:PORT.")
-        with _usage():
-            service.split_address(arguments.dispatcher)
         return service.run_worker(
-            dispatcher=arguments.dispatcher, port=arguments.port or 0, host=arguments.host, say=_say
+            dispatcher=_service_address(arguments.dispatcher), port=arguments.port or 0, host=arguments.host, say=_say
         )
     except TimeoutError:  # an OSError too
         raise
@@ -379,6 +386,15 @@ def _demo(arguments: argparse.Namespace) -> int:
         f"tensorboard --logdir {model_dir}"
     )
     return status
+
+
+def _service_address(text: str | None) -> str | None:
+    from object_detection_fpn.data import service
+
+    if text:
+        with _usage():
+            service.split_address(text)
+    return text
 
 
 def _load_config(

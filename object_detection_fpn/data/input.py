@@ -68,6 +68,8 @@ def make_dataset(
     sample_from_datasets_weights: Sequence[float] = (),
     drop_remainder: bool = True,
     num_prefetch_batches: int = tf.data.AUTOTUNE,
+    cache: str | None = None,
+    deterministic: bool = True,
     input_context: tf.distribute.InputContext | None = None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     seed: int | None = None,
@@ -107,6 +109,8 @@ def make_dataset(
         sample_from_datasets_weights: one weight per pattern: the share of records drawn from its files in training.
         drop_remainder: leave out the last training batch of finite data if it is not full.
         num_prefetch_batches: batches made ahead of the step that takes them; -1 lets tf.data decide.
+        cache: keeps encoded records of training, see `reader.read_records`; a data service does not.
+        deterministic: let training follow `seed`; otherwise only evaluation keeps an order.
         input_context: which part of the data this pipeline reads, and for how many replicas.
         num_parallel_calls: images to process at the same time.
         seed: makes order and augmentations reproducible, at some cost in speed; another value gives other ones. None
@@ -141,7 +145,7 @@ def make_dataset(
             f"{len(weights)} sample_from_datasets_weights for {len(patterns)} file patterns; give one for each."
         )
     report = report or DataReport()
-    is_deterministic = seed is not None or not is_training
+    is_deterministic = (seed is not None and deterministic) or not is_training
     seed = secrets.randbits(31) if seed is None else seed
 
     if service is not None and not is_training:
@@ -181,6 +185,7 @@ def make_dataset(
             input_context=input_context if service is None else None,
             is_deterministic=is_deterministic,
             seed=order_seed,
+            cache=cache if is_training and service is None else None,
         )
         records = read(files[0])
         if weights:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from object_detection_fpn.data.report import DataReport, Notice
 _READ_BUFFER_BYTES = 4 << 20  # a few large requests a file, which remote file systems need; times num_readers in memory
 _RECORD_FRAME_BYTES = 16  # length (8), its checksum (4), checksum of the data (4)
 _NUM_OPENING_THREADS = 32
+_RECORDS_BETWEEN_MARKS = 64
 _NO_EXAMPLE = b"\0"  # no message begins with a zero byte, so whatever begins like this never decodes
 _END_OF_FILE = _NO_EXAMPLE + b"end of file"
 _END = np.int64(-1)  # index of the mark after the last record
@@ -106,7 +109,8 @@ def read_records(
     block_length: int = 1,
     input_context: tf.distribute.InputContext | None = None,
     is_deterministic: bool = True,
-    seed: int = 0,
+    seed: int | tf.Tensor = 0,
+    cache: str | None = None,
 ) -> tf.data.Dataset:
     """The `Record`s of all files, or one pipeline's share of them.
 
@@ -123,6 +127,7 @@ def read_records(
         input_context: which part to read: every n-th file if there are enough of them, else every n-th record.
         is_deterministic: keep the order exactly, however fast the files arrive.
         seed: of the order of the files.
+        cache: keeps the records of the first pass for the others: "" in memory, a folder in files there. None = reads anew.
     """
     names, sizes = zip(*files, strict=True)
     dataset = tf.data.Dataset.from_tensor_slices((list(names), tf.constant(sizes, tf.int64)))
@@ -135,7 +140,9 @@ def read_records(
         num_files = len(range(shard, num_files, num_shards))
     if is_shuffled:
         dataset = dataset.shuffle(min(shuffle_buffer_size or num_files, num_files), seed=seed)
-    records = dataset.repeat(num_epochs or None).interleave(
+    if cache is None:
+        dataset = dataset.repeat(num_epochs or None)
+    records = dataset.interleave(
         _read_file,
         cycle_length=min(num_readers, num_files),
         block_length=block_length,
@@ -143,7 +150,22 @@ def read_records(
         deterministic=is_deterministic,
     )
     records = keep_flagged(records)
+    if cache is not None:
+        place = _cache_place(cache, [*files, ("shard", shard if has_files_for_all else 0), ("of", num_shards)])
+        records = records.cache(place).repeat(num_epochs or None)
     return records if has_files_for_all else every_nth(records, num_shards, first=shard)
+
+
+def _cache_place(folder: str, contents: Sequence[tuple[str, int]]) -> str:
+    """Prefix of the files that keep `contents`, without what a run that was cut off has left there; "" for memory."""
+    if not folder:
+        return ""
+    tf.io.gfile.makedirs(folder)
+    place = os.path.join(folder, "records-" + hashlib.sha256(repr(contents).encode()).hexdigest()[:16])
+    if not tf.io.gfile.exists(f"{place}.index"):
+        for path in tf.io.gfile.glob(f"{place}*"):
+            tf.io.gfile.remove(path)
+    return place
 
 
 def every_nth(records: tf.data.Dataset, n: int, *, first: int = 0) -> tf.data.Dataset:
@@ -181,6 +203,10 @@ def decode_records(
     # An error inside a parallel map does not say which record caused it. So failing elements are left out, each element
     # carries the record before it, and a gap in the numbers tells that this one failed; it is then explained in Python.
     end_record = Record(tf.constant(end), tf.constant(""), tf.constant(_END))
+    mark = tf.data.Dataset.from_tensors(end_record)
+    # Marks in between too: data that repeat without end and of which nothing decodes would never come to the last one.
+    choices = tf.data.Dataset.from_tensor_slices(tf.constant([0] * _RECORDS_BETWEEN_MARKS + [1], tf.int64)).repeat()
+    marked = tf.data.Dataset.choose_from_datasets([records, mark.repeat()], choices, stop_on_empty_dataset=True)
 
     @without_autograph
     def number(state, record):
@@ -208,7 +234,7 @@ def decode_records(
         return position + 1, (found, is_kept)
 
     zero = tf.constant(0, tf.int64)
-    numbered = records.concatenate(tf.data.Dataset.from_tensors(end_record)).scan((zero, end_record), number)
+    numbered = marked.concatenate(mark).scan((zero, end_record), number)
     decoded = numbered.map(decode_numbered, num_parallel_calls=num_parallel_calls, deterministic=True).ignore_errors()
     return keep_flagged(decoded.scan(zero, check))
 
@@ -248,7 +274,11 @@ def keep_flagged(flagged: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def settle(
-    remarks: Remarks, decode: Callable[[tf.Tensor], decoder.DecodedExample], report: DataReport, *, batched: bool = False
+    remarks: Remarks,
+    decode: Callable[[tf.Tensor], decoder.DecodedExample],
+    report: DataReport,
+    *,
+    batched: bool = False,
 ) -> None:
     """Counts what was dropped, and fails if a record did not decode; to be called where tf.data calls Python functions.
 
