@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from absl import logging
 
-from object_detection_fpn.data import decoder
-
 _service = tf.data.experimental.service
 _SECONDS_BETWEEN_TRIES = 0.5
 _DISPATCHER_TIMEOUT_MS = 60_000  # how long a worker whose dispatcher has gone tries to reach it again
@@ -58,24 +56,14 @@ def distribute(dataset: tf.data.Dataset, service: DataService) -> tf.data.Datase
 
     Nothing in the data set may be a Python function.
     """
-    spec = dataset.element_spec
-
-    # TensorFlow warns of every None that is sent to the dispatcher.
-    @tf.autograph.experimental.do_not_convert
-    def unpack(*element: Any) -> tuple[tf.Tensor, ...]:
-        return tuple(decoder.without_none(element))
-
-    @tf.autograph.experimental.do_not_convert
-    def pack(*tensors: tf.Tensor) -> Any:
-        return decoder.with_none(tensors, like=spec)
-
     # Dynamic sharding hands every element of the source, a stream's number, to one worker only.
-    elsewhere = _service.distribute(
-        processing_mode=_service.ShardingPolicy.DYNAMIC,
-        service=f"grpc://{service.address}",
-        job_name=service.job_name,
+    return dataset.apply(
+        _service.distribute(
+            processing_mode=_service.ShardingPolicy.DYNAMIC,
+            service=f"grpc://{service.address}",
+            job_name=service.job_name,
+        )
     )
-    return dataset.map(unpack).apply(elsewhere).map(pack)
 
 
 def split_address(address: str) -> tuple[str, int]:
