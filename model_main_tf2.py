@@ -39,6 +39,11 @@ flags.DEFINE_multi_string("config_override", [], "key.path=value, changes one fi
 flags.DEFINE_bool("jit_compile", False, "Compile the train step with XLA on CPU and GPU too.")
 flags.DEFINE_string("xla_cache_dir", None, "Folder in which XLA keeps what it compiles, to start sooner next time.")
 flags.DEFINE_integer("seed", 0, "Start of all random choices of the run.")
+flags.DEFINE_string(
+    "data_service_address",
+    None,
+    "HOST:PORT of the dispatcher of `odfpn data-service` whose workers prepare the batches.",
+)
 flags.mark_flags_as_required(["pipeline_config_path", "model_dir"])
 
 

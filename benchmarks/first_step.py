@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shlex
 import statistics
-import subprocess
-import sys
 import time
+
+import _common
 
 RECIPE = "faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8"
 NUM_BOXES, NUM_ROWS = 20, 100
@@ -83,43 +82,20 @@ def measure(side: int, batch_size: int, jit_compile: bool, num_steps: int) -> di
     }
 
 
-def run(command: list[str]) -> dict[str, float]:
-    """Runs a command and reads the first JSON object it prints."""
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    line = next(line for line in output.splitlines() if line.startswith("{"))
-    return json.loads(line)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
+    _common.add_arguments(parser)
     parser.add_argument("--side", type=int, default=640)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--num_steps", type=int, default=4)
     parser.add_argument("--jit_compile", action="store_true")
-    parser.add_argument("--peer_command")
-    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)  # the process that is measured
     arguments = parser.parse_args()
     if arguments.once:
         values = measure(arguments.side, arguments.batch_size, arguments.jit_compile, arguments.num_steps)
         print(json.dumps(values))
         return
 
-    own: list[dict[str, float]] = []
-    peer: list[dict[str, float]] = []
-    for _ in range(arguments.runs):
-        own.append(run([sys.executable, *sys.argv, "--once"]))
-        if arguments.peer_command:
-            peer.append(run(shlex.split(arguments.peer_command)))
-    result: dict[str, object] = {"own": medians(own), "own_runs": own}
-    if peer:
-        result |= {"peer": medians(peer), "peer_runs": peer}
-        result["ratio"] = {key: round(medians(own)[key] / medians(peer)[key], 3) for key in medians(own)}
-    print(json.dumps(result, indent=2))
-
-
-def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(values[key] for values in runs) for key in ("first", "step_med", "rss_gb")}
+    print(json.dumps(_common.compare(arguments, ("first", "step_med", "rss_gb")), indent=2))
 
 
 if __name__ == "__main__":

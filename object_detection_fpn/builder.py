@@ -21,6 +21,7 @@ from object_detection_fpn.data import decoder, resize
 from object_detection_fpn.data import input as input_pipeline
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
 from object_detection_fpn.data.report import DataReport
+from object_detection_fpn.data.service import DataService
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.metric import Metric
 from object_detection_fpn.evaluation.open_images import OpenImagesBoxMetrics, OpenImagesChallengeBoxMetrics
@@ -558,6 +559,7 @@ def build_dataset(
     seed: int | None = None,
     report: DataReport | None = None,
     sample_1_of_n: int | None = None,
+    service: DataService | None = None,
 ) -> tf.data.Dataset:
     """The input pipeline of one `InputReader`: batches of `records.Batch`.
 
@@ -571,6 +573,7 @@ def build_dataset(
         seed: of order and augmentation.
         report: counts what had to be dropped.
         sample_1_of_n: overrides the reader's.
+        service: makes the batches of training, see `data.input.make_dataset`.
     """
     model, training, evaluation = config.model.faster_rcnn, config.train_config, config.eval_config
     resizer = build_resizer(model.image_resizer)
@@ -602,9 +605,12 @@ def build_dataset(
         sample_from_datasets_weights=tuple(reader.sample_from_datasets_weights),
         drop_remainder=reader.drop_remainder,
         num_prefetch_batches=reader.num_prefetch_batches,
+        cache=reader.cache_dir if reader.cache != input_reader_pb2.InputReader.NO_CACHE else None,
+        deterministic=reader.deterministic,
         input_context=input_context,
         seed=seed,
         report=report,
+        service=service,
     )
 
 

@@ -134,6 +134,7 @@ def run_model_main(flags: Any) -> int:
                 seed=flags.seed,
                 evaluate_checkpoints=flags.train_and_eval,
                 sample_1_of_n_eval_examples=flags.sample_1_of_n_eval_examples,
+                data_service_address=_service_address(flags.data_service_address),
             )
 
     return guarded(act, xla_cache_dir=flags.xla_cache_dir)
@@ -191,6 +192,11 @@ def _make_parser() -> argparse.ArgumentParser:
     train.add_argument("--jit_compile", action="store_true", help="compile with XLA on CPU and GPU too")
     add_xla_cache(train)
     train.add_argument("--seed", type=int, default=0, help="of everything random")
+    train.add_argument(
+        "--data_service_address",
+        metavar="HOST:PORT",
+        help="dispatcher of `odfpn data-service` that prepares the batches",
+    )
     train.add_argument("--use_tpu", action="store_true")
     train.add_argument("--tpu_name")
     train.add_argument("--num_workers", type=int, default=1)
@@ -230,6 +236,12 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--num_shards", type=int, default=1)
 
+    service = add("data-service", _data_service, "Serve as a part of the data service that prepares training batches.")
+    service.add_argument("part", choices=("dispatcher", "worker"), help="one dispatcher, any number of workers")
+    service.add_argument("--port", type=int, help="to listen at; a worker takes any free one by default")
+    service.add_argument("--dispatcher", metavar="HOST:PORT", help="of a worker")
+    service.add_argument("--host", help="name under which trainers reach the machine of a worker; its own by default")
+
     demo = add("demo", _demo, "Draw data, train a small detector on it, evaluate, export and use it.")
     demo.add_argument("--output_dir", default="demo_output")
     demo.add_argument("--num_steps", type=int, help="overrides the recipe's")
@@ -258,15 +270,18 @@ def _train(arguments: argparse.Namespace) -> None:
         jit_compile=arguments.jit_compile,
         seed=arguments.seed,
         evaluate_checkpoints=arguments.train_and_eval,
+        data_service_address=_service_address(arguments.data_service_address),
     )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    import tensorflow as tf
+
     from object_detection_fpn import run
 
     use = "train" if arguments.eval_on_train_data else "eval"
     config = _load_config(arguments.config, arguments.config_override, require_data=[use])
-    is_folder = os.path.isdir(arguments.checkpoint)
+    is_folder = tf.io.gfile.isdir(arguments.checkpoint)
     output_dir = arguments.output_dir or (arguments.checkpoint if is_folder else os.path.dirname(arguments.checkpoint))
     common = {
         "output_dir": output_dir,
@@ -327,6 +342,25 @@ def _convert(arguments: argparse.Namespace) -> None:
     _say(f"Wrote {conversion}.")
 
 
+def _data_service(arguments: argparse.Namespace) -> int:
+    from object_detection_fpn.data import service
+
+    try:
+        if arguments.part == "dispatcher":
+            if arguments.port is None or arguments.dispatcher or arguments.host:
+                raise UsageError("A dispatcher takes --port, and nothing else.")
+            return service.run_dispatcher(port=arguments.port, say=_say)
+        if not arguments.dispatcher:
+            raise UsageError("A worker needs --dispatcher HOST:PORT.")
+        return service.run_worker(
+            dispatcher=_service_address(arguments.dispatcher), port=arguments.port or 0, host=arguments.host, say=_say
+        )
+    except TimeoutError:  # an OSError too
+        raise
+    except OSError as error:
+        raise UsageError(str(error)) from error
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from object_detection_fpn import config as config_lib
     from object_detection_fpn import run
@@ -366,6 +400,15 @@ def _demo(arguments: argparse.Namespace) -> int:
         f"tensorboard --logdir {model_dir}"
     )
     return status
+
+
+def _service_address(text: str | None) -> str | None:
+    from object_detection_fpn.data import service
+
+    if text:
+        with _usage():
+            service.split_address(text)
+    return text
 
 
 def _load_config(

@@ -395,6 +395,12 @@ def _weights_fit_files(message: input_reader_pb2.InputReader, path: str) -> Iter
         yield Problem(place, "takes records from nowhere", "at least one weight above 0")
 
 
+def _cache_has_a_folder(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    if (message.cache == input_reader_pb2.InputReader.DISK) != bool(message.cache_dir):
+        problem = "is what cache: DISK needs" if not message.cache_dir else "is of use for cache: DISK only"
+        yield _at(message, path, "cache_dir", problem, "a folder beside cache: DISK, else nothing")
+
+
 _RULES: dict[str, tuple[_Rule, ...]] = {
     "TrainEvalPipelineConfig": (
         _padding_colour_has_all_channels,
@@ -423,7 +429,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "ManualStepLearningRate": (_schedule_ascends,),
     "CosineDecayLearningRate": (_warmup_fits,),
     "EvalConfig": (_metrics_are_known, _super_categories_have_members, _color_is_known),
-    "InputReader": (_records_are_examples, _weights_fit_files),
+    "InputReader": (_records_are_examples, _weights_fit_files, _cache_has_a_folder),
 }
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +25,7 @@ from object_detection_fpn import config as config_lib
 from object_detection_fpn import label_map as label_map_lib
 from object_detection_fpn import predict as predict_lib
 from object_detection_fpn.data import decoder
+from object_detection_fpn.data import service as data_service
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
@@ -105,6 +108,7 @@ def train(
     seed: int = 0,
     evaluate_checkpoints: bool = False,
     sample_1_of_n_eval_examples: int | None = None,
+    data_service_address: str | None = None,
 ) -> training_loop.TrainResult:
     """Trains up to a step, going on where the newest checkpoint in `model_dir` left off.
 
@@ -120,9 +124,11 @@ def train(
         evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the one that is best by the first of
             `eval_config.metrics_set` on the first reader, in `model_dir/best`.
         sample_1_of_n_eval_examples: see `evaluate`.
+        data_service_address: HOST:PORT of the dispatcher whose workers prepare the training batches; None = this process.
 
     Raises:
         ConfigError, CheckpointError, TrainingError, TrainingStopped: see `training.loop.train`.
+        TimeoutError: if the data service does not answer.
         ValueError: if several workers are to evaluate, or checkpoints without groundtruth.
     """
     strategy = strategy or tf.distribute.get_strategy()
@@ -132,6 +138,8 @@ def train(
         raise ValueError(
             "Several workers cannot evaluate while they train: evaluate beside them, in a process of its own."
         )
+    if data_service_address:
+        data_service.wait_for_service(data_service_address)
     settings, reader = config.train_config, config.train_input_reader
     is_tpu = _is_tpu(strategy)
     for use in ("train", "eval") if evaluate_checkpoints else ("train",):
@@ -153,8 +161,16 @@ def train(
     )
     _show_frozen(model, variables)
     report = DataReport()
+    job = secrets.token_hex(8)
 
     def make_dataset(input_context: tf.distribute.InputContext, data_seed: int) -> tf.data.Dataset:
+        service = None
+        if data_service_address:
+            # The workers of a run must come to one name, each by itself; that of a run alone is nobody else's.
+            is_alone = input_context.num_input_pipelines == 1
+            words = [config.SerializeToString(deterministic=True), model_dir.encode(), b"%d" % data_seed]
+            name = job if is_alone else hashlib.sha256(b"\0".join(words)).hexdigest()[:16]
+            service = data_service.DataService(data_service_address, name)
         return builder.build_dataset(
             config,
             reader,
@@ -164,6 +180,7 @@ def train(
             input_context=input_context,
             seed=data_seed,
             report=report,
+            service=service,
         )
 
     after_checkpoint = [functools.partial(_save_config_once, config, model_dir, set())]

@@ -213,3 +213,30 @@ def test_exporter_main_takes_the_flags_of_the_api(scripts, model_dir, small_over
         module.main([])
     assert end.value.code == 0
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["dispatcher"], "A dispatcher takes --port"),
+        (["dispatcher", "--port", "1", "--host", "here"], "A dispatcher takes --port"),
+        (["worker"], "A worker needs --dispatcher HOST:PORT."),
+        (["worker", "--dispatcher", "here"], 'address "here" of a data service is not understood. Allowed: HOST:PORT.'),
+    ],
+)
+def test_a_part_of_a_data_service_needs_its_flags(arguments, words, capfd):
+    assert cli.main(["data-service", *arguments]) == 2
+    assert words in capfd.readouterr().err
+
+
+def test_a_data_service_that_is_down_ends_training_with_one_line(small_overrides, tmp_path, capfd, monkeypatch):
+    from object_detection_fpn.data import service
+
+    monkeypatch.setattr(service.wait_for_service, "__kwdefaults__", {"timeout": 0.1, "worker_timeout": 1.0})
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(small_overrides)]
+    assert cli.main([*arguments, "--data_service_address", "localhost:1"]) == 1
+    message = capfd.readouterr().err
+    assert "error: No data service answers at localhost:1 within 0.1 s" in message
+    assert "Traceback" not in message
+    assert cli.main([*arguments, "--data_service_address", "localhost"]) == 2
+    assert 'address "localhost" of a data service is not understood' in capfd.readouterr().err

@@ -110,6 +110,7 @@ def observe_batches(folder, reader: str, *, is_training: bool, training: str = "
             is_training=is_training,
             seed=0,
         )
+    buffers.append(dataset.options().deterministic)
     seen = []
     for batch in dataset.take(6):
         rest = tf.nest.flatten(batch._replace(images=batch.images[:, :1, :1]))
@@ -139,6 +140,8 @@ READER_EFFECTS = {
     "InputReader.sample_1_of_n_examples": (EVALUATION, "", "sample_1_of_n_examples: 2"),
     "InputReader.expand_labels_hierarchy": (EVALUATION, "", "expand_labels_hierarchy: true"),
     "InputReader.sample_from_datasets_weights": (TRAINING, TWO_FILES, "sample_from_datasets_weights: [0, 1]"),
+    "InputReader.cache": (TRAINING, "", "cache: MEMORY"),
+    "InputReader.deterministic": (TRAINING, "", "deterministic: false"),
     "InputReader.drop_remainder": (TRAINING, "num_epochs: 1", "drop_remainder: false"),
     "TFRecordInputReader.input_path": (EVALUATION, "", ONE_FILE),
 }
@@ -186,6 +189,20 @@ def test_a_field_of_soft_targets_changes_training_batches(batches_without, field
 def test_soft_targets_are_for_training_alone(batches_without):
     training = f"{USE} merge_multiple_label_boxes: true"
     assert batches_without(LOAD, False, training) == batches_without("", False)
+
+
+def test_the_folder_of_the_cache_takes_the_records(folder, tmp_path):
+    observe_batches(folder, f'num_epochs: 2 cache: DISK cache_dir: "{tmp_path}/cache"', is_training=TRAINING)
+    assert len(list((tmp_path / "cache").glob("records-*.index"))) == 1
+
+
+@pytest.mark.parametrize("reader", ["cache: DISK", 'cache_dir: "x"', 'cache: MEMORY cache_dir: "x"'])
+def test_a_cache_on_disk_and_a_folder_belong_together(folder, reader):
+    problems = [p.field for p in config_checks.find_problems(make_config(folder, reader=reader))]
+    assert [field for field in problems if field.endswith("cache_dir")] == [
+        "train_input_reader.cache_dir",
+        "eval_input_reader[0].cache_dir",
+    ]
 
 
 def test_another_kind_of_record_is_refused(folder):
@@ -372,7 +389,7 @@ def test_a_field_of_the_label_map_changes_it(tmp_path, field):
 
 # All of them ----------------------------------------------------------------------------------------------------------
 
-ELSEWHERE = {"InputReader.name", "InputReader.input_type"}  # tests of their own above
+ELSEWHERE = {"InputReader.name", "InputReader.input_type", "InputReader.cache_dir"}  # tests of their own above
 
 
 def test_every_field_is_in_one_table():

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data import decoder, reader
+from object_detection_fpn.data import service as data_service
 from object_detection_fpn.data.merge import merge_equal_boxes
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.resize import Resizer
@@ -37,6 +38,7 @@ class _Image(NamedTuple):
     source_id: tf.Tensor  # scalar string
     is_padding: tf.Tensor  # scalar bool
     labeled_classes: tf.Tensor | None  # [C] bool
+    remarks: reader.Remarks | None = None  # where a data service makes the image
 
 
 def make_dataset(
@@ -66,10 +68,13 @@ def make_dataset(
     sample_from_datasets_weights: Sequence[float] = (),
     drop_remainder: bool = True,
     num_prefetch_batches: int = tf.data.AUTOTUNE,
+    cache: str | None = None,
+    deterministic: bool = True,
     input_context: tf.distribute.InputContext | None = None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     seed: int | None = None,
     report: DataReport | None = None,
+    service: data_service.DataService | None = None,
 ) -> tf.data.Dataset:
     """Makes the pipeline from record files to `Batch`.
 
@@ -104,15 +109,20 @@ def make_dataset(
         sample_from_datasets_weights: one weight per pattern: the share of records drawn from its files in training.
         drop_remainder: leave out the last training batch of finite data if it is not full.
         num_prefetch_batches: batches made ahead of the step that takes them; -1 lets tf.data decide.
+        cache: keeps encoded records of training, see `reader.read_records`; a data service does not.
+        deterministic: let training follow `seed`; otherwise only evaluation keeps an order.
         input_context: which part of the data this pipeline reads, and for how many replicas.
         num_parallel_calls: images to process at the same time.
         seed: makes order and augmentations reproducible, at some cost in speed; another value gives other ones. None
             for fresh ones each time.
         report: counts boxes that were dropped or clipped; None for one that only logs.
+        service: makes the batches of training elsewhere. All its workers go through all the data, each in an order of its
+            own, and every batch goes to one of the pipelines that share the job. These must have equal seeds.
 
     Raises:
         FileNotFoundError: if no file matches.
-        ValueError: if a count is not positive, weights and patterns differ in number, or the files hold no records.
+        ValueError: if a count is not positive, weights and patterns differ in number, the files hold no records, or a data
+            service is to make batches of evaluation.
         tf.errors.InvalidArgumentError: while iterating, if a file is truncated or corrupted or a record does not decode;
             `decoder.refusal_words` takes the one-line reason out of it.
     """
@@ -135,30 +145,13 @@ def make_dataset(
             f"{len(weights)} sample_from_datasets_weights for {len(patterns)} file patterns; give one for each."
         )
     report = report or DataReport()
-    is_deterministic = seed is not None or not is_training
+    is_deterministic = (seed is not None and deterministic) or not is_training
     seed = secrets.randbits(31) if seed is None else seed
 
-    read = functools.partial(
-        reader.read_records,
-        is_shuffled=is_training and shuffle,
-        shuffle_buffer_size=filenames_shuffle_buffer_size,
-        num_epochs=num_epochs if is_training else 1,
-        num_readers=num_readers,
-        block_length=read_block_length,
-        input_context=input_context,
-        is_deterministic=is_deterministic,
-        seed=seed,
-    )
-    if weights:
-        groups = [read(reader.list_record_files([pattern])) for pattern in patterns]
-        records = tf.data.Dataset.sample_from_datasets(groups, weights, seed=seed, stop_on_empty_dataset=False)
-    else:
-        records = read(reader.list_record_files(patterns))
-    if sample_1_of_n > 1:
-        records = reader.every_nth(records, sample_1_of_n)
-    if is_training and shuffle:
-        records = records.shuffle(shuffle_buffer_size, seed=seed)
-
+    if service is not None and not is_training:
+        raise ValueError("A data service makes batches for training only: evaluation keeps the order of the records.")
+    groups = [[pattern] for pattern in patterns] if weights else [patterns]
+    files = [reader.list_record_files(group) for group in groups]
     decode = functools.partial(
         decoder.decode_example,
         num_classes=num_classes,
@@ -170,8 +163,6 @@ def make_dataset(
         hierarchy=hierarchy,
     )
     end = _end_mark(num_additional_channels)
-    decoded = reader.decode_records(records, decode, end=end, report=report, num_parallel_calls=num_parallel_calls)
-
     prepare = functools.partial(
         _prepare,
         augmentations=augmentations if is_training else (),
@@ -181,17 +172,54 @@ def make_dataset(
         max_num_boxes=max_num_boxes,
         report=report,
     )
-    base_seed = _base_seed(seed, input_context)
 
-    @reader.without_autograph
-    def prepare_numbered(step, element):
-        return prepare(*element, seed=tf.random.experimental.stateless_fold_in(base_seed, step))
+    def read_images(order_seed: int | tf.Tensor, base_seed: tf.Tensor) -> tf.data.Dataset:
+        """All `_Image`s, or this pipeline's share; `base_seed` [2] is that of augmentations."""
+        read = functools.partial(
+            reader.read_records,
+            is_shuffled=is_training and shuffle,
+            shuffle_buffer_size=filenames_shuffle_buffer_size,
+            num_epochs=(num_epochs if service is None else min(num_epochs, 1)) if is_training else 1,
+            num_readers=num_readers,
+            block_length=read_block_length,
+            input_context=input_context if service is None else None,
+            is_deterministic=is_deterministic,
+            seed=order_seed,
+            cache=cache if is_training and service is None else None,
+        )
+        records = read(files[0])
+        if weights:
+            records = tf.data.Dataset.sample_from_datasets(
+                [records, *map(read, files[1:])], weights, seed=order_seed, stop_on_empty_dataset=False
+            )
+        if sample_1_of_n > 1:
+            records = reader.every_nth(records, sample_1_of_n)
+        if is_training and shuffle:
+            records = records.shuffle(shuffle_buffer_size, seed=order_seed)
+        decoded = reader.decode_records(
+            records, decode, end=end, report=report if service is None else None, num_parallel_calls=num_parallel_calls
+        )
 
-    images = decoded.enumerate().map(
-        prepare_numbered,
-        num_parallel_calls=num_parallel_calls,
-        deterministic=is_deterministic,
-    )
+        @reader.without_autograph
+        def prepare_numbered(step, element):
+            return prepare(*element, seed=tf.random.experimental.stateless_fold_in(base_seed, step))
+
+        return decoded.enumerate().map(
+            prepare_numbered,
+            num_parallel_calls=num_parallel_calls,
+            deterministic=is_deterministic,
+        )
+
+    if service is None:
+        images = read_images(seed, _base_seed(seed, input_context))
+    else:
+        first_seed = _base_seed(seed, None)
+
+        def read_stream(number: tf.Tensor) -> tf.data.Dataset:
+            base_seed = tf.random.experimental.stateless_fold_in(first_seed, number)
+            return read_images(tf.cast(base_seed[0], tf.int64), base_seed)
+
+        images = data_service.in_streams(read_stream, num_streams=num_epochs)
 
     num_rows = batch_size
     num_replicas = 1
@@ -202,7 +230,17 @@ def make_dataset(
         images = _fill_up(images, group_size=num_rows * max(num_replicas, 1))
     batches = _batch(images, num_rows, drop_remainder=drop_remainder or not is_training)
     to_batch = functools.partial(_to_batch, keep_strings=not is_training)
-    batches = batches.map(reader.without_autograph(to_batch))
+    if service is None:
+        batches = batches.map(reader.without_autograph(to_batch))
+    else:
+        batches = batches.map(reader.without_autograph(lambda rows: (to_batch(rows), rows.remarks)))
+
+        @reader.without_autograph
+        def settle(batch, remarks):
+            reader.settle(remarks, decode, report, batched=True)
+            return batch
+
+        batches = data_service.distribute(batches, service).map(settle)
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (
@@ -216,6 +254,7 @@ def make_dataset(
 def _prepare(
     example: decoder.Example,
     source_id: tf.Tensor,
+    remarks: reader.Remarks | None = None,
     *,
     seed: tf.Tensor,
     augmentations: Iterable[Augmentation],
@@ -247,11 +286,15 @@ def _prepare(
         report.add(Notice.TOO_MANY, int(num_too_many), f"image with source_id {source_id.decode('utf-8', 'replace')}")
         return np.bool_(True)
 
-    tf.cond(
-        found > max_num_boxes,
-        lambda: tf.numpy_function(add, [found - num_boxes, source_id], tf.bool),
-        lambda: tf.constant(True),
-    )
+    if remarks is not None:
+        too_many = tf.one_hot(Notice.TOO_MANY, len(Notice), found - num_boxes, 0)
+        remarks = remarks._replace(notices=remarks.notices + too_many)
+    else:
+        tf.cond(
+            found > max_num_boxes,
+            lambda: tf.numpy_function(add, [found - num_boxes, source_id], tf.bool),
+            lambda: tf.constant(True),
+        )
 
     def pad(field: tf.Tensor) -> tf.Tensor:
         paddings = [[0, max_num_boxes - num_boxes]] + [[0, 0]] * (field.shape.rank - 1)
@@ -259,7 +302,15 @@ def _prepare(
 
     padded = decoder.Objects(*(None if field is None else pad(field) for field in objects))
     return _Image(
-        image, true_shape, original_shape, padded, num_boxes, source_id, tf.constant(False), example.labeled_classes
+        image,
+        true_shape,
+        original_shape,
+        padded,
+        num_boxes,
+        source_id,
+        tf.constant(False),
+        example.labeled_classes,
+        remarks,
     )
 
 

@@ -7,6 +7,9 @@ where it comes from, and failures are noticed by what is missing.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +23,7 @@ from object_detection_fpn.data.report import DataReport, Notice
 _READ_BUFFER_BYTES = 4 << 20  # a few large requests a file, which remote file systems need; times num_readers in memory
 _RECORD_FRAME_BYTES = 16  # length (8), its checksum (4), checksum of the data (4)
 _NUM_OPENING_THREADS = 32
+_RECORDS_BETWEEN_MARKS = 64
 _NO_EXAMPLE = b"\0"  # no message begins with a zero byte, so whatever begins like this never decodes
 _END_OF_FILE = _NO_EXAMPLE + b"end of file"
 _END = np.int64(-1)  # index of the mark after the last record
@@ -42,6 +46,21 @@ class Record(NamedTuple):
     def broken_file(self) -> str | None:
         """For a record as numpy values: what is wrong with the file, if this stands for its unreadable rest."""
         return self.serialized[len(_NO_EXAMPLE) :].decode() if self.index == _BROKEN_FILE else None
+
+
+class Remarks(NamedTuple):
+    """What is to be said of a record by Python, which a data service's workers cannot reach: `settle` says it."""
+
+    notices: tf.Tensor
+    """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
+    file: tf.Tensor
+    """Scalar string."""
+    index: tf.Tensor
+    """Scalar int64."""
+    source_id: tf.Tensor
+    """Scalar string."""
+    failed: Record
+    """The record before this one if it did not decode, else one that is empty."""
 
 
 def list_record_files(patterns: Sequence[str]) -> list[tuple[str, int]]:
@@ -90,7 +109,8 @@ def read_records(
     block_length: int = 1,
     input_context: tf.distribute.InputContext | None = None,
     is_deterministic: bool = True,
-    seed: int = 0,
+    seed: int | tf.Tensor = 0,
+    cache: str | None = None,
 ) -> tf.data.Dataset:
     """The `Record`s of all files, or one pipeline's share of them.
 
@@ -107,6 +127,7 @@ def read_records(
         input_context: which part to read: every n-th file if there are enough of them, else every n-th record.
         is_deterministic: keep the order exactly, however fast the files arrive.
         seed: of the order of the files.
+        cache: keeps the records of the first pass for the others: "" in memory, a folder in files there. None = reads anew.
     """
     names, sizes = zip(*files, strict=True)
     dataset = tf.data.Dataset.from_tensor_slices((list(names), tf.constant(sizes, tf.int64)))
@@ -119,7 +140,9 @@ def read_records(
         num_files = len(range(shard, num_files, num_shards))
     if is_shuffled:
         dataset = dataset.shuffle(min(shuffle_buffer_size or num_files, num_files), seed=seed)
-    records = dataset.repeat(num_epochs or None).interleave(
+    if cache is None:
+        dataset = dataset.repeat(num_epochs or None)
+    records = dataset.interleave(
         _read_file,
         cycle_length=min(num_readers, num_files),
         block_length=block_length,
@@ -127,7 +150,22 @@ def read_records(
         deterministic=is_deterministic,
     )
     records = keep_flagged(records)
+    if cache is not None:
+        place = _cache_place(cache, [*files, ("shard", shard if has_files_for_all else 0), ("of", num_shards)])
+        records = records.cache(place).repeat(num_epochs or None)
     return records if has_files_for_all else every_nth(records, num_shards, first=shard)
+
+
+def _cache_place(folder: str, contents: Sequence[tuple[str, int]]) -> str:
+    """Prefix of the files that keep `contents`, without what a run that was cut off has left there; "" for memory."""
+    if not folder:
+        return ""
+    tf.io.gfile.makedirs(folder)
+    place = os.path.join(folder, "records-" + hashlib.sha256(repr(contents).encode()).hexdigest()[:16])
+    if not tf.io.gfile.exists(f"{place}.index"):
+        for path in tf.io.gfile.glob(f"{place}*"):
+            tf.io.gfile.remove(path)
+    return place
 
 
 def every_nth(records: tf.data.Dataset, n: int, *, first: int = 0) -> tf.data.Dataset:
@@ -145,7 +183,7 @@ def decode_records(
     decode: Callable[[tf.Tensor], decoder.DecodedExample],
     *,
     end: bytes,
-    report: DataReport,
+    report: DataReport | None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """Decodes records in parallel and in order, naming the one (or the file) that fails, and counts what was dropped.
@@ -154,7 +192,8 @@ def decode_records(
         records: of `Record`.
         decode: `decoder.decode_example` with its keywords bound.
         end: any record that `decode` accepts; it marks the end.
-        report: takes the counts.
+        report: takes the counts. None puts off both counting and failing: every element then has `Remarks` as its third
+            component, for `settle`, and what follows a record that fails is to be thrown away.
         num_parallel_calls: records to decode at the same time.
 
     Returns:
@@ -164,6 +203,10 @@ def decode_records(
     # An error inside a parallel map does not say which record caused it. So failing elements are left out, each element
     # carries the record before it, and a gap in the numbers tells that this one failed; it is then explained in Python.
     end_record = Record(tf.constant(end), tf.constant(""), tf.constant(_END))
+    mark = tf.data.Dataset.from_tensors(end_record)
+    # Marks in between too: data that repeat without end and of which nothing decodes would never come to the last one.
+    choices = tf.data.Dataset.from_tensor_slices(tf.constant([0] * _RECORDS_BETWEEN_MARKS + [1], tf.int64)).repeat()
+    marked = tf.data.Dataset.choose_from_datasets([records, mark.repeat()], choices, stop_on_empty_dataset=True)
 
     @without_autograph
     def number(state, record):
@@ -178,16 +221,20 @@ def decode_records(
     def check(expected, element):
         position, record, previous, decoded = element
         is_complete = position == expected
-        message = tf.cond(is_complete, lambda: tf.constant(""), lambda: _explain(previous, decode))
-        tf.raw_ops.Assert(condition=is_complete, data=[message])
-        _count(decoded.notices, record, decoded.source_id, report)
+        nothing = Record(tf.constant(""), tf.constant(""), tf.constant(0, tf.int64))
+        failed = tf.nest.map_structure(functools.partial(tf.where, is_complete), nothing, previous)
+        remarks = Remarks(decoded.notices, record.file, record.index, decoded.source_id, failed)
+        is_kept = record.index != _END
         has_id = tf.strings.length(decoded.source_id) > 0
         name = tf.strings.join([record.file, ":", tf.strings.as_string(record.index)])
-        element = (decoded.example, tf.where(has_id, decoded.source_id, name))
-        return position + 1, (element, record.index != _END)
+        found = (decoded.example, tf.where(has_id, decoded.source_id, name))
+        if report is None:
+            return position + 1, ((*found, remarks), is_kept | ~is_complete)
+        settle(remarks, decode, report)
+        return position + 1, (found, is_kept)
 
     zero = tf.constant(0, tf.int64)
-    numbered = records.concatenate(tf.data.Dataset.from_tensors(end_record)).scan((zero, end_record), number)
+    numbered = marked.concatenate(mark).scan((zero, end_record), number)
     decoded = numbered.map(decode_numbered, num_parallel_calls=num_parallel_calls, deterministic=True).ignore_errors()
     return keep_flagged(decoded.scan(zero, check))
 
@@ -226,27 +273,59 @@ def keep_flagged(flagged: tf.data.Dataset) -> tf.data.Dataset:
     return kept.map(without_autograph(lambda element, is_kept: element))
 
 
-def _explain(record: Record, decode: Callable[[tf.Tensor], decoder.DecodedExample]) -> tf.Tensor:
-    def explain(serialized: bytes, file: bytes, index: np.int64) -> bytes:
-        words = Record(serialized, file, index).broken_file() or decoder.explain_failure(
-            serialized, file=file.decode(), index=int(index), decode=decode
+def settle(
+    remarks: Remarks,
+    decode: Callable[[tf.Tensor], decoder.DecodedExample],
+    report: DataReport,
+    *,
+    batched: bool = False,
+) -> None:
+    """Counts what was dropped, and fails if a record did not decode; to be called where tf.data calls Python functions.
+
+    Args:
+        remarks: of one record, or, if `batched`, of several, each component with a leading dimension.
+        decode: with which the record that failed is decoded once more, to say why.
+        report: takes the counts.
+        batched: see `remarks`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if a record did not decode.
+    """
+    if not batched:
+        remarks = tf.nest.map_structure(lambda component: component[tf.newaxis], remarks)
+    # Only records that there is something to say of pay for the way into Python.
+    is_good = tf.reduce_all(tf.strings.length(remarks.failed.serialized) == 0)
+    message = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(remarks.failed, decode))
+    tf.raw_ops.Assert(condition=is_good, data=[message])
+    _count(remarks, report)
+
+
+def _explain(records: Record, decode: Callable[[tf.Tensor], decoder.DecodedExample]) -> tf.Tensor:
+    """Says why the first of these [N] records that is not empty does not decode."""
+
+    def explain(serialized: np.ndarray, files: np.ndarray, indices: np.ndarray) -> bytes:
+        row = next(row for row, value in enumerate(serialized) if value)
+        record = Record(serialized[row], files[row], indices[row])
+        words = record.broken_file() or decoder.explain_failure(
+            record.serialized, file=record.file.decode(), index=int(record.index), decode=decode
         )
         return words.encode("utf-8", "replace")
 
-    return tf.ensure_shape(tf.numpy_function(explain, list(record), tf.string), [])
+    return tf.ensure_shape(tf.numpy_function(explain, list(records), tf.string), [])
 
 
-def _count(notices: tf.Tensor, record: Record, source_id: tf.Tensor, report: DataReport) -> None:
-    """Hands counts [len(Notice)] int32 to the report; only records that have any pay for the way into Python."""
+def _count(remarks: Remarks, report: DataReport) -> None:
+    """Hands counts [N, len(Notice)] int32 to the report."""
 
-    def add(notices: np.ndarray, file: bytes, index: np.int64, source_id: bytes) -> np.bool_:
-        name = decoder.name_record(file.decode(), int(index), source_id.decode("utf-8", "replace"))
-        for notice, count in zip(Notice, notices.tolist(), strict=True):
-            report.add(notice, count, name)
+    def add(notices: np.ndarray, *names: np.ndarray) -> np.bool_:
+        for row, file, index, source_id in zip(notices.tolist(), *names, strict=True):
+            name = decoder.name_record(file.decode(), int(index), source_id.decode("utf-8", "replace"))
+            for notice, count in zip(Notice, row, strict=True):
+                report.add(notice, count, name)
         return np.bool_(True)
 
     tf.cond(
-        tf.reduce_any(notices > 0),
-        lambda: tf.numpy_function(add, [notices, record.file, record.index, source_id], tf.bool),
+        tf.reduce_any(remarks.notices > 0),
+        lambda: tf.numpy_function(add, [remarks.notices, remarks.file, remarks.index, remarks.source_id], tf.bool),
         lambda: tf.constant(True),
     )

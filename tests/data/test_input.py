@@ -210,6 +210,28 @@ def test_files_are_drawn_from_a_buffer_of_their_names(numbered):
     assert shuffled != in_order and sorted(shuffled) == in_order
 
 
+@pytest.mark.parametrize("folder", ["", "cache"])
+def test_a_cache_reads_the_files_once(numbered, tmp_path, folder):
+    path = numbered(6)
+    place = str(tmp_path / folder) if folder else ""
+    options = {"is_training": True, "batch_size": 3, "shuffle_buffer_size": 1, "seed": 0, "num_prefetch_batches": 1}
+    batches = iter(make(path, cache=place, num_epochs=200, **options))
+    first = ids_of([next(batches) for _ in range(3)])
+    os.truncate(path, 20)  # without the cache, a later pass would be refused
+    assert sorted(first[:6] + first[6:]) == sorted([*map(str, range(6)), *first[6:]])
+    assert sorted(ids_of([next(batches)]) + first[6:]) == list(map(str, range(6)))
+    assert len(ids_of(batches)) == 1200 - 12
+
+
+def test_a_cache_that_was_cut_off_is_made_anew(numbered, tmp_path):
+    path = numbered(6)
+    options = {"is_training": True, "cache": str(tmp_path / "cache"), "num_epochs": 2, "batch_size": 6, "seed": 0}
+    next(iter(make(path, **options)))
+    for finished in (tmp_path / "cache").glob("*.index"):
+        finished.rename(finished.with_suffix(".lockfile"))
+    assert len(ids_of(make(path, **options))) == 12
+
+
 def test_sample_1_of_n_takes_every_nth_record(numbered):
     batches = list(make(numbered(10), sample_1_of_n=3, batch_size=1))
     assert [b.source_id[0].numpy() for b in batches] == [b"0", b"3", b"6", b"9"]

@@ -243,6 +243,18 @@ def test_two_bad_records_in_a_row_are_refused_too(decode_all, make_record):
         decode_all([make_record(), make_record(image=b""), make_record(image=b""), make_record()])
 
 
+def test_endless_data_of_which_nothing_decodes_are_refused(write_records, make_record):
+    path = write_records([make_record(image=b"garbage", source_id="bad")])
+    dataset = reader.decode_records(
+        reader.read_records(reader.list_record_files([path]), num_epochs=0),
+        functools.partial(decoder.decode_example, num_classes=3),
+        end=make_record([], [], image=END_MARK),
+        report=DataReport(),
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"record 0 .source_id bad."):
+        next(iter(dataset))
+
+
 def test_dropped_boxes_are_counted_with_the_name_of_their_record(decode_all, make_record, monkeypatch, tmp_path):
     lines = []
     monkeypatch.setattr(DataReport, "add", lambda self, notice, num, name: num and lines.append((notice, num, name)))

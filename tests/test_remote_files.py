@@ -1,0 +1,52 @@
+"""Nothing in the package wants files on a local disk: here all of them are in TensorFlow's file system in memory."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from object_detection_fpn import cli, config, run
+from object_detection_fpn.data import shapes
+
+RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
+ROOT = "ram://remote_files"
+
+
+@pytest.fixture(scope="module")
+def config_path(small_overrides) -> str:
+    """Records, label map and config, all remote."""
+    data = shapes.write_dataset(f"{ROOT}/data", num_train=4, num_eval=2, image_size=96, show_progress=False)
+    overrides = [
+        *small_overrides,
+        f'train_input_reader.label_map_path="{data.label_map_path}"',
+        f'train_input_reader.tf_record_input_reader.input_path=["{data.train_records}"]',
+        f'eval_input_reader.0.label_map_path="{data.label_map_path}"',
+        f'eval_input_reader.0.tf_record_input_reader.input_path=["{data.eval_records}"]',
+        f'eval_config.visualization_export_dir="{ROOT}/pictures"',
+        "train_config.num_steps=1",
+    ]
+    path = f"{ROOT}/my.config"
+    config.save_config(config.load_config(config.recipe_path(RECIPE), overrides), path)
+    return path
+
+
+def test_training_evaluation_and_export_work_on_remote_paths(config_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model_dir = f"{ROOT}/model"
+    message = config.load_config(config_path, require_data=["train", "eval"])
+    assert run.train(message, model_dir=model_dir).checkpoint == f"{model_dir}/ckpt-1"
+    assert tf.io.gfile.exists(f"{model_dir}/pipeline.config")
+    assert tf.io.gfile.glob(f"{model_dir}/train/events*")
+
+    # By the command: the folder of results is that of the checkpoint.
+    assert cli.main(["eval", "--config", config_path, "--checkpoint", model_dir]) == 0
+    with tf.io.gfile.GFile(f"{model_dir}/eval/metrics.jsonl") as file:
+        assert json.loads(file.read())["step"] == 1
+    assert tf.io.gfile.exists(f"{ROOT}/pictures/export-image-0.png")
+
+    arguments = ["export", "--config", config_path, "--checkpoint", f"{model_dir}/ckpt-1"]
+    assert cli.main([*arguments, "--output_dir", f"{ROOT}/exported"]) == 0
+    assert tf.io.gfile.exists(f"{ROOT}/exported/saved_model/saved_model.pb")
+    assert list(tmp_path.iterdir()) == []  # nothing took "ram://..." for a local path
