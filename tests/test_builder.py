@@ -73,8 +73,9 @@ def backbone_calls(monkeypatch):
     """Stands in for the backbones, which take seconds to build, and records what they are asked for."""
     calls = []
 
-    def small(depth, *, max_level, num_channels, spec):
-        calls.append({"depth": depth, "max_level": max_level, "num_channels": num_channels, "spec": spec})
+    def small(depth, *, max_level, num_channels, spec, recompute):
+        described = {"max_level": max_level, "num_channels": num_channels, "spec": spec, "recompute": recompute}
+        calls.append({"depth": depth, **described})
         features = inputs = tf_keras.Input([None, None, num_channels])
         outputs = []
         for level in range(2, max_level + 1):
@@ -236,6 +237,13 @@ def test_levels_and_filters_arrive(backbone_calls, min_level, max_level, of_back
     assert (extractor.min_level, extractor.max_level) == (min_level, max_level)
     assert extractor.fpn.num_filters == 12
     assert backbone_calls[0]["max_level"] == of_backbone
+
+
+def test_recomputation_arrives(backbone_calls):
+    message = model_message('feature_extractor { type: "faster_rcnn_resnet18_fpn_keras" }').faster_rcnn
+    for recompute in (False, True):
+        builder.build_feature_extractor(message.feature_extractor, recompute_backbone=recompute)
+    assert [call["recompute"] for call in backbone_calls] == [False, True]
 
 
 def test_pad_to_multiple_arrives():
