@@ -69,7 +69,7 @@ SAMPLING = (
 )
 
 
-def small_backbone(*, max_level, num_channels, spec):
+def small_backbone(*, max_level, num_channels, spec, recompute=False):
     def conv(features, filters, size, strides, name):
         return spec.make_norm(name=f"{name}_norm")(spec.make_conv(filters, size, strides=strides, name=name)(features))
 
