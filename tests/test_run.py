@@ -106,7 +106,7 @@ def _flags(tmp_path, small_overrides, **others):
     return SimpleNamespace(**dict.fromkeys(names) | values | others)
 
 
-def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, tmp_path):
+def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, tiny_resnet18, small_overrides, two_cpus, tmp_path):
     addresses, connected, batches, options, models = [], [], [], [], []
 
     class FakeResolver:
@@ -175,7 +175,7 @@ def test_tpu_refuses_a_config_that_is_not_static_before_anything_is_built(
         run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path), strategy=two_cpus)
 
 
-def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_config, tmp_path):
+def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(tiny_resnet18, small_config, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
     settings = message.train_config
@@ -193,7 +193,7 @@ def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_c
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
-def test_two_replicas_train_and_evaluate(small_config, two_cpus, tmp_path):
+def test_two_replicas_train_and_evaluate(tiny_resnet18, small_config, two_cpus, tmp_path):
     result = run.train(small_config, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2)
     assert result.step == 2
     metrics = run.evaluate(
@@ -206,7 +206,7 @@ def test_two_replicas_train_and_evaluate(small_config, two_cpus, tmp_path):
     assert np.isfinite(metrics["Loss/total_loss"])
 
 
-def test_training_starts_from_the_fine_tune_checkpoint(small_config, tmp_path, capfd):
+def test_training_starts_from_the_fine_tune_checkpoint(tiny_resnet18, small_config, tmp_path, capfd):
     run.train(small_config, model_dir=str(tmp_path / "first"), num_steps=1)
     message = type(small_config)()
     message.CopyFrom(small_config)
@@ -223,7 +223,7 @@ def test_training_starts_from_the_fine_tune_checkpoint(small_config, tmp_path, c
     np.testing.assert_array_equal(*kernels)
 
 
-def test_averages_are_what_is_exported(small_config, tmp_path):
+def test_averages_are_what_is_exported(tiny_resnet18, small_config, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
     message.train_config.optimizer.use_moving_average = True
