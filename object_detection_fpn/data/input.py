@@ -247,6 +247,9 @@ def make_dataset(
         tf.data.experimental.AutoShardPolicy.OFF
     )  # `input_context` did it
     options.deterministic = is_deterministic
+    # Parallel calls are then as many as cores. TensorFlow 2.20's thread that tunes their number sometimes misses that its
+    # iterator is deleted, which waits for it: at the end of training or evaluation, all stood still for up to a minute.
+    options.autotune.enabled = False
     options.experimental_warm_start = is_training  # the shuffle buffer fills while the train step compiles
     return batches.prefetch(num_prefetch_batches).with_options(options)
 
