@@ -68,7 +68,6 @@ def make_strategy(
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             place = f"--tpu_name = {tpu_name} names no TPU that answers" if tpu_name else "this machine has no TPU"
             raise ValueError(f"--use_tpu: {place} ({reason})") from error
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_workers > 1:
         if not os.environ.get("TF_CONFIG"):
             raise ValueError(
@@ -78,12 +77,13 @@ def make_strategy(
         addresses, own = _list_workers(os.environ["TF_CONFIG"], num_workers)
         workers.wait_for_workers(addresses, own, timeout=worker_timeout, say=_say)
         try:
-            return distribute_utils.get_distribution_strategy("multi_worker_mirrored", num_gpus=num_gpus)
+            return tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.OpError as error:
             raise workers.WorkersMissingError(
                 f"The workers of TF_CONFIG cannot be joined ({error.message.strip().splitlines()[0]}). Start all of them "
                 "again once those of an earlier run have ended."
             ) from error
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_gpus > 1:
         return distribute_utils.get_distribution_strategy("mirrored", num_gpus=num_gpus)
     return tf.distribute.get_strategy()

@@ -41,7 +41,7 @@ def two_cpus() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
 
-def _tiny_backbone(*, max_level, num_channels, spec):
+def _tiny_backbone(*, max_level, num_channels, spec, recompute=False):
     """One convolution a level, of few channels, made as a whole ResNet's are."""
     import tf_keras
 
@@ -53,7 +53,8 @@ def _tiny_backbone(*, max_level, num_channels, spec):
         conv = spec.make_conv(filters, 3, strides=4 if level == 2 else 2, name=f"conv{level}")
         features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
         outputs.append(features)
-    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(range(2, max_level + 1)), name="tiny")
+    network, levels = tf_keras.Model(inputs, outputs), tuple(range(2, max_level + 1))
+    return resnet_v1.Backbone(network, levels=levels, recompute=recompute, name="tiny")
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_the_chief_comes_before_the_workers(monkeypatch):
     cluster = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
     seen, strategy = [], tf.distribute.get_strategy()
     monkeypatch.setattr(run.workers, "wait_for_workers", lambda *arguments, **_: seen.append(arguments))
-    monkeypatch.setattr(run.distribute_utils, "get_distribution_strategy", lambda *_, **__: strategy)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: strategy)
     for kind, index in (("chief", 0), ("worker", 0), ("worker", 1)):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
         assert run.make_strategy(num_workers=3) is strategy
@@ -94,12 +94,12 @@ def test_the_chief_comes_before_the_workers(monkeypatch):
 
 
 def test_workers_of_an_earlier_run_in_the_way_are_said_in_one_line(monkeypatch):
-    def refused(*_, **__):
+    def refused():
         raise tf.errors.AbortedError(None, None, "task 1 unexpectedly tried to connect\nand more")
 
     monkeypatch.setenv("TF_CONFIG", _cluster(0))
     monkeypatch.setattr(run.workers, "wait_for_workers", lambda *_, **__: None)
-    monkeypatch.setattr(run.distribute_utils, "get_distribution_strategy", refused)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refused)
     with pytest.raises(
         TimeoutError, match=r"cannot be joined \(task 1 unexpectedly tried to connect\)\. Start all .*$"
     ):
@@ -222,6 +222,7 @@ def test_tpu_refuses_a_config_that_is_not_static_before_anything_is_built(
         run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path), strategy=two_cpus)
 
 
+@pytest.mark.usefixtures("tiny_resnet18")
 def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_config, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
@@ -240,6 +241,7 @@ def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_c
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
+@pytest.mark.usefixtures("tiny_resnet18")
 def test_two_replicas_train_and_evaluate(small_config, two_cpus, tmp_path):
     result = run.train(small_config, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2)
     assert result.step == 2
@@ -277,6 +279,7 @@ def test_metrics_of_two_replicas_are_those_of_one(small_config, two_cpus, tmp_pa
         assert two[name] == pytest.approx(value, rel=1e-5 if is_loss else 0, abs=0 if is_loss else 1e-9), name
 
 
+@pytest.mark.usefixtures("tiny_resnet18")
 def test_training_starts_from_the_fine_tune_checkpoint(small_config, tmp_path, capfd):
     run.train(small_config, model_dir=str(tmp_path / "first"), num_steps=1)
     message = type(small_config)()
@@ -294,6 +297,7 @@ def test_training_starts_from_the_fine_tune_checkpoint(small_config, tmp_path, c
     np.testing.assert_array_equal(*kernels)
 
 
+@pytest.mark.usefixtures("tiny_resnet18")
 def test_averages_are_what_is_exported(small_config, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)

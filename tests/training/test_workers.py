@@ -52,7 +52,8 @@ def test_missing_workers_are_named_with_their_addresses(addresses):
 
 
 def test_a_long_wait_is_announced(addresses, monkeypatch):
-    monkeypatch.setattr(workers, "_SECONDS_IN_SILENCE", 0.05)
+    monkeypatch.setattr(workers, "_SECONDS_IN_SILENCE", 0.1)
+    monkeypatch.setattr(workers, "_SECONDS_BETWEEN_TRIES", 0.05)
     lines = []
     with pytest.raises(workers.WorkersMissingError):
         workers.wait_for_workers(addresses, 0, timeout=0.3, say=lines.append)
