@@ -1,6 +1,7 @@
 """The commands: `odfpn train | eval | export | predict | convert | demo`, and what the Object Detection API's scripts share.
 
-A mistake of the user ends a command with one line that says what it is, and exit status 2; what went wrong later, with 1.
+A mistake of the user ends a command with one line that says what it is, and exit status 2; what went wrong later, with 1;
+a worker that is missing, with 75; a signal, after training has saved its state, with 128 + its number.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
         return 2
     except (TrainingError, TimeoutError) as error:
         _say(f"error: {error}")
-        return 1
+        return getattr(error, "exit_code", 1)
     except tf.errors.InvalidArgumentError as error:
         words = decoder.refusal_words(
             error
@@ -109,9 +110,16 @@ def run_model_main(flags: Any) -> int:
         overrides = list(flags.config_override)
         if flags.num_train_steps is not None:
             overrides.append(f"train_config.num_steps={flags.num_train_steps}")
+        if is_evaluation and flags.num_workers > 1:
+            raise UsageError("Evaluation works on one worker, on all its devices: leave out --num_workers.")
         config = _load_config(flags.pipeline_config_path, overrides, require_data=uses)
         with _usage():
-            strategy = run.make_strategy(use_tpu=flags.use_tpu, tpu_name=flags.tpu_name, num_workers=flags.num_workers)
+            strategy = run.make_strategy(
+                use_tpu=flags.use_tpu,
+                tpu_name=flags.tpu_name,
+                num_workers=flags.num_workers,
+                worker_timeout=flags.worker_timeout,
+            )
         if is_evaluation:
             run.evaluate_continuously(
                 config,
@@ -183,6 +191,10 @@ def _make_parser() -> argparse.ArgumentParser:
             "--xla_cache_dir", metavar="DIR", help="keep what XLA compiles here, to start sooner next time"
         )
 
+    def add_tpu(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--use_tpu", action="store_true", help="work on a TPU")
+        sub.add_argument("--tpu_name", help="name or address of the Cloud TPU; the TPU of this machine by default")
+
     train = add("train", _train, "Train a detector, going on where the newest checkpoint left off.")
     add_config(train)
     train.add_argument("--model_dir", required=True, help="folder for checkpoints and summaries")
@@ -197,9 +209,9 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="dispatcher of `odfpn data-service` that prepares the batches",
     )
-    train.add_argument("--use_tpu", action="store_true")
-    train.add_argument("--tpu_name")
-    train.add_argument("--num_workers", type=int, default=1)
+    add_tpu(train)
+    train.add_argument("--num_workers", type=int, default=1, help="above 1: one of the workers that TF_CONFIG lists")
+    train.add_argument("--worker_timeout", type=float, default=600, help="seconds to wait for the other workers")
 
     evaluate = add("eval", _evaluate, "Evaluate a checkpoint, or with --wait every one that appears.")
     add_config(evaluate)
@@ -209,6 +221,7 @@ def _make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--eval_timeout", type=int, default=3600, help="seconds to wait for the next checkpoint")
     evaluate.add_argument("--sample_1_of_n", type=int, help="evaluate every n-th example")
     evaluate.add_argument("--eval_on_train_data", action="store_true")
+    add_tpu(evaluate)
     add_xla_cache(evaluate)
 
     export = add("export", _export, "Write a checkpoint as a SavedModel.")
@@ -260,7 +273,10 @@ def _train(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments.config, overrides, require_data=uses)
     with _usage():
         strategy = run.make_strategy(
-            use_tpu=arguments.use_tpu, tpu_name=arguments.tpu_name, num_workers=arguments.num_workers
+            use_tpu=arguments.use_tpu,
+            tpu_name=arguments.tpu_name,
+            num_workers=arguments.num_workers,
+            worker_timeout=arguments.worker_timeout,
         )
     run.train(
         config,
@@ -283,8 +299,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     config = _load_config(arguments.config, arguments.config_override, require_data=[use])
     is_folder = tf.io.gfile.isdir(arguments.checkpoint)
     output_dir = arguments.output_dir or (arguments.checkpoint if is_folder else os.path.dirname(arguments.checkpoint))
+    with _usage():
+        strategy = run.make_strategy(use_tpu=arguments.use_tpu, tpu_name=arguments.tpu_name)
     common = {
         "output_dir": output_dir,
+        "strategy": strategy,
         "sample_1_of_n_eval_examples": arguments.sample_1_of_n,
         "eval_on_train_data": arguments.eval_on_train_data,
     }

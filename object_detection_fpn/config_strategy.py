@@ -51,6 +51,9 @@ def _sizes_are_fixed(config: pipeline_pb2.TrainEvalPipelineConfig, use: str) -> 
         yield Problem(f"{_RESIZER}.{kind}", problem, allowed)
     if use == "eval" and config.eval_config.force_no_resize:
         yield Problem("eval_config.force_no_resize", problem, "false", "true")
+    if use == "train" and not config.train_input_reader.drop_remainder:
+        rest = "may leave a last batch of another size; on a TPU all have one"
+        yield Problem("train_input_reader.drop_remainder", rest, "true", "false")
 
 
 def _batch_is_divisible(settings: train_pb2.TrainConfig, num_replicas: int) -> Iterator[Problem]:

@@ -31,14 +31,18 @@ from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
 from object_detection_fpn.modeling import faster_rcnn
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2, train_pb2
-from object_detection_fpn.training import checkpoints, optimizers
+from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training import loop as training_loop
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
 
 
 def make_strategy(
-    *, use_tpu: bool = False, tpu_name: str | None = None, num_workers: int = 1
+    *,
+    use_tpu: bool = False,
+    tpu_name: str | None = None,
+    num_workers: int = 1,
+    worker_timeout: float = 600.0,
 ) -> tf.distribute.Strategy:
     """Chooses how the work is spread: TPU, several workers, several GPUs, or one device.
 
@@ -46,10 +50,12 @@ def make_strategy(
         use_tpu: train on the TPU `tpu_name`.
         tpu_name: name or gRPC address of a Cloud TPU; None or "" for the TPU of this machine.
         num_workers: above 1, one of the workers that the environment variable TF_CONFIG describes.
+        worker_timeout: seconds to wait for the others of them.
 
     Raises:
         ValueError: if both a TPU and several workers are asked for, the TPU is not there, or TF_CONFIG is missing, no such
-            description, or of another number of workers.
+            description, of another number of workers, or of an address at which this worker cannot listen.
+        WorkersMissingError: if a worker does not come.
     """
     if use_tpu and num_workers > 1:
         raise ValueError(
@@ -62,38 +68,49 @@ def make_strategy(
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             place = f"--tpu_name = {tpu_name} names no TPU that answers" if tpu_name else "this machine has no TPU"
             raise ValueError(f"--use_tpu: {place} ({reason})") from error
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_workers > 1:
         if not os.environ.get("TF_CONFIG"):
             raise ValueError(
                 f"--num_workers = {num_workers} needs the environment variable TF_CONFIG, which lists the workers and says "
                 "which of them this process is."
             )
-        _check_workers(os.environ["TF_CONFIG"], num_workers)
-        return distribute_utils.get_distribution_strategy("multi_worker_mirrored", num_gpus=num_gpus)
+        addresses, own = _list_workers(os.environ["TF_CONFIG"], num_workers)
+        workers.wait_for_workers(addresses, own, timeout=worker_timeout, say=_say)
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            raise workers.WorkersMissingError(
+                f"The workers of TF_CONFIG cannot be joined ({error.message.strip().splitlines()[0]}). Start all of them "
+                "again once those of an earlier run have ended."
+            ) from error
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_gpus > 1:
         return distribute_utils.get_distribution_strategy("mirrored", num_gpus=num_gpus)
     return tf.distribute.get_strategy()
 
 
-def _check_workers(tf_config: str, num_workers: int) -> None:
+def _list_workers(tf_config: str, num_workers: int) -> tuple[list[str], int]:
+    """The addresses of all workers, the chief's first, and which of them is this process."""
     example = '{"cluster": {"worker": ["host1:port", "host2:port"]}, "task": {"type": "worker", "index": 0}}'
     try:
         described = json.loads(tf_config)
-        hosts = {kind: len(addresses) for kind, addresses in described["cluster"].items()}
+        cluster = {kind: [str(address) for address in addresses] for kind, addresses in described["cluster"].items()}
         kind, index = described["task"]["type"], int(described["task"]["index"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"TF_CONFIG = {tf_config} does not describe the workers. Allowed: {example}.") from error
-    described_workers = hosts.get("worker", 0) + hosts.get("chief", 0)
-    if described_workers != num_workers:
+    chiefs = cluster.get("chief", [])
+    addresses = chiefs + cluster.get("worker", [])
+    if len(addresses) != num_workers:
+        raise ValueError(f"--num_workers = {num_workers}, but TF_CONFIG lists {len(addresses)} workers: {tf_config}.")
+    if kind not in ("chief", "worker"):
+        raise ValueError(f'TF_CONFIG says that this process is a "{kind}". Allowed: chief, worker. It is {tf_config}.')
+    of_kind = len(cluster.get(kind, []))
+    if not 0 <= index < of_kind:
         raise ValueError(
-            f"--num_workers = {num_workers}, but TF_CONFIG lists {described_workers} workers: {tf_config}."
-        )
-    if not 0 <= index < hosts.get(kind, 0):
-        raise ValueError(
-            f'TF_CONFIG says that this process is number {index} of "{kind}", of which it lists {hosts.get(kind, 0)} '
+            f'TF_CONFIG says that this process is number {index} of "{kind}", of which it lists {of_kind} '
             f"(counted from 0): {tf_config}."
         )
+    return addresses, index + (len(chiefs) if kind == "worker" else 0)
 
 
 def train(
@@ -147,7 +164,7 @@ def train(
     precision = _precision(settings, is_tpu=is_tpu)
     label_map = _load_label_map(reader)
     tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
-    with strategy.scope():
+    with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
         model = _build_model(
             config,
             reader,
@@ -250,6 +267,7 @@ def evaluate(
 
     Raises:
         CheckpointError: if the checkpoint is missing, damaged or of another model.
+        ConfigError: if the config does not suit the strategy.
     """
     evaluator = _build_evaluator(
         config,
@@ -515,6 +533,10 @@ def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -
     return decode
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _is_tpu(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
@@ -578,7 +600,7 @@ def _evaluate_in_training(
     with _averages(optimizer, variables, config):
         results = evaluator(step)
     if best.offer(path, step, results):
-        print(f"Step {step} is the best so far; a copy of its checkpoint is in best/.", file=sys.stderr, flush=True)
+        _say(f"Step {step} is the best so far; a copy of its checkpoint is in best/.")
 
 
 @contextlib.contextmanager

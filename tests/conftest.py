@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
+import socket
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -51,7 +53,8 @@ def _tiny_backbone(*, max_level, num_channels, spec, recompute=False):
         conv = spec.make_conv(filters, 3, strides=4 if level == 2 else 2, name=f"conv{level}")
         features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
         outputs.append(features)
-    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(range(2, max_level + 1)), name="tiny")
+    network, levels = tf_keras.Model(inputs, outputs), tuple(range(2, max_level + 1))
+    return resnet_v1.Backbone(network, levels=levels, recompute=recompute, name="tiny")
 
 
 @pytest.fixture
@@ -60,6 +63,20 @@ def tiny_resnet18(monkeypatch) -> None:
     from object_detection_fpn import builder
 
     monkeypatch.setitem(builder.BACKBONES, "faster_rcnn_resnet18_fpn_keras", _tiny_backbone)
+
+
+@pytest.fixture(scope="session")
+def free_addresses():
+    """Given a number: so many addresses of this machine, "localhost:PORT", at which nobody listens."""
+
+    def find(number: int) -> list[str]:
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+            for one in sockets:
+                one.bind(("localhost", 0))
+            return [f"localhost:{one.getsockname()[1]}" for one in sockets]
+
+    return find
 
 
 @pytest.fixture(scope="session")

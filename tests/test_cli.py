@@ -203,6 +203,29 @@ def test_model_main_trains_and_evaluates_with_the_flags_of_the_api(scripts, smal
     assert list((tmp_path / "eval").rglob("metrics.jsonl"))
 
 
+def test_evaluation_on_several_workers_is_refused(scripts, small_overrides, tmp_path, capfd):
+    module = scripts("model_main_tf2")
+    common = ["model_main_tf2.py", f"--pipeline_config_path={config.recipe_path(RECIPE)}", f"--model_dir={tmp_path}"]
+    module.FLAGS([*common, f"--checkpoint_dir={tmp_path}", "--num_workers=2"])
+    with pytest.raises(SystemExit) as end:
+        module.main([])
+    assert end.value.code == 2
+    assert (
+        "error: Evaluation works on one worker, on all its devices: leave out --num_workers." in capfd.readouterr().err
+    )
+
+
+def test_a_worker_that_never_arrives_is_named(small_overrides, free_addresses, tmp_path, capfd, monkeypatch):
+    addresses = free_addresses(2)
+    tf_config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(small_overrides)]
+    assert cli.main([*arguments, "--num_workers", "2", "--worker_timeout", "0.2"]) == 75
+    message = capfd.readouterr().err
+    assert f"error: 1 of the 2 workers of TF_CONFIG did not come within 0.2 s: {addresses[1]} (" in message
+    assert "Traceback" not in message
+
+
 def test_exporter_main_takes_the_flags_of_the_api(scripts, model_dir, small_overrides, tmp_path):
     module = scripts("exporter_main_v2")
     arguments = ["exporter_main_v2.py", f"--pipeline_config_path={config.recipe_path(RECIPE)}"]

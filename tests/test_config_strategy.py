@@ -91,6 +91,16 @@ def test_tpu_says_everything_that_varies(recipe):
     assert "force_no_resize" not in words(recipe, *overrides, is_tpu=True, use="train")
 
 
+def test_tpu_needs_batches_of_one_size(recipe):
+    override = "train_input_reader.drop_remainder=false"
+    assert words(recipe, override, is_tpu=True) == (
+        "my.config: train_input_reader.drop_remainder = false may leave a last batch of another size; on a TPU all have one. "
+        "Allowed: true."
+    )
+    assert words(recipe, override, is_tpu=True, use="eval") == ""
+    assert words(recipe, override) == ""
+
+
 def test_tpu_does_not_compute_in_float16(recipe):
     override = "train_config.precision=FLOAT16"
     assert "train_config.precision = FLOAT16 is not computed by a TPU. Allowed: BFLOAT16, FLOAT32." in words(

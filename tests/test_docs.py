@@ -1,14 +1,17 @@
-"""docs/config.md is what the config language says of itself."""
+"""docs/config.md is what the config language says of itself; the other pages' commands and links are real."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import sys
 
 import pytest
 
-from object_detection_fpn import config_fields
+from object_detection_fpn import cli, config_fields
+
+PAGES = ("README.md", "docs/scale.md", "docs/migrating.md")
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,35 @@ def test_every_field_of_the_tables_is_on_the_page(page):
 def test_links_lead_to_sections(page):
     anchors = {title.replace(".", "").lower() for title in re.findall(r"^### (\S+)$", page, flags=re.MULTILINE)}
     assert set(re.findall(r"\]\(#(\w+)\)", page)) <= anchors
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files(root_dir, name):
+    path = root_dir / name
+    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    for link in links:
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+def commands(text: str, program: str) -> list[list[str]]:
+    """The words of each command of a program in a page's blocks of commands."""
+    found = []
+    for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.split(r" && |; do", line)[0]
+            if line.strip().startswith(program + " "):
+                found.append(shlex.split(line.strip(), comments=True)[len(program.split()) :])
+    return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_of_the_pages_are_understood(root_dir, name):
+    text = (root_dir / name).read_text()
+    found = commands(text, "odfpn")
+    assert found
+    for words in found:
+        assert cli._make_parser().parse_args(words).command, words
+    script = (root_dir / "model_main_tf2.py").read_text()
+    for words in commands(text, "python model_main_tf2.py"):
+        for flag in re.findall(r"--(\w+)", " ".join(words)):
+            assert re.search(rf'DEFINE_\w+\(\s*"{flag}"', script), flag

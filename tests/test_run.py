@@ -13,7 +13,7 @@ import tensorflow as tf
 from object_detection_fpn import builder, cli, run
 from object_detection_fpn import config as config_lib
 from object_detection_fpn.protos import train_pb2
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training import checkpoints, step
 
 
 def test_one_device_is_the_default_strategy():
@@ -70,6 +70,8 @@ def _cluster(index: int, kind: str = "worker") -> str:
         (_cluster(0), 3, "--num_workers = 3, but TF_CONFIG lists 2 workers"),
         (_cluster(2), 2, 'this process is number 2 of "worker", of which it lists 2 (counted from 0)'),
         (_cluster(0, "chief"), 2, 'this process is number 0 of "chief", of which it lists 0'),
+        (_cluster(0, "evaluator"), 2, 'this process is a "evaluator". Allowed: chief, worker.'),
+        (_cluster(0).replace("b:1", "b"), 2, 'TF_CONFIG lists the address "b". Allowed: HOST:PORT.'),
     ],
 )
 def test_tf_config_that_does_not_fit_is_refused(monkeypatch, tf_config, num_workers, expected):
@@ -80,6 +82,30 @@ def test_tf_config_that_does_not_fit_is_refused(monkeypatch, tf_config, num_work
     assert "\n" not in str(caught.value)
 
 
+def test_the_chief_comes_before_the_workers(monkeypatch):
+    cluster = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
+    seen, strategy = [], tf.distribute.get_strategy()
+    monkeypatch.setattr(run.workers, "wait_for_workers", lambda *arguments, **_: seen.append(arguments))
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: strategy)
+    for kind, index in (("chief", 0), ("worker", 0), ("worker", 1)):
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
+        assert run.make_strategy(num_workers=3) is strategy
+    assert seen == [(["a:1", "b:2", "c:3"], own) for own in range(3)]
+
+
+def test_workers_of_an_earlier_run_in_the_way_are_said_in_one_line(monkeypatch):
+    def refused():
+        raise tf.errors.AbortedError(None, None, "task 1 unexpectedly tried to connect\nand more")
+
+    monkeypatch.setenv("TF_CONFIG", _cluster(0))
+    monkeypatch.setattr(run.workers, "wait_for_workers", lambda *_, **__: None)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refused)
+    with pytest.raises(
+        TimeoutError, match=r"cannot be joined \(task 1 unexpectedly tried to connect\)\. Start all .*$"
+    ):
+        run.make_strategy(num_workers=2)
+
+
 def _flags(tmp_path, small_overrides, **others):
     from types import SimpleNamespace
 
@@ -87,7 +113,7 @@ def _flags(tmp_path, small_overrides, **others):
         "pipeline_config_path": config_lib.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160"),
         "model_dir": str(tmp_path),
         "config_override": [*small_overrides, "train_config.use_bfloat16=true"],
-        "num_train_steps": 3,
+        "num_train_steps": 5,
         "num_workers": 1,
         "checkpoint_dir": None,
         "checkpoint_every_n": 1000,
@@ -106,8 +132,9 @@ def _flags(tmp_path, small_overrides, **others):
     return SimpleNamespace(**dict.fromkeys(names) | values | others)
 
 
-def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, tiny_resnet18, small_overrides, two_cpus, tmp_path):
-    addresses, connected, batches, options, models = [], [], [], [], []
+@pytest.mark.usefixtures("tiny_resnet18")
+def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, tmp_path):
+    addresses, connected, batches, options, models, calls = [], [], [], [], [], []
 
     class FakeResolver:
         def __init__(self, tpu):
@@ -122,7 +149,11 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, tiny_resne
     monkeypatch.setattr(tpu.distribute, "TPUStrategy", lambda resolver, **_: two_cpus)
     monkeypatch.setattr(run, "_is_tpu", lambda strategy: strategy is two_cpus)
     real_train, real_build = run.training_loop.train, builder.build_model
-    real_evaluate = run.evaluation_loop.evaluate
+    real_evaluate, real_run = run.evaluation_loop.evaluate, step.Trainer.run
+
+    def run_steps(trainer, num_steps):
+        calls.append(num_steps)
+        return real_run(trainer, num_steps)
 
     def train(*, dataset, **others):
         def note(context, seed):
@@ -142,21 +173,37 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, tiny_resne
         return real_evaluate(**others)
 
     monkeypatch.setattr(run.training_loop, "train", train)
+    monkeypatch.setattr(run.training_loop, "_SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(step.Trainer, "run", run_steps)
     monkeypatch.setattr(builder, "build_model", build_model)
     monkeypatch.setattr(run.evaluation_loop, "evaluate", evaluate)
     assert cli.run_model_main(_flags(tmp_path, small_overrides)) == 0
     assert cli.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
-    assert addresses == ["my-tpu"] * 2
-    assert len(connected) == 4  # the cluster and the TPU system, of both commands
+    recipe = config_lib.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
+    overrides = [word for override in small_overrides for word in ("--config_override", override)]
+    command = ["eval", "--config", recipe, "--checkpoint", str(tmp_path), "--use_tpu", "--tpu_name", "my-tpu"]
+    assert cli.main([*command, *overrides]) == 0
+    assert addresses == ["my-tpu"] * 3
+    assert len(connected) == 6  # the cluster and the TPU system, of each command
     assert batches == [(2, [1, 96, 96, 3])]  # half of the batch each
-    training, evaluation = options
+    assert calls == [1, 1, 3]  # the first steps are shown, the others stay on the device
+    training, *evaluations = options
     assert not training["jit_compile"]  # a TPU compiles in any case
     assert "steps_per_loop" not in training  # that is, many in a call: no host between the steps
-    assert training["strategy"] is evaluation["strategy"] is two_cpus
-    assert [(model["dtype"], model["static"]) for model in models] == [("mixed_bfloat16", True), ("float32", True)]
+    assert all(option["strategy"] is two_cpus for option in options)
+    assert len(evaluations) == 2
+    for evaluation in evaluations:
+        assert evaluation["dataset"].element_spec.images.shape == [4, 96, 96, 3]  # is split among the replicas
+    assert [(model["dtype"], model["static"]) for model in models] == [
+        ("mixed_bfloat16", True),
+        *[("float32", True)] * 2,
+    ]
     assert all(model["strategy"] is two_cpus for model in models)
-    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-3")
-    assert (tmp_path / "eval").is_dir()
+    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-5")
+    lines = (tmp_path / "eval" / "held_out" / "metrics.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines)
+    assert second == pytest.approx(first, rel=1e-6)
+    assert (first["step"], first["num_images"]) == (5, 6)
 
 
 def test_tpu_refuses_a_config_that_is_not_static_before_anything_is_built(
@@ -175,7 +222,8 @@ def test_tpu_refuses_a_config_that_is_not_static_before_anything_is_built(
         run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path), strategy=two_cpus)
 
 
-def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(tiny_resnet18, small_config, tmp_path):
+@pytest.mark.usefixtures("tiny_resnet18")
+def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_config, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
     settings = message.train_config
@@ -193,7 +241,8 @@ def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(tiny_re
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
-def test_two_replicas_train_and_evaluate(tiny_resnet18, small_config, two_cpus, tmp_path):
+@pytest.mark.usefixtures("tiny_resnet18")
+def test_two_replicas_train_and_evaluate(small_config, two_cpus, tmp_path):
     result = run.train(small_config, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2)
     assert result.step == 2
     metrics = run.evaluate(
@@ -206,7 +255,34 @@ def test_two_replicas_train_and_evaluate(tiny_resnet18, small_config, two_cpus, 
     assert np.isfinite(metrics["Loss/total_loss"])
 
 
-def test_training_starts_from_the_fine_tune_checkpoint(tiny_resnet18, small_config, tmp_path, capfd):
+@pytest.mark.usefixtures("tiny_resnet18")
+def test_metrics_of_two_replicas_are_those_of_one(small_config, two_cpus, tmp_path):
+    message = type(small_config)()
+    message.CopyFrom(small_config)
+    # Of weights that know nothing yet: many low boxes, some of which lie right.
+    suppression = message.model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression
+    suppression.score_threshold, suppression.max_total_detections = 0.0, 100
+    suppression.max_detections_per_class = 50
+    run.train(message, model_dir=str(tmp_path), num_steps=2, record_summaries=False)
+    results = []
+    # Two images at a time on each device, so that not even rounding tells the order of nearly equal scores apart.
+    for name, strategy, batch_size in (("one", None, 2), ("two", two_cpus, 4)):
+        message.eval_config.batch_size = batch_size
+        results.append(
+            run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path / name), strategy=strategy)
+        )
+        line = json.loads((tmp_path / name / "eval" / "held_out" / "metrics.jsonl").read_text())
+        assert line["num_images"] == 6  # in batches of 4 the last one is filled up, and its filling not counted
+    one, two = results
+    assert one.keys() == two.keys()
+    assert 0 < one["DetectionBoxes_Recall/AR@100"] < 1
+    for name, value in one.items():
+        is_loss = name.startswith("Loss/")
+        assert two[name] == pytest.approx(value, rel=1e-5 if is_loss else 0, abs=0 if is_loss else 1e-9), name
+
+
+@pytest.mark.usefixtures("tiny_resnet18")
+def test_training_starts_from_the_fine_tune_checkpoint(small_config, tmp_path, capfd):
     run.train(small_config, model_dir=str(tmp_path / "first"), num_steps=1)
     message = type(small_config)()
     message.CopyFrom(small_config)
@@ -223,7 +299,8 @@ def test_training_starts_from_the_fine_tune_checkpoint(tiny_resnet18, small_conf
     np.testing.assert_array_equal(*kernels)
 
 
-def test_averages_are_what_is_exported(tiny_resnet18, small_config, tmp_path):
+@pytest.mark.usefixtures("tiny_resnet18")
+def test_averages_are_what_is_exported(small_config, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
     message.train_config.optimizer.use_moving_average = True

@@ -17,7 +17,7 @@ import orbit
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.training import checkpoints, optimizers
+from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training.progress import Progress, StopRequest
 from object_detection_fpn.training.step import GRADIENT_NORM, TOTAL_LOSS, Trainer, TrainingError
 
@@ -108,8 +108,7 @@ def train(
         scale_loss: multiply the loss by as much as float16 gradients bear (Micikevicius et al. 2017, section 3.2). A step
             whose gradients are not finite halves the scale and changes no weight, but counts as a step. Not for TPUs.
         seed: any integer.
-        steps_per_loop: most steps in one call of the train step. Fewer are taken if they last longer than a few seconds
-            (not on several workers, whose calls must be alike).
+        steps_per_loop: most steps in one call of the train step. Fewer are taken if they last longer than a few seconds.
         checkpoint_every_n: steps between checkpoints. One more is saved at the last step.
         max_to_keep: checkpoints to keep; None = all.
         keep_checkpoint_every_n_hours: one checkpoint in so many hours is kept for good; None = none is.
@@ -128,7 +127,9 @@ def train(
         checkpoints.CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
         TrainingError: if a loss or the gradients become NaN or infinite (with `scale_loss`, the gradients of many steps in
             a row), or the data end.
-        TrainingStopped: (a KeyboardInterrupt) if the user stopped it; the state is saved. A second Ctrl-C ends the process.
+        TrainingStopped: (a KeyboardInterrupt) if the user stopped it, or another worker, or a machine that is to go down;
+            the state is saved. A second Ctrl-C ends the process.
+        workers.WorkerLostError: if another worker has gone.
     """
     for name, value in (
         ("num_steps", num_steps),
@@ -145,7 +146,7 @@ def train(
         )
 
     variables = list(model.trainable_variables if variables is None else variables)
-    with strategy.scope():
+    with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
         optimizer.build(variables)
         loss_scaler = optimizers.make_loss_scaler(optimizer) if scale_loss else None
     run = checkpoints.RunCheckpoints(
@@ -187,30 +188,36 @@ def train(
         os.path.join(model_dir, "train") if record_summaries and strategy.extended.should_save_summary else None
     )
     periods = [checkpoint_every_n, summary_every_n] if record_summaries else [checkpoint_every_n]
-    # Several workers have to make the same calls, so none may go by its own clock.
-    goes_by_clock = strategy.cluster_resolver is None
+    # Several workers have to make the same calls, so none may go by its own clock, nor stop by itself.
+    agreement = workers.Agreement(strategy)
     speed = _Speed()
     step = saved_step = first_step
     num_skipped = 0
+    signum: int | None = None
+    stopped: TrainingStopped | None = None
     losses: dict[str, float] = {}
     progress.begin(first_step)
     try:
-        with StopRequest(progress) as stop:
-            while step < num_steps and stop.signum is None:
-                most = speed.steps_within(_SECONDS_PER_CALL, most=steps_per_loop) if goes_by_clock else steps_per_loop
+        with (
+            StopRequest(progress) as stop,
+            workers.naming_lost_workers(strategy, lambda: _what_is_left(model_dir, newest)),
+        ):
+            while step < num_steps and (signum := agreement.on_stop(stop.signum)) is None:
+                most = speed.steps_within(_SECONDS_PER_CALL, most=steps_per_loop)
                 call_end = _next_stop(step, first_step=first_step, num_steps=num_steps, periods=periods, most=most)
                 num_taken = call_end - step
                 start = time.perf_counter()
                 try:
                     sums = trainer.run(num_taken)
                 except TrainingError as error:
-                    raise TrainingError(f"{error} {_what_is_left(newest)}") from error
+                    raise TrainingError(f"{error} {_what_is_left(model_dir, newest)}") from error
                 is_first_call = step == first_step
                 step = call_end
                 if is_first_call:
                     progress.compiled()
                 else:
                     speed.add(num_taken, time.perf_counter() - start)
+                    speed.seconds_per_step = agreement.on_value(speed.seconds_per_step)
                 losses = {name: value / num_taken for name, value in sums.items() if name != GRADIENT_NORM}
                 learning_rate = optimizer.learning_rate_at(step - 1)  # what the last update used
                 if trainer.num_skipped:
@@ -239,12 +246,16 @@ def train(
                     progress.say(f"Saved {newest}.")
                     if on_checkpoint is not None:
                         on_checkpoint(step, newest)
-            if step < num_steps and stop.signum is not None:
+            if step < num_steps and signum is not None:
                 if step > saved_step:
                     newest = run.save(step)
-                message = f"Stopped at step {step} of {num_steps}. {_what_is_left(newest)}"
-                progress.say(f"{message} The same command goes on from there.")
-                raise TrainingStopped(message, exit_code=128 + stop.signum)
+                whose = "" if stop.signum else " as another worker asked"
+                message = f"Stopped{whose} at step {step} of {num_steps}. {_what_is_left(model_dir, newest)}"
+                progress.say(f"{message} The same command goes on from there.", on_every_worker=True)
+                stopped = TrainingStopped(message, exit_code=128 + signum)
+            agreement.wait()  # one that leaves early would be missed while the chief still saves
+            if stopped is not None:
+                raise stopped
     finally:
         progress.close()
     return TrainResult(step, newest, losses, speed.steps_per_second, num_skipped)
@@ -326,5 +337,8 @@ def _data_seed(seed: int, first_step: int) -> int:
     )
 
 
-def _what_is_left(newest: str | None) -> str:
-    return f"The newest checkpoint is {newest}." if newest else "No checkpoint has been saved."
+def _what_is_left(model_dir: str, newest: str | None) -> str:
+    if newest is None:
+        return "No checkpoint has been saved."
+    # By the chief's name for it: what other workers save, only because all have to save together, vanishes with them.
+    return f"The newest checkpoint is {os.path.join(model_dir, os.path.basename(newest))}."

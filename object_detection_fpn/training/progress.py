@@ -37,9 +37,9 @@ class Progress:
         self._line_time = 0.0
         self._compile_start = 0.0
 
-    def say(self, line: str) -> None:
-        """Writes a line of its own, above the bar if there is one."""
-        if self._is_shown:
+    def say(self, line: str, *, on_every_worker: bool = False) -> None:
+        """Writes a line of its own, above the bar if there is one; on the chief alone unless all have to say it."""
+        if self._is_shown or on_every_worker:
             tqdm.tqdm.write(line, file=self._output)
             self._output.flush()
 
@@ -160,7 +160,10 @@ class StopRequest:
                 os._exit(128 + signums[0])
             is_first = False
             self._note(signums[0], None)
-            self._progress.say("Stopping after the current steps; once more to stop at once, without a checkpoint.")
+            self._progress.say(
+                "Stopping after the current steps; once more to stop at once, without a checkpoint.",
+                on_every_worker=True,
+            )
 
 
 def duration(seconds: float) -> str:

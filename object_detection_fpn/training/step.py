@@ -32,6 +32,9 @@ _MOST_LOSSES = 32
 class TrainingError(Exception):
     """Training cannot go on. The message says at which step, why, and what is left on disk."""
 
+    exit_code = 1
+    """What the process should return."""
+
 
 class Trainer(orbit.StandardTrainer):
     """The train step, and what it tells the host.

@@ -56,7 +56,10 @@ class FakeModel(tf_keras.layers.Layer):
 
 
 def make_dataset(batch_size: int = 4, value_of_step: Callable[[tf.Tensor], tf.Tensor] | None = None) -> Callable:
-    """Endless batches, all alike, of which replica i of n sees the i-th part; `value_of_step` scales the images."""
+    """Endless batches, all alike, of which replica i of n sees the i-th part, in one process or in several.
+
+    `value_of_step` scales the images, given the number of the batch among those of its process.
+    """
 
     def dataset(context: tf.distribute.InputContext, seed: int) -> tf.data.Dataset:
         size = context.get_per_replica_batch_size(batch_size)
@@ -64,7 +67,8 @@ def make_dataset(batch_size: int = 4, value_of_step: Callable[[tf.Tensor], tf.Te
         boxes = tf.random.stateless_uniform([batch_size, 2, 4], [3, 4])
 
         def batch(step: tf.Tensor) -> Batch:
-            part = step % (batch_size // size)
+            number = step * context.num_input_pipelines + context.input_pipeline_id
+            part = number % (batch_size // size)
             scale = 1.0 if value_of_step is None else value_of_step(step)
             count = tf.fill([size], 2)
             return Batch(

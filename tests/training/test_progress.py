@@ -50,7 +50,7 @@ def test_log_shows_a_line_every_half_minute(monkeypatch):
     assert steps == [1, 2, 5, 10, *range(16, 100, 6), 100]
 
 
-def test_workers_that_are_not_the_chief_are_silent():
+def test_workers_that_are_not_the_chief_are_silent_but_for_what_all_have_to_say():
     output = Terminal()
     progress = progress_lib.Progress(100, output=output, is_shown=False)
     progress.begin(0)
@@ -58,6 +58,8 @@ def test_workers_that_are_not_the_chief_are_silent():
     progress.say("A line.")
     progress.close()
     assert output.getvalue() == ""
+    progress.say("Of all.", on_every_worker=True)
+    assert output.getvalue() == "Of all.\n"
 
 
 @pytest.mark.parametrize(
