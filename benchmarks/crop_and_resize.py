@@ -46,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             total = tf.reduce_sum(tf.square(crops))
         return tape.gradient(total, pyramid)
 
-    return crop_data.measure(lambda: forward(*pyramid), lambda: forward_backward(*pyramid))
+    return crop_data.measure(lambda: forward(*pyramid)[:1, :1].numpy(), lambda: forward_backward(*pyramid)[-1].numpy())
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -23,17 +22,17 @@ def draw(side: int, batch_size: int, num_rois: int) -> tuple[list[np.ndarray], n
     return pyramid, boxes, rng.integers(0, len(LEVELS), (batch_size, num_rois)).astype(np.int32)
 
 
-def measure(forward: Callable[[], Any], forward_backward: Callable[[], Any]) -> dict[str, float]:
+def measure(forward: Callable[[], object], forward_backward: Callable[[], object]) -> dict[str, float]:
     """Medians in seconds without the first calls, which trace, and the growth of the process in GB.
 
     Args:
-        forward: gives a tensor.
-        forward_backward: gives a list of gradients.
+        forward: ends once the crops are there.
+        forward_backward: ends once the gradients are there.
     """
     before = _gigabytes()
-    values = {"forward": _seconds(lambda: forward().numpy())}
+    values = {"forward": _seconds(forward)}
     values["extra_forward_gb"] = round(_peak_gigabytes() - before, 3)
-    values["forward_backward"] = _seconds(lambda: [gradient.numpy() for gradient in forward_backward()])
+    values["forward_backward"] = _seconds(forward_backward)
     values["extra_gb"] = round(_peak_gigabytes() - before, 3)
     return values
 

@@ -207,8 +207,10 @@ def _sparse_crop(
     @tf.custom_gradient
     def interpolate(flat: tf.Tensor):
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # Made anew, which costs little: a tape outside of a `tf.function` cannot hold a sparse matrix.
-            return tf.raw_ops.SparseMatrixMatMul(a=make_matrix(**entries), b=upstream, transpose_a=True)
+            # Made anew, which costs little: a tape outside of a `tf.function` cannot hold a sparse matrix. Transposed by
+            # itself: the product that transposes would sum in a copy of the pyramid for each thread.
+            transposed = tf.raw_ops.SparseMatrixTranspose(input=make_matrix(**entries), type=tf.float32)
+            return tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
 
         return tf.raw_ops.SparseMatrixMatMul(a=make_matrix(**entries), b=flat), gradient
 
