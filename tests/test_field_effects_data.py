@@ -221,12 +221,9 @@ def test_jpegs_of_training_alone_are_decoded_smaller(folder, tmp_path):
         writer.write(record.SerializeToString())
         writer.write(record.SerializeToString())
     reader = f'jpeg_min_side: 20 num_epochs: 1 tf_record_input_reader {{ input_path: "{tmp_path}/jpeg.tfrecord" }}'
-    sizes = []
-    for use in (TRAINING, EVALUATION):
+    for use, original_shape in ((TRAINING, [20, 30]), (EVALUATION, [40, 60])):
         _, [batch] = observe_batches(folder, reader, is_training=use)
-        assert batch[0] == (2, 64, 64, 3)
-        sizes.append(batch[3])
-    assert sizes == [[[20, 30]] * 2, [[40, 60]] * 2]
+        assert batch[0] == (2, 64, 64, 3) and [original_shape] * 2 in batch
 
 
 def test_another_kind_of_record_is_refused(folder):

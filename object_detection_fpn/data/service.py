@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -85,8 +86,8 @@ def watch(batches: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
     """
     watcher = _Watcher(service)
 
-    def call(function: Callable[[], Any], dtype: tf.DType = tf.bool) -> tf.Tensor:
-        return tf.ensure_shape(tf.numpy_function(function, [], dtype), [])
+    def call(function: Callable[[], Any]) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(function, [], tf.bool), [])
 
     @_without_autograph
     def ask(_):
@@ -94,8 +95,8 @@ def watch(batches: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
 
     @_without_autograph
     def hand_over(_, batch):
-        with tf.control_dependencies([call(watcher.answered)]):
-            return tf.nest.map_structure(tf.identity, batch)
+        call(watcher.answered)
+        return batch
 
     @_without_autograph
     def end(_):
@@ -103,9 +104,10 @@ def watch(batches: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
 
     @_without_autograph
     def look(_):
-        words = call(watcher.look, tf.string)
-        with tf.control_dependencies([tf.raw_ops.Assert(condition=tf.strings.length(words) == 0, data=[words])]):
-            return call(watcher.is_on)
+        words = watcher.alarm.dequeue()
+        is_end = tf.strings.length(words) == 0
+        tf.raw_ops.Assert(condition=is_end, data=[words])
+        return is_end
 
     def no_batches(flags: tf.data.Dataset) -> tf.data.Dataset:
         """Of the type of `batches`; empty."""
@@ -115,9 +117,7 @@ def watch(batches: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
     numbers = tf.data.Dataset.range(_MOST_STREAMS)
     answers = tf.data.Dataset.zip((numbers.map(ask), batches)).map(hand_over)
     answers = answers.concatenate(no_batches(numbers.take(1).map(end)))
-    # In a thread of its own, which sleeps mostly: it must not take one from those that compute.
-    looks = numbers.map(look, num_parallel_calls=1, use_unbounded_threadpool=True)
-    alarm = no_batches(looks.take_while(_without_autograph(lambda is_on: is_on)))
+    alarm = no_batches(numbers.take(1).map(look))
     both = tf.data.Dataset.from_tensors(answers).concatenate(tf.data.Dataset.from_tensors(alarm))
     return both.interleave(
         _without_autograph(lambda each: each), cycle_length=2, num_parallel_calls=2, deterministic=False
@@ -133,16 +133,24 @@ def _blank(spec: Any, flag: tf.Tensor) -> tf.Tensor | None:
 
 
 class _Watcher:
-    """Knows whether a batch is awaited, and for how long; its methods are called from threads of tf.data."""
+    """Knows whether a batch is awaited, and for how long; tf.data calls it at each batch, a thread of its own looks on.
+
+    That thread is one of Python alone. If tf.data called functions that wait, the process could not end while one does.
+    """
 
     def __init__(self, service: DataService) -> None:
+        self.alarm = tf.queue.FIFOQueue(1, [tf.string], shapes=[()])
+        """Gets what is to end the run, or, once the batches have ended, an empty string."""
         self._service = service
         self._awaited_since: float | None = None
         self._next_look = service.patience
-        self._is_on = True
+        self._thread: threading.Thread | None = None
 
     def asked(self) -> np.bool_:
-        self._awaited_since, self._next_look, self._is_on = time.monotonic(), self._service.patience, True
+        self._awaited_since, self._next_look = time.monotonic(), self._service.patience
+        if self._thread is None:
+            self._thread = threading.Thread(target=_look_on, args=[weakref.ref(self)], daemon=True)
+            self._thread.start()
         return np.True_
 
     def answered(self) -> np.bool_:
@@ -150,29 +158,37 @@ class _Watcher:
         return np.True_
 
     def ended(self) -> np.bool_:
-        self._is_on = False
+        self._awaited_since = None
+        self.alarm.enqueue("")
         return np.True_
 
-    def is_on(self) -> np.bool_:
-        return np.bool_(self._is_on)
-
-    def look(self) -> bytes:
-        """What is to end the run; empty if nothing is."""
-        time.sleep(min(_SECONDS_BETWEEN_TRIES, self._service.patience))
+    def look(self) -> str | None:
+        """What is to end the run, if anything is."""
         since = self._awaited_since
         waited = 0.0 if since is None else time.monotonic() - since
         if waited < self._next_look:
-            return b""
+            return None
         address = self._service.address
         try:
             wait_for_dispatcher(address, timeout=self._service.patience)
         except TimeoutError as error:
             if self._awaited_since != since:
-                return b""  # a batch has come meanwhile: its workers do without the dispatcher
-            return f"The data service at {address} has gone: no batch for {waited:.0f} s. {error}".encode()
+                return None  # a batch has come meanwhile: the workers do without their dispatcher
+            return f"The data service at {address} has gone: no batch for {waited:.0f} s. {error}"
         logging.warning("No batch from the data service at %s for %.0f s. Are its workers up?", address, waited)
         self._next_look = 2 * waited
-        return b""
+        return None
+
+
+def _look_on(reference: weakref.ref[_Watcher]) -> None:
+    """Looks from time to time, as long as the data set is there."""
+    while (watcher := reference()) is not None:
+        words = watcher.look()
+        if words is not None:
+            watcher.alarm.enqueue(words)
+            return
+        del watcher
+        time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def split_address(address: str) -> tuple[str, int]:
