@@ -595,6 +595,7 @@ def build_dataset(
         load_labeled_classes=not is_training,
         map_empty_labeled_classes_to_ones=evaluation.image_classes_field_map_empty_to_ones,
         hierarchy=decoder.Hierarchy(*label_map.hierarchy()) if reader.expand_labels_hierarchy else None,
+        jpeg_min_side=reader.jpeg_min_side,
         shuffle=reader.shuffle,
         shuffle_buffer_size=reader.shuffle_buffer_size,
         filenames_shuffle_buffer_size=reader.filenames_shuffle_buffer_size,

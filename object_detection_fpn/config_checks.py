@@ -401,6 +401,12 @@ def _cache_has_a_folder(message: input_reader_pb2.InputReader, path: str) -> Ite
         yield _at(message, path, "cache_dir", problem, "a folder beside cache: DISK, else nothing")
 
 
+def _channels_fit_image(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    if message.jpeg_min_side and message.num_additional_channels:
+        problem = "would decode images smaller than the additional channels"
+        yield _at(message, path, "jpeg_min_side", problem, "0 beside num_additional_channels")
+
+
 _RULES: dict[str, tuple[_Rule, ...]] = {
     "TrainEvalPipelineConfig": (
         _padding_colour_has_all_channels,
@@ -429,7 +435,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
     "ManualStepLearningRate": (_schedule_ascends,),
     "CosineDecayLearningRate": (_warmup_fits,),
     "EvalConfig": (_metrics_are_known, _super_categories_have_members, _color_is_known),
-    "InputReader": (_records_are_examples, _weights_fit_files, _cache_has_a_folder),
+    "InputReader": (_records_are_examples, _weights_fit_files, _cache_has_a_folder, _channels_fit_image),
 }
 
 

@@ -205,6 +205,27 @@ def test_a_cache_on_disk_and_a_folder_belong_together(folder, reader):
     ]
 
 
+def test_smaller_jpegs_are_refused_beside_additional_channels(folder):
+    reader = "jpeg_min_side: 64 num_additional_channels: 1"
+    problems = [p.field for p in config_checks.find_problems(make_config(folder, reader=reader))]
+    assert problems.count("train_input_reader.jpeg_min_side") == 1
+    with pytest.raises(ValueError, match="jpeg_min_side = 64 beside additional channels"):
+        observe_batches(folder, reader, is_training=TRAINING)
+
+
+def test_jpegs_of_training_alone_are_decoded_smaller(folder, tmp_path):
+    record = tf.train.Example()
+    encoded = tf.io.encode_jpeg(np.zeros([40, 60, 3], np.uint8)).numpy()
+    record.features.feature["image/encoded"].bytes_list.value.append(encoded)
+    with tf.io.TFRecordWriter(str(tmp_path / "jpeg.tfrecord")) as writer:
+        writer.write(record.SerializeToString())
+        writer.write(record.SerializeToString())
+    reader = f'jpeg_min_side: 20 num_epochs: 1 tf_record_input_reader {{ input_path: "{tmp_path}/jpeg.tfrecord" }}'
+    for use, original_shape in ((TRAINING, [20, 30]), (EVALUATION, [40, 60])):
+        _, [batch] = observe_batches(folder, reader, is_training=use)
+        assert batch[0] == (2, 64, 64, 3) and [original_shape] * 2 in batch
+
+
 def test_another_kind_of_record_is_refused(folder):
     config = make_config(folder, reader="input_type: TF_SEQUENCE_EXAMPLE")
     problems = [p for p in config_checks.find_problems(config) if p.field.endswith("input_type")]
@@ -389,7 +410,12 @@ def test_a_field_of_the_label_map_changes_it(tmp_path, field):
 
 # All of them ----------------------------------------------------------------------------------------------------------
 
-ELSEWHERE = {"InputReader.name", "InputReader.input_type", "InputReader.cache_dir"}  # tests of their own above
+ELSEWHERE = {
+    "InputReader.name",
+    "InputReader.input_type",
+    "InputReader.cache_dir",
+    "InputReader.jpeg_min_side",
+}  # tests of their own above
 
 
 def test_every_field_is_in_one_table():

@@ -1,6 +1,6 @@
 """Images a second that the Object Detection API's training pipeline gives for a pipeline config; a line of JSON.
 
-    python benchmarks/peers/odapi_input.py my.config [--num_batches 50]
+    python benchmarks/peers/odapi_input.py my.config [--num_batches 150]
 
 For an interpreter in which `object_detection` can be imported, as the peer of `benchmarks/input_pipeline.py`.
 """
@@ -12,11 +12,13 @@ import json
 import resource
 import time
 
+NUM_WARM_UP_BATCHES = 25  # as in `benchmarks/input_pipeline.py`
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
-    parser.add_argument("--num_batches", type=int, default=50)
+    parser.add_argument("--num_batches", type=int, default=150)
     arguments = parser.parse_args()
 
     from object_detection import inputs
@@ -29,6 +31,8 @@ def main() -> None:
     batches = iter(dataset.repeat())
     next(batches)
     first = time.perf_counter() - start
+    for _ in range(NUM_WARM_UP_BATCHES):
+        next(batches)
     start = time.perf_counter()
     for _ in range(arguments.num_batches):
         next(batches)

@@ -83,6 +83,7 @@ def with_none(tensors: Iterable[tf.Tensor], *, like: Any) -> Any:
 
 
 _IMAGE_CHANNELS = 3
+_JPEG_RATIOS = (2, 4, 8)  # by which a JPEG can be decoded smaller, in less time
 _ROUNDING = 1e-3  # share of the image side by which a box may stick out before its clipping is worth a notice
 
 _FEATURES: dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature] = {
@@ -132,6 +133,7 @@ def decode_example(
     load_labeled_classes: bool = False,
     map_empty_labeled_classes_to_ones: bool = True,
     hierarchy: Hierarchy | None = None,
+    jpeg_min_side: int = 0,
 ) -> DecodedExample:
     """Decodes a record; boxes that cannot train are dropped and counted, a record that contradicts itself is refused.
 
@@ -150,6 +152,8 @@ def decode_example(
         map_empty_labeled_classes_to_ones: an image without labels was looked through for all classes, instead of none.
         hierarchy: give every box to the ancestors of its class as well, a row each, and likewise labels of the image:
             what is there (`image/class/confidence` 1, or not given) to ancestors, what is not (0) to descendants.
+        jpeg_min_side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves its shorter side this
+            long, in pixels; 0 for the whole size. Not beside additional channels.
 
     Returns:
         A `DecodedExample`; its image is uint8 [H, W, 3 + num_additional_channels].
@@ -168,7 +172,7 @@ def decode_example(
         features |= _IMAGE_LABEL_FEATURES
     parsed = tf.io.parse_single_example(serialized, features)
     objects, notices = _decode_objects(parsed, num_classes, label_table, load_class_scores, hierarchy)
-    image = _decode_image(parsed, num_additional_channels)
+    image = _decode_image(parsed, num_additional_channels, jpeg_min_side)
     labeled_classes = None
     if load_labeled_classes:
         labeled_classes = _decode_labeled_classes(parsed, num_classes, label_table, hierarchy)
@@ -223,11 +227,11 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
     return f"{record}: could not be decoded the first time, for a reason that did not recur."
 
 
-def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int) -> tf.Tensor:
+def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int, jpeg_min_side: int) -> tf.Tensor:
     """[H, W, 3 + num_additional_channels] uint8."""
     encoded = parsed["image/encoded"]
     _require(tf.strings.length(encoded) > 0, "image/encoded is missing or empty.")
-    image = tf.io.decode_image(encoded, channels=_IMAGE_CHANNELS, expand_animations=False)
+    image = _decode_smaller(encoded, jpeg_min_side) if jpeg_min_side else _decode_whole(encoded)
     image = tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS])
     if not num_additional_channels:
         return image
@@ -251,6 +255,25 @@ def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int)
         )  # fmt: skip
         channels.append(channel)
     return tf.concat(channels, axis=-1)
+
+
+def _decode_whole(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(encoded, channels=_IMAGE_CHANNELS, expand_animations=False)
+
+
+def _decode_smaller(encoded: tf.Tensor, min_side: int) -> tf.Tensor:
+    """A JPEG whose shorter side keeps `min_side` pixels is decoded smaller: fewer coefficients, and fewer pixels to resize."""
+    side = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2]),
+        lambda: tf.constant(0),
+    )
+    index = tf.math.count_nonzero(side >= min_side * tf.constant(_JPEG_RATIOS), dtype=tf.int32)
+
+    def decode(ratio: int) -> Callable[[], tf.Tensor]:
+        return lambda: tf.io.decode_jpeg(encoded, channels=_IMAGE_CHANNELS, ratio=ratio)
+
+    return tf.switch_case(index, [lambda: _decode_whole(encoded), *map(decode, _JPEG_RATIOS)])
 
 
 def _decode_objects(

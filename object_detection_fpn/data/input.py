@@ -58,6 +58,7 @@ def make_dataset(
     load_labeled_classes: bool = False,
     map_empty_labeled_classes_to_ones: bool = True,
     hierarchy: decoder.Hierarchy | None = None,
+    jpeg_min_side: int = 0,
     shuffle: bool = True,
     shuffle_buffer_size: int = 2048,
     filenames_shuffle_buffer_size: int = 100,
@@ -99,6 +100,8 @@ def make_dataset(
         load_labeled_classes: fill `Batch.labeled_classes`.
         map_empty_labeled_classes_to_ones: see `decoder.decode_example`.
         hierarchy: see `decoder.decode_example`.
+        jpeg_min_side: see `decoder.decode_example`; in training only, whose `Batch.original_shapes` are then those of the
+            decoded images.
         shuffle: shuffle files and records (training only).
         shuffle_buffer_size: records to choose the next one from.
         filenames_shuffle_buffer_size: file names to choose the next one from.
@@ -121,8 +124,8 @@ def make_dataset(
 
     Raises:
         FileNotFoundError: if no file matches.
-        ValueError: if a count is not positive, weights and patterns differ in number, the files hold no records, or a data
-            service is to make batches of evaluation.
+        ValueError: if a count is not positive, weights and patterns differ in number, the files hold no records, a data
+            service is to make batches of evaluation, or `jpeg_min_side` stands beside additional channels.
         tf.errors.InvalidArgumentError: while iterating, if a file is truncated or corrupted or a record does not decode;
             `decoder.refusal_words` takes the one-line reason out of it.
     """
@@ -150,6 +153,10 @@ def make_dataset(
 
     if service is not None and not is_training:
         raise ValueError("A data service makes batches for training only: evaluation keeps the order of the records.")
+    if jpeg_min_side and num_additional_channels:
+        raise ValueError(
+            f"jpeg_min_side = {jpeg_min_side} beside additional channels, which have the size of the image."
+        )
     groups = [[pattern] for pattern in patterns] if weights else [patterns]
     files = [reader.list_record_files(group) for group in groups]
     decode = functools.partial(
@@ -161,6 +168,7 @@ def make_dataset(
         load_labeled_classes=load_labeled_classes,
         map_empty_labeled_classes_to_ones=map_empty_labeled_classes_to_ones,
         hierarchy=hierarchy,
+        jpeg_min_side=jpeg_min_side if is_training else 0,
     )
     end = _end_mark(num_additional_channels)
     prepare = functools.partial(
@@ -240,7 +248,7 @@ def make_dataset(
             reader.settle(remarks, decode, report, batched=True)
             return batch
 
-        batches = data_service.distribute(batches, service).map(settle)
+        batches = data_service.watch(data_service.distribute(batches, service), service).map(settle)
 
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (

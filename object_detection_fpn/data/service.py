@@ -12,9 +12,11 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -23,6 +25,7 @@ _SECONDS_BETWEEN_TRIES = 0.5
 _DISPATCHER_TIMEOUT_MS = 60_000  # how long a worker whose dispatcher has gone tries to reach it again
 _MOST_STREAMS = 2**62
 _NEW_STREAM_SEED = 1  # any but 0, see `in_streams`
+_without_autograph = tf.autograph.experimental.do_not_convert  # see `reader.without_autograph`
 
 
 class DataService(NamedTuple):
@@ -32,6 +35,8 @@ class DataService(NamedTuple):
     """HOST:PORT of the dispatcher."""
     job_name: str
     """Pipelines of one name share the batches of one job, each of which goes to one of them."""
+    patience: float = 60.0
+    """Seconds to wait for a batch before looking whether the service is still there."""
 
 
 def in_streams(make_stream: Callable[[tf.Tensor], tf.data.Dataset], *, num_streams: int = 0) -> tf.data.Dataset:
@@ -42,7 +47,7 @@ def in_streams(make_stream: Callable[[tf.Tensor], tf.data.Dataset], *, num_strea
         num_streams: how many there are, 0 for no end.
     """
 
-    @tf.autograph.experimental.do_not_convert
+    @_without_autograph
     def make(number: tf.Tensor) -> tf.data.Dataset:
         # Of this function's graph alone: beside the global seed 0, tf.data cannot take a tensor as its seed.
         tf.random.set_seed(_NEW_STREAM_SEED)
@@ -64,6 +69,126 @@ def distribute(dataset: tf.data.Dataset, service: DataService) -> tf.data.Datase
             job_name=service.job_name,
         )
     )
+
+
+def watch(batches: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
+    """The same batches, and an error once the service has gone, where TensorFlow would wait without end or a word.
+
+    A service that answers but gives nothing is worth a warning only: its workers may be slow, or about to be started.
+
+    Args:
+        batches: what `distribute` gives.
+        service: where they come from.
+
+    Returns:
+        A data set that raises tf.errors.InvalidArgumentError, for `decoder.refusal_words`, when no batch has come for as long
+        as the service's patience and no dispatcher answers.
+    """
+    watcher = _Watcher(service)
+
+    def call(function: Callable[[], Any]) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(function, [], tf.bool), [])
+
+    @_without_autograph
+    def ask(_):
+        return call(watcher.asked)
+
+    @_without_autograph
+    def hand_over(_, batch):
+        call(watcher.answered)
+        return batch
+
+    @_without_autograph
+    def end(_):
+        return call(watcher.ended)
+
+    @_without_autograph
+    def look(_):
+        words = watcher.alarm.dequeue()
+        is_end = tf.strings.length(words) == 0
+        tf.raw_ops.Assert(condition=is_end, data=[words])
+        return is_end
+
+    def no_batches(flags: tf.data.Dataset) -> tf.data.Dataset:
+        """Of the type of `batches`; empty."""
+        blank = _without_autograph(lambda flag: tf.nest.map_structure(lambda s: _blank(s, flag), batches.element_spec))
+        return flags.filter(_without_autograph(lambda _: False)).map(blank)
+
+    numbers = tf.data.Dataset.range(_MOST_STREAMS)
+    answers = tf.data.Dataset.zip((numbers.map(ask), batches)).map(hand_over)
+    answers = answers.concatenate(no_batches(numbers.take(1).map(end)))
+    alarm = no_batches(numbers.take(1).map(look))
+    both = tf.data.Dataset.from_tensors(answers).concatenate(tf.data.Dataset.from_tensors(alarm))
+    return both.interleave(
+        _without_autograph(lambda each: each), cycle_length=2, num_parallel_calls=2, deterministic=False
+    )
+
+
+def _blank(spec: Any, flag: tf.Tensor) -> tf.Tensor | None:
+    """A tensor of this type; `flag` only keeps TensorFlow from knowing its shape better than the type says."""
+    if not isinstance(spec, tf.TensorSpec):
+        return None  # a field that is not loaded
+    shape = tf.constant([size or 1 for size in spec.shape], tf.int32)
+    return tf.ensure_shape(tf.zeros(tf.where(flag, shape, shape + 1), spec.dtype), spec.shape)
+
+
+class _Watcher:
+    """Knows whether a batch is awaited, and for how long; tf.data calls it at each batch, a thread of its own looks on.
+
+    That thread is one of Python alone. If tf.data called functions that wait, the process could not end while one does.
+    """
+
+    def __init__(self, service: DataService) -> None:
+        self.alarm = tf.queue.FIFOQueue(1, [tf.string], shapes=[()])
+        """Gets what is to end the run, or, once the batches have ended, an empty string."""
+        self._service = service
+        self._awaited_since: float | None = None
+        self._next_look = service.patience
+        self._thread: threading.Thread | None = None
+
+    def asked(self) -> np.bool_:
+        self._awaited_since, self._next_look = time.monotonic(), self._service.patience
+        if self._thread is None:
+            self._thread = threading.Thread(target=_look_on, args=[weakref.ref(self)], daemon=True)
+            self._thread.start()
+        return np.True_
+
+    def answered(self) -> np.bool_:
+        self._awaited_since = None
+        return np.True_
+
+    def ended(self) -> np.bool_:
+        self._awaited_since = None
+        self.alarm.enqueue("")
+        return np.True_
+
+    def look(self) -> str | None:
+        """What is to end the run, if anything is."""
+        since = self._awaited_since
+        waited = 0.0 if since is None else time.monotonic() - since
+        if waited < self._next_look:
+            return None
+        address = self._service.address
+        try:
+            wait_for_dispatcher(address, timeout=self._service.patience)
+        except TimeoutError as error:
+            if self._awaited_since != since:
+                return None  # a batch has come meanwhile: the workers do without their dispatcher
+            return f"The data service at {address} has gone: no batch for {waited:.0f} s. {error}"
+        logging.warning("No batch from the data service at %s for %.0f s. Are its workers up?", address, waited)
+        self._next_look = 2 * waited
+        return None
+
+
+def _look_on(reference: weakref.ref[_Watcher]) -> None:
+    """Looks from time to time, as long as the data set is there."""
+    while (watcher := reference()) is not None:
+        words = watcher.look()
+        if words is not None:
+            watcher.alarm.enqueue(words)
+            return
+        del watcher
+        time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -188,11 +188,18 @@ def _sparse_crop(
     faster than TensorFlow's kernel, and the transposed product gives the gradient, which that kernel gets wrong there: its
     threads add to the same cells without excluding each other, and lose up to 10 % of it.
     """
-    flat, cells, weights = _interpolation(
-        pyramid, _pull_inside(boxes), level_indices, crop_size=crop_size, fades_beyond_border=False
-    )
-    num_samples = tf.size(cells[0])
-    indices = tf.stack([tf.repeat(tf.range(num_samples), 4), _corners_last(cells)], axis=-1)
+    flat, first_cell, size = _flatten(pyramid, level_indices)
+    boxes = _pull_inside(boxes)
+    rows, row_weights = _pairs(_samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], False))
+    columns, column_weights = _pairs(_samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], False))
+    # [B, R, height, width, 2, 2], the four corners of a sample beside each other, as the matrix wants them.
+    rows = first_cell[..., tf.newaxis, tf.newaxis] + rows * size[..., 1, tf.newaxis, tf.newaxis]
+    cells = rows[..., :, tf.newaxis, :, tf.newaxis] + columns[..., tf.newaxis, :, tf.newaxis, :]
+    weights = row_weights[..., :, tf.newaxis, :, tf.newaxis] * column_weights[..., tf.newaxis, :, tf.newaxis, :]
+    cells, weights = tf.reshape(cells, [-1, 4]), tf.reshape(weights, [-1, 4])
+    num_samples = tf.shape(cells)[0]
+    samples = tf.broadcast_to(tf.range(num_samples)[:, tf.newaxis], tf.shape(cells))
+    indices = tf.reshape(tf.stack([samples, cells], axis=-1), [-1, 2])
     make_matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix
     is_never_empty = bool(cells.shape.num_elements())
     # TensorFlow's product of a matrix without rows ends the process: without RoIs there is one row, of no weights.
@@ -200,15 +207,17 @@ def _sparse_crop(
     num_cells = tf.shape(flat)[0]
     entries = {
         "indices": tf.cast(indices, tf.int64),
-        "values": _corners_last(weights),
+        "values": tf.reshape(weights, [-1]),
         "dense_shape": tf.cast(tf.stack([num_rows, num_cells]), tf.int64),
     }
 
     @tf.custom_gradient
     def interpolate(flat: tf.Tensor):
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # Made anew, which costs little: a tape outside of a `tf.function` cannot hold a sparse matrix.
-            return tf.raw_ops.SparseMatrixMatMul(a=make_matrix(**entries), b=upstream, transpose_a=True)
+            # Made anew, which costs little: a tape outside of a `tf.function` cannot hold a sparse matrix. Transposed by
+            # itself: the product that transposes would sum in a copy of the pyramid for each thread.
+            transposed = tf.raw_ops.SparseMatrixTranspose(input=make_matrix(**entries), type=tf.float32)
+            return tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
 
         return tf.raw_ops.SparseMatrixMatMul(a=make_matrix(**entries), b=flat), gradient
 
@@ -216,7 +225,7 @@ def _sparse_crop(
     if not is_never_empty:
         crops = crops[:num_samples]
     if extrapolation_value:
-        crops += extrapolation_value * (1.0 - tf.reshape(tf.reduce_sum(weights, axis=0), [-1, 1]))
+        crops += extrapolation_value * (1.0 - tf.reduce_sum(weights, axis=1, keepdims=True))
     return crops
 
 
@@ -265,20 +274,10 @@ def _interpolation(
         All cells of all levels and images, [N, F]; the rows of that which each sample lies between, [4, B, R, height, width]
         int32, and their weights, of the same shape.
     """
-    batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
-    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
-    num_cells = [height * width for height, width in sizes]
-    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
-    flat = tf.concat(
-        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
-        axis=1,
-    )
-    flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
-    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
+    flat, first_cell, size = _flatten(pyramid, level_indices)
     # Cells and weights, a pair of [B, R, height] or [B, R, width] each.
     rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], fades_beyond_border)
     columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], fades_beyond_border)
-    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
     first_cell = first_cell[..., tf.newaxis, tf.newaxis]
     width = size[..., 1, tf.newaxis, tf.newaxis]
 
@@ -290,9 +289,28 @@ def _interpolation(
     return flat, cells, weights
 
 
-def _corners_last(values: tf.Tensor) -> tf.Tensor:
-    """[4, B, R, height, width] -> [B * R * height * width * 4]."""
-    return tf.reshape(tf.transpose(tf.reshape(values, [4, -1])), [-1])
+def _flatten(pyramid: Sequence[tf.Tensor], level_indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """All cells of all levels and images, [N, F]; for each RoI the first of its image and level, [B, R]; the level's height
+    and width, [B, R, 2] int32.
+    """
+    batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
+    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
+    num_cells = [height * width for height, width in sizes]
+    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
+    flat = tf.concat(
+        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
+        axis=1,
+    )
+    flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
+    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
+    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
+    return flat, first_cell, size
+
+
+def _pairs(values: tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of `_samples`, as [B, R, S, 2] each."""
+    cells, weights = values
+    return tf.stack(cells, axis=-1), tf.stack(weights, axis=-1)
 
 
 def _pull_inside(boxes: tf.Tensor) -> tf.Tensor:

@@ -366,3 +366,24 @@ def test_decoding_is_the_same_in_a_graph(make_record):
     for a, b in zip(tf.nest.flatten(eager), tf.nest.flatten(traced), strict=True):
         if a is not None:
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "min_side, size", [(0, (64, 90)), (33, (64, 90)), (32, (32, 45)), (9, (16, 23)), (8, (8, 12)), (1, (8, 12))]
+)
+def test_a_jpeg_is_decoded_no_larger_than_is_needed(make_record, encode_image, min_side, size):
+    decoded = decode(make_record(image=encode_image(64, 90)), jpeg_min_side=min_side)
+    image = decoded.example.image.numpy()
+    assert image.shape == (*size, 3) and image.dtype == np.uint8
+    ratio = -(-90 // size[1])
+    ramp = np.minimum((np.arange(size[1]) + 0.5) * ratio / 90 * 255, 255)  # boxes hold to within a pixel
+    np.testing.assert_allclose(image.mean(axis=(0, 2)), ramp, atol=8)
+    np.testing.assert_allclose(decoded.example.objects.boxes, [[0.1, 0.2, 0.5, 0.6]], atol=1e-6)
+
+
+def test_what_is_no_jpeg_is_decoded_whole(make_record, encode_image):
+    record = make_record(image=encode_image(64, 90, "png"))
+    assert decode(record, jpeg_min_side=8).example.image.shape == (64, 90, 3)
+    assert "does not decode" in decoder.explain_failure(
+        make_record(image=b"\xff\xd8\xffgarbage"), file="f", index=0, decode=functools.partial(decode, jpeg_min_side=8)
+    )

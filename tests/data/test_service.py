@@ -8,23 +8,36 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from object_detection_fpn import config, run
 from object_detection_fpn.data import decoder, resize, service
 from object_detection_fpn.data import input as input_pipeline
 from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.report import DataReport, Notice
 
-COMMAND = [sys.executable, "-m", "object_detection_fpn.cli", "data-service"]
+# Ends with the process of the tests, however that ends.
+COMMAND = """
+import os, sys, threading, time
+from object_detection_fpn import cli
+def end_with_parent():
+    while os.getppid() == int(sys.argv[1]):
+        time.sleep(0.5)
+    os._exit(1)
+threading.Thread(target=end_with_parent, daemon=True).start()
+sys.exit(cli.main(["data-service", *sys.argv[2:]]))
+"""
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    """A server of `odfpn data-service` that is up: it has said a line."""
+    """A server of `odfpn data-service`, which says a line once it is up."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
+    command = [sys.executable, "-c", COMMAND, str(os.getpid()), *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +171,44 @@ def test_weights_hold_elsewhere_too(address, numbered):
     paths = [numbered(4, name="few.tfrecord"), numbered(40, name="many.tfrecord")]
     seen = areas(make(paths, address, name="weights", sample_from_datasets_weights=[1.0, 0.0], batch_size=10).take(4))
     assert set(seen) == set(range(4))
+
+
+def test_training_by_a_service_goes_through_all_steps(address, tiny_resnet18, small_overrides, tmp_path):
+    """Three processes: this one trains, the workers read, augment and batch."""
+    recipe = config.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
+    message = config.load_config(recipe, small_overrides, require_data="train")
+    result = run.train(message, model_dir=str(tmp_path), num_steps=3, data_service_address=address)
+    assert result.step == 3 and all(np.isfinite(loss) for loss in result.losses.values())
+
+
+def test_a_service_that_goes_away_ends_what_waits_for_it(numbered, caplog):
+    """First its worker, which is worth a warning; then its dispatcher. Both are of this process, to be stopped quickly."""
+    dispatcher = tf.data.experimental.service.DispatchServer(tf.data.experimental.service.DispatcherConfig(port=0))
+    place = dispatcher.target.split("://")[1]
+    worker = tf.data.experimental.service.WorkerServer(
+        tf.data.experimental.service.WorkerConfig(dispatcher_address=place)
+    )
+    servers = [dispatcher, worker]
+    del dispatcher, worker
+    batches = iter(make(numbered(4), place, name="goes", service=service.DataService(place, "goes", patience=0.3)))
+    next(batches)
+    has_warned = threading.Event()
+
+    def stop_the_dispatcher():
+        while f"No batch from the data service at {place} for" not in caplog.text:
+            time.sleep(0.1)
+        has_warned.set()
+        servers.clear()
+
+    servers.pop()
+    threading.Thread(target=stop_the_dispatcher, daemon=True).start()
+    with caplog.at_level("WARNING"), pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        for _ in batches:  # some were made ahead
+            pass
+    assert has_warned.is_set()
+    words = decoder.refusal_words(caught.value)
+    assert words.startswith(f"The data service at {place} has gone: no batch for ")
+    assert f"No data service answers at {place} within 0.3 s" in words and "\n" not in words
 
 
 def test_evaluation_elsewhere_is_refused(numbered):
