@@ -59,7 +59,7 @@ class FakeCompiler:
 
 class FakeStep:
     state_bytes = GIB
-    reduced_bytes = 100_000_000
+    reduced_bytes = 100_000
     dtype = "bfloat16"
 
     def __init__(self, config):
@@ -95,7 +95,7 @@ def test_plan_tells_memory_time_and_speed(make_plan, compiler):
     [train] = make_plan().steps
     assert (train.batch_size, train.batch_size_per_replica) == (64, 8)
     assert train.fits and train.used_bytes == 3 * GIB and train.available_bytes == int(15.75 * GIB)
-    exchange = 2 * 7 / 8 * 1e8 / 200e9
+    exchange = 2 * 7 / 8 * 1e5 / 200e9
     assert train.all_reduce_seconds == pytest.approx(exchange)
     assert train.seconds == pytest.approx(1576 / 1.5e9 + exchange)  # 1576 cycles at 1.5 GHz
     assert train.images_per_second == pytest.approx(64 / train.seconds)
