@@ -35,6 +35,8 @@ _OTHERS = "others"
 
 # Instructions that take time and carry no estimate.
 _WITHOUT_ESTIMATE = frozenset({"sort", "scatter", "gather", "custom-call", "convolution", "dot", "rng-bit-generator"})
+# Custom calls that reserve, assert or rename, and take no time.
+_FREE_CALLS = frozenset({"AllocateBuffer", "AssumeGatherIndicesInBound", "X64Combine", "X64SplitHigh", "X64SplitLow"})
 _COLLECTIVES = ("all-", "reduce-scatter", "collective-")
 
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
@@ -42,6 +44,7 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)")
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _SCOPES = re.compile(r'op_name="([^"]*)"')
 _CALLED = re.compile(r"(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"?(\d+)')
 _INTEGER = re.compile(r"constant\((-?\d+)\)")
@@ -172,6 +175,8 @@ def _kind_without_estimate(instruction: Instruction) -> str | None:
     if instruction.opcode == "fusion" and "kind=kCustom" in instruction.text:
         # The compiler names these after what they do: "scatter_fusion.3".
         return re.sub(r"[._]?\d+(\.clone)*$", "", instruction.name).replace("_", " ")
+    if instruction.opcode == "custom-call" and (match := _TARGET.search(instruction.text)):
+        return None if match[1] in _FREE_CALLS else match[1]
     if instruction.opcode in _WITHOUT_ESTIMATE or instruction.opcode.startswith(_COLLECTIVES):
         return instruction.opcode
     return None

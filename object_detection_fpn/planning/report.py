@@ -6,8 +6,8 @@ from object_detection_fpn.planning.plan import Plan, StepPlan
 
 _LEAST_SHARE = 0.005  # of the time; smaller groups are shown as one
 _LEFT_OUT = (
-    "Left out of every estimate: the input pipeline, transfers from and to the host, waiting for other replicas, statistics of "
-    "synchronized batch norm."
+    "Loops count as long as they may be. Left out of every estimate: the input pipeline, transfers from and to the host, "
+    "waiting for other replicas, statistics of synchronized batch norm."
 )
 
 
