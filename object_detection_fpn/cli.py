@@ -1,4 +1,4 @@
-"""The commands: `odfpn train | eval | export | predict | convert | demo`, and what the Object Detection API's scripts share.
+"""The commands of `odfpn`, and what the Object Detection API's scripts share.
 
 A mistake of the user ends a command with one line that says what it is, and exit status 2; what went wrong later, with 1;
 a worker that is missing, with 75; a signal, after training has saved its state, with 128 + its number.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -255,6 +256,28 @@ def _make_parser() -> argparse.ArgumentParser:
     service.add_argument("--dispatcher", metavar="HOST:PORT", help="of a worker")
     service.add_argument("--host", help="name under which trainers reach the machine of a worker; its own by default")
 
+    plan = add("plan", _plan, "Tell what training and inference need and take on a TPU, without one.")
+    plan.description += (
+        " Both are compiled for it by the TPU's own compiler (pip install 'object_detection_fpn[plan]'). The exit status is "
+        "0 if they fit into its memory, 1 if not."
+    )
+    add_config(plan)
+    plan.add_argument(
+        "--tpu",
+        required=True,
+        metavar="KIND-SIZE",
+        help="kind v2, v3, v4, v5e, v5p or v6e, and size: a number of cores (v2, v3, v4, v5p: two make a chip) or chips "
+        "(v5e, v6e). v3-8 has 4 chips with 8 cores, v5e-8 has 8 chips",
+    )
+    plan.add_argument("--batch_size", type=int, help="overrides train_config.batch_size: images of all replicas")
+    plan.add_argument("--step", choices=("train", "inference"), help="plan this one only")
+    plan.add_argument("--fast", action="store_true", help="memory only: compiling takes a minute instead of 5 to 15")
+    plan.add_argument(
+        "--largest_batch", action="store_true", help="make sure of the largest batch that fits; up to 5 more minutes"
+    )
+    plan.add_argument("--plan_python", metavar="PYTHON", help="interpreter of an environment that has jax[tpu]")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
     demo = add("demo", _demo, "Draw data, train a small detector on it, evaluate, export and use it.")
     demo.add_argument("--output_dir", default="demo_output")
     demo.add_argument("--num_steps", type=int, help="overrides the recipe's")
@@ -378,6 +401,32 @@ def _data_service(arguments: argparse.Namespace) -> int:
         raise
     except OSError as error:
         raise UsageError(str(error)) from error
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from object_detection_fpn.planning import plan, report, tpu
+
+    with _usage():
+        target = tpu.parse_slice(arguments.tpu)
+    overrides = list(arguments.config_override)
+    if arguments.batch_size is not None:
+        overrides.append(f"train_config.batch_size={arguments.batch_size}")
+    config = _load_config(arguments.config, overrides)
+    try:
+        planned = plan.make_plan(
+            config,
+            target,
+            source=arguments.config,
+            steps=(arguments.step,) if arguments.step else ("train", "inference"),
+            is_fast=arguments.fast,
+            find_largest_batch=arguments.largest_batch,
+            python=arguments.plan_python,
+            say=_say,
+        )
+    except plan.PlanError as error:
+        raise UsageError(str(error)) from error
+    print(json.dumps(planned.as_dict(), indent=2) if arguments.json else report.format_plan(planned))
+    return 0 if planned.fits else 1
 
 
 def _demo(arguments: argparse.Namespace) -> int:

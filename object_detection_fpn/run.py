@@ -161,7 +161,7 @@ def train(
     is_tpu = _is_tpu(strategy)
     for use in ("train", "eval") if evaluate_checkpoints else ("train",):
         _check_strategy(config, strategy, use=use, jit_compile=jit_compile)
-    precision = _precision(settings, is_tpu=is_tpu)
+    precision = training_precision(settings, is_tpu=is_tpu)
     label_map = _load_label_map(reader)
     tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
@@ -508,7 +508,7 @@ def _check_strategy(config: Config, strategy: tf.distribute.Strategy, *, use: st
     )
 
 
-def _precision(settings: train_pb2.TrainConfig, *, is_tpu: bool) -> train_pb2.Precision:
+def training_precision(settings: train_pb2.TrainConfig, *, is_tpu: bool) -> train_pb2.Precision:
     """What `train_config.precision` says; where it says nothing, `use_bfloat16` speaks for TPUs."""
     if not settings.HasField("precision") and settings.use_bfloat16 and is_tpu:
         return train_pb2.BFLOAT16

@@ -263,3 +263,39 @@ def test_a_data_service_that_is_down_ends_training_with_one_line(small_overrides
     assert "Traceback" not in message
     assert cli.main([*arguments, "--data_service_address", "localhost"]) == 2
     assert 'address "localhost" of a data service is not understood' in capfd.readouterr().err
+
+
+def test_plan_for_an_unknown_tpu_ends_with_one_line(capfd):
+    assert cli.main(["plan", "--config", RECIPE, "--tpu", "v5x-8"]) == 2
+    message = capfd.readouterr().err
+    assert message.startswith("error: --tpu = v5x-8 is no TPU. Allowed: v2, v3,")
+    assert message.count("\n") == 1
+
+
+def test_plan_without_jax_ends_with_its_remedy(tmp_path, capfd):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho \'{"missing": "jax"}\'\n')
+    python.chmod(0o755)
+    coco = "faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8"
+    assert cli.main(["plan", "--config", coco, "--tpu", "v5e-8", "--plan_python", str(python)]) == 2
+    message = capfd.readouterr().err
+    assert 'pip install "object_detection_fpn[plan]"' in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("fits, status", [(True, 0), (False, 1)])
+def test_plan_prints_json_and_its_status_says_whether_it_fits(capfd, monkeypatch, fits, status):
+    from object_detection_fpn.planning import plan
+
+    asked = {}
+
+    def make_plan(message, target, **options):
+        asked.update(options, batch_size=message.train_config.batch_size, tpu=target.name)
+        step = plan.StepPlan(**{**dict.fromkeys(plan.StepPlan._fields), "fits": fits})
+        return plan.Plan(tpu=target.name, num_chips=8, num_replicas=8, replica="chip", peak_flops=1.0, steps=[step])
+
+    monkeypatch.setattr(plan, "make_plan", make_plan)
+    arguments = ["plan", "--config", RECIPE, "--tpu", "v5e-8", "--batch_size", "24", "--fast", "--json"]
+    assert cli.main([*arguments, "--step", "train"]) == status
+    assert json.loads(capfd.readouterr().out)["steps"][0]["fits"] == fits
+    assert (asked["tpu"], asked["batch_size"], asked["is_fast"], asked["steps"]) == ("v5e-8", 24, True, ("train",))

@@ -33,6 +33,7 @@ LAYERS = {
     "interop": 5,
     "run": 6,
     "predict": 6,
+    "planning": 6,
     "cli": 7,
 }
 READERS_OF_MESSAGES = {part for part, layer in LAYERS.items() if layer >= 5} | {"protos"}

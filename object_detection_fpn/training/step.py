@@ -147,7 +147,7 @@ class Trainer(orbit.StandardTrainer):
     # Without autograph's rewriting of all code below: see `loop.train`.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, iterator: Any) -> None:
-        values = self._strategy.run(self._replica_step, args=(next(iterator),))
+        values = self._strategy.run(self.replica_step, args=(next(iterator),))
         values = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None)
         is_finite = tf.math.is_finite(values)
         is_failure = ~tf.reduce_all(is_finite)
@@ -166,7 +166,7 @@ class Trainer(orbit.StandardTrainer):
         self._failed_values.assign(tf.where(is_first_failure, values, self._failed_values))
         self._failed_step.assign(tf.where(is_first_failure, step, self._failed_step))
 
-    def _replica_step(self, batch: Any) -> tf.Tensor:
+    def replica_step(self, batch: Any) -> tf.Tensor:
         """One step of one replica; returns [L] float32, the values that `_names` names."""
         self._batch_size = batch.images.shape[0]
         context = tf.distribute.get_replica_context()

@@ -215,7 +215,7 @@ def test_whole_replica_step_with_its_update_compiles(make_run, make_data, tmp_pa
         jit_compile=False,
         seed=0,
     )
-    replica_step = tf.function(trainer._replica_step, jit_compile=True, autograph=False)
+    replica_step = tf.function(trainer.replica_step, jit_compile=True, autograph=False)
     batch = next(iter(make_data()(tf.distribute.InputContext(), 0)))
     for _ in range(3):
         replica_step(batch)
