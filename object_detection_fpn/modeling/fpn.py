@@ -127,8 +127,8 @@ class FeatureExtractor(tf_keras.layers.Layer):
 def upsample_nearest(features: tf.Tensor):
     """Doubles height and width: [B, H, W, F] -> [B, 2H, 2W, F].
 
-    By broadcasting and not by `tf.image.resize`, whose gradient XLA cannot lower on a CPU. The gradient is a pooling, since on a
-    CPU the sum over two inner axes, the gradient of broadcasting, takes as long as a convolution.
+    By broadcasting and not by `tf.image.resize`, whose gradient XLA cannot lower on a CPU. The gradient is a pooling: that of
+    broadcasting, a sum over two inner axes, takes a CPU as long as a convolution.
     """
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
