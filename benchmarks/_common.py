@@ -1,14 +1,23 @@
-"""What the scripts here share: commands that print JSON, run in turn with a peer's, and medians of what they say."""
+"""What the scripts here share: a recipe and a batch, commands that print JSON, run in turn with a peer's, and medians of it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from object_detection_fpn.protos import pipeline_pb2
+    from object_detection_fpn.records import Batch
+
+RECIPE = "faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8"
+_NUM_CLASSES, _NUM_BOXES, _NUM_ROWS = 90, 20, 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,3 +61,43 @@ def run(command: Sequence[str]) -> dict[str, float]:
 def medians(runs: Sequence[dict[str, float]], keys: Sequence[str]) -> dict[str, float]:
     """The median of each key."""
     return {key: statistics.median(values[key] for values in runs) for key in keys}
+
+
+def load_recipe(side: int, *overrides: str) -> pipeline_pb2.TrainEvalPipelineConfig:
+    """The config of the Object Detection API's ResNet-50 FPN for images of `side` x `side` pixels."""
+    from object_detection_fpn import config
+
+    resizer = "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer"
+    sizes = (f"{resizer}.min_dimension={side}", f"{resizer}.max_dimension={side}")
+    return config.load_config(config.recipe_path(RECIPE), [*sizes, *overrides])
+
+
+def make_batch(side: int, batch_size: int) -> Batch:
+    """Noise, and in it boxes of all sizes."""
+    import numpy as np
+    import tensorflow as tf
+
+    from object_detection_fpn.records import Batch, Groundtruth
+
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 0.6 * side, (batch_size, _NUM_ROWS, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.05 * side, 0.4 * side, corners.shape)], -1)
+    is_real = np.arange(_NUM_ROWS) < _NUM_BOXES
+    groundtruth = Groundtruth(
+        boxes=tf.constant(boxes * is_real[:, None], tf.float32),
+        classes=tf.constant(rng.integers(0, _NUM_CLASSES, (batch_size, _NUM_ROWS)) * is_real, tf.int32),
+        num_boxes=tf.fill([batch_size], _NUM_BOXES),
+        weights=tf.tile(tf.constant(is_real, tf.float32)[None], [batch_size, 1]),
+        is_crowd=tf.zeros([batch_size, _NUM_ROWS], tf.bool),
+    )
+    return Batch(
+        images=tf.constant(rng.uniform(0, 255, (batch_size, side, side, 3)), tf.float32),
+        true_shapes=tf.tile([[side, side, 3]], [batch_size, 1]),
+        groundtruth=groundtruth,
+        original_shapes=tf.tile([[side, side]], [batch_size, 1]),
+    )
+
+
+def peak_memory_gb() -> float:
+    """The most memory this process has had, its start included."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)

@@ -161,6 +161,7 @@ def run_exporter_main(flags: Any) -> int:
             checkpoint=flags.trained_checkpoint_dir,
             output_dir=flags.output_directory,
             input_type=flags.input_type,
+            jit_compile=flags.jit,
         )
         _say(f"Exported to {path}.")
 
@@ -230,6 +231,7 @@ def _make_parser() -> argparse.ArgumentParser:
     export.add_argument("--checkpoint", required=True, help="checkpoint, or the folder whose newest is meant")
     export.add_argument("--output_dir", required=True)
     export.add_argument("--input_type", default="image_tensor", choices=_INPUT_TYPES, help="image_tensor by default")
+    export.add_argument("--jit", action="store_true", help="let XLA compile the model where it is served")
 
     predict = add("predict", _predict, "Detect objects in images; writes JSON and drawings.")
     predict.add_argument("images", nargs="+", help="image files, folders or globs")
@@ -341,7 +343,11 @@ def _export(arguments: argparse.Namespace) -> None:
 
     config = _load_config(arguments.config, arguments.config_override)
     path = run.export(
-        config, checkpoint=arguments.checkpoint, output_dir=arguments.output_dir, input_type=arguments.input_type
+        config,
+        checkpoint=arguments.checkpoint,
+        output_dir=arguments.output_dir,
+        input_type=arguments.input_type,
+        jit_compile=arguments.jit,
     )
     _say(f"Exported to {path}.")
 

@@ -22,13 +22,15 @@ def find_problems(
 
     Args:
         config: a checked config.
-        use: "train" or "eval".
+        use: "train", "eval" or "export".
         num_replicas: of the strategy.
         is_tpu: whether these are TPU cores.
-        jit_compile: whether XLA is to compile the train step.
+        jit_compile: whether XLA is to compile the train step or the exported model.
     """
     if is_tpu:
-        yield from _sizes_are_fixed(config, use)
+        yield from _sizes_are_fixed(config, use, "on a TPU all have one")
+    elif jit_compile and use == "export":
+        yield from _sizes_are_fixed(config, use, "XLA would compile an exported model for each")
     if use != "train":
         return
     settings = config.train_config
@@ -39,8 +41,8 @@ def find_problems(
         yield from _no_synchronized_norm(config, "--jit_compile" if jit_compile else "accumulate_gradients above 1")
 
 
-def _sizes_are_fixed(config: pipeline_pb2.TrainEvalPipelineConfig, use: str) -> Iterator[Problem]:
-    problem = "leaves images of different sizes; on a TPU all have one"
+def _sizes_are_fixed(config: pipeline_pb2.TrainEvalPipelineConfig, use: str, reason: str) -> Iterator[Problem]:
+    problem = f"leaves images of different sizes; {reason}"
     resizer = config.model.faster_rcnn.image_resizer
     kind = resizer.WhichOneof("image_resizer_oneof")
     if kind == "keep_aspect_ratio_resizer":

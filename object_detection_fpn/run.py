@@ -309,7 +309,9 @@ def evaluate_continuously(
     )
 
 
-def export(config: Config, *, checkpoint: str, output_dir: str, input_type: str = "image_tensor") -> str:
+def export(
+    config: Config, *, checkpoint: str, output_dir: str, input_type: str = "image_tensor", jit_compile: bool = False
+) -> str:
     """Writes a checkpoint as a SavedModel in the Object Detection API's layout; returns the SavedModel's folder.
 
     Args:
@@ -317,13 +319,16 @@ def export(config: Config, *, checkpoint: str, output_dir: str, input_type: str 
         checkpoint: a checkpoint, or a folder, which means its newest.
         output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
         input_type: one of `saved_model.INPUT_TYPES`.
+        jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
 
     Raises:
         CheckpointError: if the checkpoint is missing, damaged or of another model.
+        ConfigError: if `jit_compile` is asked for, and the resizer leaves images of different sizes.
         ValueError: if `input_type` is unknown.
     """
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-    model = _build_model(config, reader)
+    _check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
+    model = _build_model(config, reader, static=jit_compile)
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return saved_model.export_saved_model(
         model=model,
@@ -334,6 +339,7 @@ def export(config: Config, *, checkpoint: str, output_dir: str, input_type: str 
         variables=checkpoints.variables_by_path(model),
         num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
+        jit_compile=jit_compile,
     )
 
 

@@ -11,6 +11,7 @@ for encoded images, any mixture of sizes in it, where the API takes one image.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ import tensorflow as tf
 
 from object_detection_fpn import records
 from object_detection_fpn.data.resize import Resizer
+from object_detection_fpn.modeling.folding import Folding
 
 INPUT_TYPES = ("image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
 
@@ -33,6 +35,8 @@ def make_serving_function(
     input_type: str,
     num_channels: int = 3,
     decode_record: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    folding: Folding | None = None,
+    jit_compile: bool = False,
 ) -> tf.types.experimental.PolymorphicFunction:
     """Makes the function that a SavedModel serves: images in, the Object Detection API's dictionary out.
 
@@ -69,21 +73,37 @@ def make_serving_function(
         num_channels: of the images that come in; the resizer may make one channel of them.
         decode_record: serialized example (scalar string) -> image [h, w, num_channels]; None reads `image/encoded`.
             Needed by `tf_example` for images that no file format holds.
+        folding: of the model, whose batch normalizations are then folded with the weights it has when the function is
+            first traced; None = the function follows the model's weights.
+        jit_compile: whether XLA compiles the model, when it first sees a batch of some number; decoding and resizing stay
+            outside. The model must have been built for static shapes.
 
     Raises:
-        ValueError: if `input_type` is unknown, or images of `num_channels` cannot be decoded.
+        ValueError: if `input_type` is unknown, images of `num_channels` cannot be decoded, or `jit_compile` is asked for with
+            a resizer after which images differ in size.
     """
     if input_type not in INPUT_TYPES:
         raise ValueError(f"input_type = {input_type!r} is unknown. Allowed: {', '.join(INPUT_TYPES)}.")
+    if jit_compile and None in resizer.static_size:
+        raise ValueError(
+            "jit_compile needs a resizer with a static_size: XLA would compile the model for each size anew."
+        )
     decode = _decoder(input_type, num_channels, decode_record)
+
+    def detect(images: tf.Tensor, true_shapes: tf.Tensor) -> dict[str, tf.Tensor]:
+        with folding or contextlib.nullcontext():
+            predictions = model.predict(model.preprocess(images), true_shapes, training=False)
+            return to_api_outputs(model.postprocess(predictions, true_shapes))
+
+    if jit_compile:
+        detect = tf.function(detect, jit_compile=True, autograph=False)
 
     def serve(input_tensor: tf.Tensor) -> dict[str, tf.Tensor]:
         if decode is None:
             images, true_shapes = _resize_tensor(input_tensor, resizer, num_channels)
         else:
             images, true_shapes = _resize_encoded(input_tensor, decode, resizer, num_channels)
-        predictions = model.predict(model.preprocess(images), true_shapes, training=False)
-        return to_api_outputs(model.postprocess(predictions, true_shapes))
+        return detect(images, true_shapes)
 
     signature = {
         "image_tensor": tf.TensorSpec([None, None, None, num_channels], tf.uint8, name="input_tensor"),
@@ -123,6 +143,7 @@ def export_saved_model(
     variables: Mapping[str, tf.Variable] | None = None,
     num_channels: int = 3,
     decode_record: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    jit_compile: bool = False,
 ) -> str:
     """Writes a model in the layout at the head of this file, over what an earlier export left there.
 
@@ -139,6 +160,7 @@ def export_saved_model(
             the same names, and its weights can be restored like a checkpoint's. None = they stay nameless.
         num_channels: as in `make_serving_function`.
         decode_record: as in `make_serving_function`.
+        jit_compile: as in `make_serving_function`.
 
     Returns:
         The folder of the SavedModel.
@@ -146,8 +168,15 @@ def export_saved_model(
     Raises:
         ValueError: as `make_serving_function`.
     """
+    folding = Folding(model)
     serve = make_serving_function(
-        model=model, resizer=resizer, input_type=input_type, num_channels=num_channels, decode_record=decode_record
+        model=model,
+        resizer=resizer,
+        input_type=input_type,
+        num_channels=num_channels,
+        decode_record=decode_record,
+        folding=folding,
+        jit_compile=jit_compile,
     )
     # The variables alone, not the layers: Keras would trace every layer's call once more and write it beside ours.
     module = tf.Module(name="detector")
@@ -157,6 +186,8 @@ def export_saved_model(
         module.model = _as_modules(variables)
     module.__call__ = serve  # an attribute of the object is what makes the loaded one callable
     signature = serve.get_concrete_function()
+    # Beside the weights they were made of, by which the SavedModel can still be trained further.
+    module.folded_variables = folding.variables
 
     tf.io.gfile.makedirs(output_dir)
     checkpoint = checkpoint or tf.train.Checkpoint(model=model)

@@ -83,6 +83,15 @@ def test_tpu_needs_images_of_one_size(recipe, resizer, expected, use):
     assert words(recipe, override, use=use) == ""
 
 
+def test_compiled_exports_need_images_of_one_size(recipe):
+    override = f"{RESIZER}={{keep_aspect_ratio_resizer {{}}}}"
+    assert words(recipe, override, use="export", jit_compile=True) == (
+        f"my.config: {RESIZER}.keep_aspect_ratio_resizer.pad_to_max_dimension = false leaves images of different sizes; XLA "
+        "would compile an exported model for each. Allowed: true."
+    )
+    assert words(recipe, override, use="export") == words(recipe, use="export", jit_compile=True) == ""
+
+
 def test_tpu_says_everything_that_varies(recipe):
     overrides = [f"{RESIZER}={{identity_resizer {{}}}}", "eval_config.force_no_resize=true"]
     found = words(recipe, *overrides, is_tpu=True, use="eval")

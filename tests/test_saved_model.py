@@ -297,6 +297,51 @@ def test_a_record_decoder_brings_more_channels():
     assert model.shape == [None, None, None, 5]
 
 
+@pytest.mark.parametrize("input_type", ["image_tensor", "encoded_image_string_tensor"])
+def test_a_compiled_export_gives_the_same(model, input_type, tmp_path):
+    settings = {"model": model, "resizer": resize.fixed_shape(height=32, width=64), "input_type": input_type}
+    expected = make_serving_function(**settings)
+    export_saved_model(**settings, output_dir=str(tmp_path), pipeline_config_text="", jit_compile=True)
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    functions = serve.graph.as_graph_def().library.function
+    assert any(function.attr["_XlaMustCompile"].b for function in functions)
+    for batch_size in (1, 2):  # compiled for each
+        images = as_input([image(20, 30)] * batch_size, input_type)
+        outputs = serve(input_tensor=images)
+        for name, value in expected(images).items():
+            np.testing.assert_allclose(outputs[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_images_of_different_sizes_are_not_compiled(model):
+    with pytest.raises(ValueError, match="jit_compile needs a resizer with a static_size"):
+        make_serving_function(model=model, resizer=KEEP_ASPECT, input_type="image_tensor", jit_compile=True)
+
+
+class NormalizingModel(ReportingModel):
+    """With a normalization after its convolution."""
+
+    def __init__(self):
+        super().__init__()
+        convolve, self.norm = self.conv, tf_keras.layers.BatchNormalization()
+        self.norm.build([None, None, None, 1])
+        self.norm.moving_variance.assign([4.0])
+        self._convolve, self.conv = convolve, lambda images: self.norm(convolve(images), training=False)
+
+
+def test_what_is_exported_has_its_normalization_folded(tmp_path):
+    model = NormalizingModel()
+    settings = {"model": model, "resizer": KEEP_ASPECT, "input_type": "image_tensor"}
+    expected = make_serving_function(**settings)(as_input([image(20, 30)], "image_tensor"))
+    export_saved_model(**settings, output_dir=str(tmp_path), pipeline_config_text="")
+    loaded = tf.saved_model.load(str(tmp_path / "saved_model"))
+    kernel, bias = loaded.folded_variables
+    np.testing.assert_allclose(kernel, model._convolve.kernel / np.sqrt(4.001), rtol=1e-6)
+    np.testing.assert_array_equal(bias, [0.0])
+    assert len(loaded.model_variables) == 6  # the weights themselves are there too
+    for name, value in loaded(as_input([image(20, 30)], "image_tensor")).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+
+
 def test_optional_outputs_that_a_model_lacks_are_left_out():
     class Bare(ReportingModel):
         def postprocess(self, predictions, true_shapes):

@@ -123,17 +123,23 @@ class FeatureExtractor(tf_keras.layers.Layer):
         return list(self.fpn(features, training=training))
 
 
-def upsample_nearest(features: tf.Tensor) -> tf.Tensor:
+@tf.custom_gradient
+def upsample_nearest(features: tf.Tensor):
     """Doubles height and width: [B, H, W, F] -> [B, 2H, 2W, F].
 
-    By broadcasting and not by `tf.image.resize`, whose gradient XLA cannot lower on a CPU.
+    By broadcasting and not by `tf.image.resize`, whose gradient XLA cannot lower on a CPU. The gradient is a pooling: that of
+    broadcasting, a sum over two inner axes, takes a CPU as long as a convolution.
     """
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        return 4.0 * tf.nn.avg_pool2d(upstream, 2, 2, "VALID")
+
     shape = tf.shape(features)
     batch, height, width, filters = (
         static if static is not None else shape[axis] for axis, static in enumerate(features.shape)
     )
     doubled = tf.broadcast_to(features[:, :, None, :, None, :], [batch, height, 2, width, 2, filters])
-    return tf.reshape(doubled, [batch, 2 * height, 2 * width, filters])
+    return tf.reshape(doubled, [batch, 2 * height, 2 * width, filters]), gradient
 
 
 def _crop_like(features: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ import tf_keras
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.ops import box_coder, nms
 from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import Proposals, RpnOutputs
 
 AnchorGenerator = Callable[[Sequence[tuple]], tf.Tensor]
@@ -57,6 +58,7 @@ class RPNHead(tf_keras.layers.Layer):
             spec.make_conv(num_anchors * 2, 1, use_bias=True, name=f"objectness_{i}") for i in range(num_levels)
         ]
         self.deltas = [spec.make_conv(num_anchors * 4, 1, use_bias=True, name=f"deltas_{i}") for i in range(num_levels)]
+        self.num_anchors = num_anchors
         self._in_filters, self._num_filters = in_filters, num_filters
         layers.build(self, (None, None, None, in_filters))
 
@@ -65,16 +67,62 @@ class RPNHead(tf_keras.layers.Layer):
         for layer in (self.norm, *self.objectness, *self.deltas):
             layers.build(layer, (None, None, None, self._num_filters))
 
-    def call(self, pyramid: Sequence[tf.Tensor], training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, pyramid: Sequence[tf.Tensor], training: bool, indices: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         if len(pyramid) != len(self.objectness):
             raise ValueError(f"The pyramid has {len(pyramid)} levels; this head was built for {len(self.objectness)}.")
-        logits, deltas = [], []
-        for features, predict_objectness, predict_deltas in zip(pyramid, self.objectness, self.deltas, strict=True):
+        if indices is not None:
+            return self._at_anchors(pyramid, indices)
+        predictions = []
+        for features, *predictors in zip(pyramid, self.objectness, self.deltas, strict=True):
             hidden = self.activation(self.norm(self.conv(features), training=training))
-            logits.append(_flatten_cells(predict_objectness(hidden), 2))
-            deltas.append(_flatten_cells(predict_deltas(hidden), 4))
+            predictions.append(_flatten_cells(_convolve_together(predictors, hidden)))
         # float32 even in bfloat16 training: with 8 bits of mantissa, equal scores would reorder proposals.
-        return tf.cast(tf.concat(logits, axis=1), tf.float32), tf.cast(tf.concat(deltas, axis=1), tf.float32)
+        cells = tf.cast(tf.concat(predictions, axis=1), tf.float32)  # [B, cells, A * (2 + 4)]
+        logits, deltas = tf.split(cells, [2 * self.num_anchors, 4 * self.num_anchors], axis=-1)
+        return _split_anchors(logits, 2), _split_anchors(deltas, 4)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether what it says of an anchor depends on the features around it alone, as no normalization relates cells."""
+        return isinstance(self.norm, tf_keras.layers.Activation)
+
+    def at_anchors(self, pyramid: Sequence[tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the call gives for some anchors, computed from the features around them.
+
+        For the gradient of a sample of anchors: a convolution's gradient on the whole finest level costs as much as all of
+        the backbone's, and nearly all of what goes into it is zero.
+
+        Args:
+            pyramid: as in the call.
+            indices: [B, S] int32 in [0, K).
+
+        Returns:
+            objectness_logits [B, S, 2], box_deltas [B, S, 4], both float32.
+        """
+        # Within a call, where Keras casts weights to the type that is computed in.
+        return self(pyramid, training=False, indices=indices)
+
+    def _at_anchors(self, pyramid: Sequence[tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        cells, anchors = indices // self.num_anchors, indices % self.num_anchors
+        patches, levels = _patches(pyramid, cells, size=self.conv.kernel_size[0], dilation=self.conv.dilation_rate[0])
+        hidden = tf.matmul(patches, tf.reshape(self.conv.kernel, [-1, self._num_filters]))
+        if self.conv.use_bias:
+            hidden = tf.nn.bias_add(hidden, self.conv.bias)
+        hidden = self.activation(hidden)  # [B * S, num_filters]
+        levels, anchors = tf.reshape(levels, [-1]), tf.reshape(anchors, [-1])
+
+        def predict(predictors: Sequence[tf_keras.layers.Conv2D], code_size: int) -> tf.Tensor:
+            kernel = tf.concat([predictor.kernel[0, 0] for predictor in predictors], axis=-1)
+            bias = tf.concat([predictor.bias for predictor in predictors], axis=-1)
+            # What all levels' predictors say of all their anchors, of which one each is wanted.
+            every = tf.reshape(tf.nn.bias_add(tf.matmul(hidden, kernel), bias), [-1, code_size])
+            row = (tf.range(tf.size(levels)) * len(predictors) + levels) * self.num_anchors + anchors
+            chosen = tf.cast(tf.gather(every, row), tf.float32)
+            return tf.reshape(chosen, [dim(indices, 0), dim(indices, 1), code_size])
+
+        return predict(self.objectness, 2), predict(self.deltas, 4)
 
 
 class RPN(tf_keras.layers.Layer):
@@ -135,6 +183,29 @@ class RPN(tf_keras.layers.Layer):
             anchors = clipped
         return RpnOutputs(objectness_logits=logits, box_deltas=deltas, anchors=anchors, is_valid=is_valid)
 
+    def at_anchors(
+        self, outputs: RpnOutputs, pyramid: Sequence[tf.Tensor] | None, indices: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the head says of some anchors, with its gradient.
+
+        Args:
+            outputs: of the call.
+            pyramid: what the call was given; None looks the outputs up.
+            indices: [B, S] int32 in [0, K); if many of all, the outputs are looked up.
+
+        Returns:
+            objectness_logits [B, S, 2], box_deltas [B, S, 4].
+        """
+        num_anchors, num_samples = outputs.anchors.shape[0], indices.shape[1]
+        is_few = num_anchors is None or num_samples is None or 2 * self.head.num_anchors * num_samples <= num_anchors
+        # XLA's devices are better at one more convolution than at many small gathers.
+        if pyramid is not None and self.head.is_local and is_few and self._implementation == "native":
+            return self.head.at_anchors(pyramid, indices)
+        return (
+            tf.gather(outputs.objectness_logits, indices, batch_dims=1),
+            tf.gather(outputs.box_deltas, indices, batch_dims=1),
+        )
+
     def propose(self, outputs: RpnOutputs, true_shapes: tf.Tensor) -> Proposals:
         """Decodes all anchors and keeps the best that do not overlap, clipped to the true image; no gradient passes.
 
@@ -163,14 +234,64 @@ class RPN(tf_keras.layers.Layer):
         return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)
 
 
-def _flatten_cells(predictions: tf.Tensor, code_size: int) -> tf.Tensor:
-    """[B, H, W, A * code_size] -> [B, H * W * A, code_size]."""
-    shape = predictions.shape
-    num_rows = -1
-    if shape[1:].is_fully_defined():
-        num_rows = shape[1] * shape[2] * shape[3] // code_size
-    batch = shape[0] if shape[0] is not None else tf.shape(predictions)[0]
-    return tf.reshape(predictions, [batch, num_rows, code_size])
+def _convolve_together(convs: Sequence[tf_keras.layers.Conv2D], features: tf.Tensor) -> tf.Tensor:
+    """What the convolutions, of one size, give, channels behind each other.
+
+    As one convolution: the finest level's features are as large as all others together, and are read, and their gradient
+    summed, once.
+    """
+    kernel = tf.concat([conv.kernel for conv in convs], axis=-1)
+    bias = tf.concat([conv.bias for conv in convs], axis=-1)
+    return tf.nn.bias_add(convs[0].convolution_op(features, kernel), bias)
+
+
+def _flatten_cells(predictions: tf.Tensor) -> tf.Tensor:
+    """[B, H, W, n] -> [B, H * W, n]."""
+    _, height, width, num_channels = predictions.shape
+    num_cells = -1 if height is None or width is None else height * width
+    batch = predictions.shape[0] if predictions.shape[0] is not None else tf.shape(predictions)[0]
+    return tf.reshape(predictions, [batch, num_cells, num_channels])
+
+
+def _split_anchors(cells: tf.Tensor, code_size: int) -> tf.Tensor:
+    """[B, cells, A * code_size] -> [B, cells * A, code_size]."""
+    batch, num_cells, num_channels = cells.shape
+    num_rows = -1 if num_cells is None else num_cells * num_channels // code_size
+    return tf.reshape(cells, [tf.shape(cells)[0] if batch is None else batch, num_rows, code_size])
+
+
+def _patches(
+    pyramid: Sequence[tf.Tensor], cells: tf.Tensor, *, size: int, dilation: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The features that a convolution with padding "same" sees at some cells.
+
+    Args:
+        pyramid: per level [B, H, W, F].
+        cells: [B, S] int32, counted through all levels, rows and columns.
+        size: side of the convolution.
+        dilation: of the convolution.
+
+    Returns:
+        patches [B * S, size * size * F], zeros beyond the border, and the entry of the pyramid of each, [B, S] int32.
+    """
+    batch, num_filters = dim(cells, 0), pyramid[0].shape[-1]
+    steps = tf.range(size) * dilation - dilation * (size - 1) // 2
+    images = tf.range(batch)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    parts, first, levels = [], 0, tf.zeros_like(cells)
+    for level, features in enumerate(pyramid):
+        height, width = dim(features, 1), dim(features, 2)
+        inner = cells - first
+        levels = tf.where(inner >= 0, level, levels)
+        rows = (inner // width)[..., tf.newaxis] + steps  # [B, S, size]
+        columns = (inner % width)[..., tf.newaxis] + steps
+        is_level = (inner >= 0) & (inner < height * width)
+        is_row = (rows >= 0) & (rows < height) & is_level[..., tf.newaxis]
+        is_there = is_row[..., tf.newaxis] & ((columns >= 0) & (columns < width))[..., tf.newaxis, :]
+        index = (images * height + rows[..., tf.newaxis]) * width + columns[..., tf.newaxis, :]  # [B, S, size, size]
+        around = tf.gather(tf.reshape(features, [-1, num_filters]), tf.where(is_there, index, 0))
+        parts.append(tf.where(is_there[..., tf.newaxis], around, tf.zeros([], around.dtype)))
+        first += height * width
+    return tf.reshape(tf.add_n(parts), [-1, size * size * num_filters]), levels
 
 
 def _spatial_size(features: tf.Tensor) -> tuple:

@@ -198,7 +198,12 @@ class Trainer(orbit.StandardTrainer):
 
     def _losses_and_gradients(self, batch: Any, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """The losses and their total, [L - 1], and this replica's share of the gradients (None = no influence)."""
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+
+        def share(loss: tf.Tensor) -> tf.Tensor:
+            part = loss / (self._strategy.num_replicas_in_sync * self._num_parts)
+            return part if self._loss_scaler is None else self._loss_scaler.get_scaled_loss(part)
+
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
             tape.watch(self._variables)
             predictions = self._model.predict(
                 self._model.preprocess(batch.images),
@@ -210,13 +215,17 @@ class Trainer(orbit.StandardTrainer):
             losses = dict(self._model.loss(predictions, batch.groundtruth))
             if not self._add_regularization_loss:
                 losses.pop(_REGULARIZATION_LOSS, None)
-            values = [tf.cast(loss, tf.float32) for loss in losses.values()]
-            total = tf.add_n(values)
-            share = total / (self._strategy.num_replicas_in_sync * self._num_parts)
-            if self._loss_scaler is not None:
-                share = self._loss_scaler.get_scaled_loss(share)
+            values = {name: tf.cast(loss, tf.float32) for name, loss in losses.items()}
+            total = tf.add_n(list(values.values()))
+            task = share(tf.add_n([value for name, value in values.items() if name != _REGULARIZATION_LOSS]))
+            regularization = share(values.get(_REGULARIZATION_LOSS, tf.constant(0.0)))
         self._names = (*losses, TOTAL_LOSS, GRADIENT_NORM)
-        return tf.stack([*values, total]), tape.gradient(share, self._variables)
+        gradients = tape.gradient(task, self._variables)
+        # Only the weights are needed for those of the regularization. Computed before the others, as nothing else would keep
+        # a device from doing, they lie in memory, as large as the weights, while the features of all layers do.
+        with tf.control_dependencies([grad for grad in gradients if grad is not None]):
+            decays = tape.gradient(regularization, self._variables)
+        return tf.stack([*values.values(), total]), list(map(_add_gradients, gradients, decays))
 
     def _losses_and_gradients_in_parts(self, batch: Any, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """What `_losses_and_gradients` returns, as means over the parts of the batch.
@@ -258,6 +267,13 @@ class Trainer(orbit.StandardTrainer):
         if self._loss_scaler is None or any(not np.isfinite(v) for name, v in values.items() if name != GRADIENT_NORM):
             return _REMEDIES
         return f"So it was in {_MOST_SKIPPED_IN_A_ROW} steps in a row, whatever the loss scale. {_LOSS_SCALE_REMEDY}"
+
+
+def _add_gradients(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
+    """Their sum; None has no influence."""
+    if a is None or b is None:
+        return b if a is None else a
+    return tf.add(a, b)
 
 
 def _what_failed(values: dict[str, float]) -> str:

@@ -72,6 +72,60 @@ def test_outputs_are_in_the_order_of_the_anchors(level, row, column):
     np.testing.assert_allclose(width / height, ASPECT_RATIOS, rtol=1e-6)
 
 
+@pytest.mark.parametrize("is_static", [True, False])
+@pytest.mark.parametrize("kernel_size, dilation", [(3, 1), (3, 2), (1, 1), (2, 1), (5, 1)])
+def test_sampled_anchors_have_the_values_and_gradients_of_all(kernel_size, dilation, is_static):
+    random = np.random.RandomState(0)
+    head = rpn.RPNHead(
+        in_filters=4, num_levels=2, num_anchors=3, num_filters=5, kernel_size=kernel_size, dilation_rate=dilation,
+        spec=layers.LayerSpec(),
+    )  # fmt: skip
+    for variable in head.trainable_variables:
+        variable.assign(random.normal(0, 0.5, variable.shape))
+    pyramid = [tf.constant(random.normal(0, 1, [2, *size, 4]), tf.float32) for size in SIZES]
+    indices = np.stack([random.permutation(NUM_ANCHORS), random.randint(0, 9, NUM_ANCHORS)])  # each once; some often
+    weights = [tf.constant(random.normal(0, 1, [2, NUM_ANCHORS, size]), tf.float32) for size in (2, 4)]
+    sources = [*pyramid, *head.trainable_variables]
+    shape = [2, None, None, 4]
+    signature = [tf.TensorSpec(f.shape if is_static else shape) for f in pyramid]
+
+    def differentiate(predict):
+        @tf.function(input_signature=signature, autograph=False)
+        def run(*pyramid):
+            with tf.GradientTape() as tape:
+                tape.watch(pyramid)
+                outputs = predict(pyramid)
+                loss = tf.add_n([tf.reduce_sum(o * w) for o, w in zip(outputs, weights, strict=True)])
+            return outputs, tape.gradient(loss, [*pyramid, *head.trainable_variables])
+
+        return run(*pyramid)
+
+    def of_all(pyramid):
+        return [tf.gather(outputs, indices, batch_dims=1) for outputs in head(pyramid, training=True)]
+
+    assert head.is_local
+    outputs, gradients = differentiate(lambda pyramid: head.at_anchors(pyramid, tf.constant(indices, tf.int32)))
+    expected_outputs, expected_gradients = differentiate(of_all)
+    for actual, expected in zip(outputs, expected_outputs, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    for source, actual, expected in zip(sources, gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(actual), expected, rtol=1e-4, atol=1e-4, err_msg=str(source.shape)
+        )
+
+
+@pytest.mark.parametrize("norm", [layers.BatchNormSpec(), layers.GroupNormSpec()])
+def test_a_head_with_normalization_is_differentiated_whole(norm):
+    head = rpn.RPNHead(in_filters=4, num_levels=2, num_anchors=3, num_filters=32, spec=layers.LayerSpec(norm=norm))
+    assert not head.is_local
+    part = rpn.RPN(head=head, generate_anchors=generate_anchors)
+    pyramid = [tf.ones([1, *size, 4]) for size in SIZES]
+    outputs = part(pyramid, tf.constant([32, 48]), training=True)
+    logits, deltas = part.at_anchors(outputs, pyramid, tf.constant([[3, 80]]))
+    np.testing.assert_array_equal(logits, tf.gather(outputs.objectness_logits, [3, 80], axis=1))
+    np.testing.assert_array_equal(deltas, tf.gather(outputs.box_deltas, [3, 80], axis=1))
+
+
 def test_one_convolution_serves_all_levels_and_each_level_has_its_predictors():
     head = make_head(num_filters=5)
     shapes = [tuple(v.shape) for v in head.trainable_variables]

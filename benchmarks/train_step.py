@@ -1,0 +1,81 @@
+"""Seconds of a train step, of the first one from the start of building the model, and peak memory of the process; JSON.
+
+    python benchmarks/train_step.py [--runs 3] [--side 640] [--batch_size 1] [--num_steps 5] [--jit_compile]
+    python benchmarks/train_step.py --peer_command 'python bench.py {batch_size} {side} train'
+
+The step is that of `odfpn train`: forward, backward, norm of the gradients, update. Every run is a process of its own. With
+`--peer_command`, a command that prints a JSON line with the keys `first` and `step_med`, in seconds, and `rss_gb`, this
+package and the peer run in turn, and the medians of both and their ratio are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import _common
+
+
+def measure(side: int, batch_size: int, *, num_steps: int, jit_compile: bool) -> dict[str, float]:
+    """One run in this process. Importing is not counted, as it is not for the peer, but its memory is."""
+    import tensorflow as tf
+
+    from object_detection_fpn import builder
+    from object_detection_fpn.training.step import Trainer
+
+    config = _common.load_recipe(side)
+    batch = _common.make_batch(side, batch_size)
+
+    start = time.perf_counter()
+    strategy = tf.distribute.get_strategy()
+    model = builder.build_model(config.model, static=jit_compile)
+    optimizer = builder.build_optimizer(config.train_config.optimizer)
+    variables = list(model.trainable_variables)
+    optimizer.build(variables)
+    trainer = Trainer(
+        tf.data.Dataset.from_tensors(batch).repeat(),
+        model=model,
+        optimizer=optimizer,
+        variables=variables,
+        strategy=strategy,
+        gradient_clipping_by_norm=0.0,
+        add_regularization_loss=True,
+        jit_compile=jit_compile,
+        seed=0,
+    )
+    trainer.run(1)
+    first = time.perf_counter() - start
+    seconds = []
+    for _ in range(num_steps):
+        start = time.perf_counter()
+        trainer.run(1)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "first": round(first, 2),
+        "step_med": round(statistics.median(seconds), 3),
+        "rss_gb": _common.peak_memory_gb(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _common.add_arguments(parser)
+    parser.add_argument("--side", type=int, default=640)
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--num_steps", type=int, default=5)
+    parser.add_argument("--jit_compile", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.once:
+        values = measure(
+            arguments.side, arguments.batch_size, num_steps=arguments.num_steps, jit_compile=arguments.jit_compile
+        )
+        print(json.dumps(values))
+        return
+
+    print(json.dumps(_common.compare(arguments, ("first", "step_med", "rss_gb")), indent=2))
+
+
+if __name__ == "__main__":
+    main()
