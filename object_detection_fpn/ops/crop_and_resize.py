@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from object_detection_fpn.ops import cells as cell_ops
 from object_detection_fpn.ops.dims import dim
 
 IMPLEMENTATIONS = ("native", "sparse", "kernel", "static")
@@ -188,7 +189,8 @@ def _sparse_crop(
     faster than TensorFlow's kernel, and the transposed product gives the gradient, which that kernel gets wrong there: its
     threads add to the same cells without excluding each other, and lose up to 10 % of it.
     """
-    flat, cells, weights = _interpolation(
+    flat = cell_ops.flatten(pyramid)
+    cells, weights = _interpolation(
         pyramid, _pull_inside(boxes), level_indices, crop_size=crop_size, fades_beyond_border=False
     )
     num_samples = tf.size(cells[0])
@@ -228,11 +230,13 @@ def _static_crop(
     extrapolation_value: float,
 ) -> tf.Tensor:
     """-> [B, R, height, width, F] float32."""
-    flat, cells, weights = _interpolation(pyramid, boxes, level_indices, crop_size=crop_size, fades_beyond_border=True)
+    cells, weights = _interpolation(pyramid, boxes, level_indices, crop_size=crop_size, fades_beyond_border=True)
 
     @tf.custom_gradient
-    def interpolate(flat: tf.Tensor):
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def interpolate(*pyramid: tf.Tensor):
+        flat = cell_ops.flatten(pyramid)
+
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             # One corner after the other: together their gradients are four times the size of the crops.
             def add(corner: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 update = weights[corner][..., tf.newaxis] * upstream
@@ -240,12 +244,12 @@ def _static_crop(
 
             initial = tf.constant(0), tf.zeros(tf.shape(flat))
             _, total = tf.while_loop(lambda corner, _: corner < 4, add, initial, maximum_iterations=4)
-            return tf.cast(total, flat.dtype)
+            return cell_ops.unflatten(total, pyramid)
 
         parts = [tf.cast(tf.gather(flat, cells[i]), tf.float32) * weights[i][..., tf.newaxis] for i in range(4)]
         return tf.add_n(parts), gradient
 
-    crops = interpolate(flat)
+    crops = interpolate(*pyramid)
     if extrapolation_value:
         crops += extrapolation_value * (1.0 - tf.reduce_sum(weights, axis=0))[..., tf.newaxis]
     return crops
@@ -258,27 +262,17 @@ def _interpolation(
     *,
     crop_size: tuple[int, int],
     fades_beyond_border: bool,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The cells that samples are interpolated from.
 
     Returns:
-        All cells of all levels and images, [N, F]; the rows of that which each sample lies between, [4, B, R, height, width]
-        int32, and their weights, of the same shape.
+        The rows of `cells.flatten` which each sample lies between, [4, B, R, height, width] int32, and their weights, of the
+        same shape.
     """
-    batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
-    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
-    num_cells = [height * width for height, width in sizes]
-    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
-    flat = tf.concat(
-        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
-        axis=1,
-    )
-    flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
-    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
+    first_cell, size = cell_ops.locate(pyramid, level_indices)
     # Cells and weights, a pair of [B, R, height] or [B, R, width] each.
     rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], fades_beyond_border)
     columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], fades_beyond_border)
-    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
     first_cell = first_cell[..., tf.newaxis, tf.newaxis]
     width = size[..., 1, tf.newaxis, tf.newaxis]
 
@@ -287,7 +281,7 @@ def _interpolation(
         [first_cell + rows[y][..., :, tf.newaxis] * width + columns[x][..., tf.newaxis, :] for y, x in corners]
     )
     weights = tf.stack([row_weights[y][..., :, tf.newaxis] * column_weights[x][..., tf.newaxis, :] for y, x in corners])
-    return flat, cells, weights
+    return cells, weights
 
 
 def _corners_last(values: tf.Tensor) -> tf.Tensor:

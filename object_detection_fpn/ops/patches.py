@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.ops.dims import dim
+from object_detection_fpn.ops import cells as cell_ops
 
 
 def gather_patches(
@@ -36,33 +36,24 @@ def gather_patches(
         [B, S, kernel_size * kernel_size, F] of the pyramid's type, row by row; zeros beyond the border. Gradients are summed
         in float32.
     """
-    batch, num_filters = dim(pyramid[0], 0), pyramid[0].shape[-1]
-    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
-    num_cells = [height * width for height, width in sizes]
-    flat = tf.concat(
-        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
-        axis=1,
-    )
-    flat = tf.reshape(flat, [-1, num_filters])
-    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
-    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)[:, :, tf.newaxis]
-
+    first_cell, size = cell_ops.locate(pyramid, level_indices)
+    first_cell, size = first_cell[..., tf.newaxis], size[:, :, tf.newaxis]
     # Of an even total the smaller half comes first, as in "same" padding.
     steps = np.arange(kernel_size) * dilation_rate - (kernel_size - 1) * dilation_rate // 2
     rows = rows[..., tf.newaxis] + np.repeat(steps, kernel_size).astype(np.int32)  # [B, S, kernel_size^2]
     columns = columns[..., tf.newaxis] + np.tile(steps, kernel_size).astype(np.int32)
     is_inside = (rows >= 0) & (rows < size[..., 0]) & (columns >= 0) & (columns < size[..., 1])
-    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
-    cells = tf.where(is_inside, first_cell[..., tf.newaxis] + rows * size[..., 1] + columns, 0)
+    cells = tf.where(is_inside, first_cell + rows * size[..., 1] + columns, 0)
 
     @tf.custom_gradient
-    def gather(flat: tf.Tensor):
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def gather(*pyramid: tf.Tensor):
+        flat = cell_ops.flatten(pyramid)
+
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             upstream = tf.where(is_inside[..., tf.newaxis], tf.cast(upstream, tf.float32), 0.0)
             total = tf.tensor_scatter_nd_add(tf.zeros(tf.shape(flat)), cells[..., tf.newaxis], upstream)
-            return tf.cast(total, flat.dtype)
+            return cell_ops.unflatten(total, pyramid)
 
-        zero = tf.zeros([], flat.dtype)
-        return tf.where(is_inside[..., tf.newaxis], tf.gather(flat, cells), zero), gradient
+        return tf.where(is_inside[..., tf.newaxis], tf.gather(flat, cells), tf.zeros([], flat.dtype)), gradient
 
-    return gather(flat)
+    return gather(*pyramid)

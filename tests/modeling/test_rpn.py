@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from object_detection_fpn.modeling import layers, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
@@ -117,6 +118,60 @@ def test_outputs_are_float32_under_bfloat16():
     logits, deltas = head(make_pyramid(), training=True)
     assert (logits.dtype, deltas.dtype) == (tf.float32, tf.float32)
     assert {v.dtype for v in head.variables} == {tf.float32}
+
+
+# Some anchors alone ----------------------------------------------------------------------------------------------------
+
+
+def make_trained_head(**settings):
+    spec = layers.LayerSpec(**settings, initializer=lambda: tf_keras.initializers.RandomNormal(stddev=0.5))
+    head = rpn.RPNHead(in_filters=2, num_levels=2, num_anchors=3, num_filters=5, spec=spec)
+    for i, variable in enumerate(head.trainable_variables):
+        if "bias" in variable.name:
+            variable.assign(np.random.RandomState(i).normal(0, 1, variable.shape))
+    return head
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
+def test_some_anchors_alone_have_the_outputs_and_gradients_of_all(dtype, tolerance):
+    head = make_trained_head(dtype=dtype)
+    random = np.random.RandomState(0)
+    pyramid = [tf.constant(random.normal(0, 1, [2, *size, 2]), head.compute_dtype) for size in SIZES]
+    indices = tf.constant(random.randint(0, NUM_ANCHORS, [2, 30]), tf.int32)
+    weights = [random.normal(0, 1, [2, 30, size]) for size in (2, 4)]
+    found = []
+    for run in (
+        lambda: [tf.gather(values, indices, batch_dims=1) for values in head(pyramid, training=True)],
+        lambda: head.at(pyramid, indices),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(pyramid)
+            outputs = run()
+            loss = sum(tf.reduce_sum(values * weight) for values, weight in zip(outputs, weights, strict=True))
+        assert all(values.dtype == tf.float32 for values in outputs)
+        found.append([*outputs, *tape.gradient(loss, [*pyramid, *head.trainable_variables])])
+    for of_all, alone in zip(*found, strict=True):
+        of_all, alone = (tf.cast(values, tf.float32).numpy() for values in (of_all, alone))
+        assert np.any(of_all != 0)
+        assert np.linalg.norm(alone - of_all) <= tolerance * np.linalg.norm(of_all)
+
+
+def test_few_anchors_are_computed_alone_and_many_or_normalized_ones_are_not():
+    pyramid, head = make_pyramid(), make_head()
+    assert head.is_local(pyramid, 3)  # of 9 cells each, of 30
+    assert not head.is_local(pyramid, 4)
+    assert not head.is_local(pyramid, None)
+    assert not make_head(layers.LayerSpec(norm=layers.BatchNormSpec())).is_local(pyramid, 3)
+
+
+def test_anchors_are_looked_up_in_the_outputs_if_there_is_no_pyramid():
+    outputs, indices = random_outputs(0), tf.constant([[5, 2], [0, 80]])
+    logits, deltas = make_rpn().look_up(outputs, None, indices)
+    np.testing.assert_array_equal(logits[1, 1], outputs.objectness_logits[1, 80])
+    np.testing.assert_array_equal(deltas[0, 0], outputs.box_deltas[0, 5])
+
+
+# Which anchors take part -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("image_size", [(32, 48), (20, 30)], ids=["whole cells", "padded"])
