@@ -341,7 +341,7 @@ def test_the_compiled_program_does_not_grow_with_the_batch_nor_work_on_all_ancho
     assert len(re.findall(rf"sort\(\w+\[8,{num_cells}\]", text)) <= 1
     scatters = re.findall(r" = \w+\[([\d,]*)\]\S* scatter\(", text)
     sizes = [np.prod([int(side) for side in shape.split(",") if side]) for shape in scatters]
-    assert max(sizes) == 8 * num_cells * 16  # the gradient of the pyramid
+    assert max(sizes) <= 8 * num_cells * 16  # cells of the pyramid
 
 
 # Chance ---------------------------------------------------------------------------------------------------------------
