@@ -146,8 +146,8 @@ class FasterRCNN(tf_keras.layers.Layer):
         all their proposals.
         """
         sample, rpn_targets = self._anchor_sampler(predictions.rpn, groundtruth, predictions.seed)
-        objectness_logits, box_deltas = self.rpn.at_anchors(predictions.rpn, predictions.pyramid, sample.indices)
-        values = self._rpn_loss(objectness_logits, box_deltas, rpn_targets, sample.is_sampled)
+        logits, deltas = self.rpn.look_up(predictions.rpn, predictions.pyramid, sample.indices)
+        values = self._rpn_loss(logits, deltas, rpn_targets, sample.is_sampled)
         if self.num_stages == 2:
             box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
             values |= self._box_loss(predictions.class_logits, predictions.box_deltas, box_targets, predictions.rois)

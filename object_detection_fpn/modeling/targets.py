@@ -56,8 +56,17 @@ def match(
 
 def _can_train(matches: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
     """[B, K] bool: background, or matched to a groundtruth box that has weight."""
-    gt_weights = tf.gather(groundtruth.weights, tf.maximum(matches, 0), batch_dims=1)
-    return (matches == matching.BACKGROUND) | ((matches >= 0) & (gt_weights > 0.0))
+    in_range = tf.sequence_mask(groundtruth.num_boxes, tf.shape(groundtruth.boxes)[1])
+    has_weight = groundtruth.weights > 0.0
+
+    def look_up() -> tf.Tensor:
+        return tf.gather(has_weight, tf.maximum(matches, 0), batch_dims=1)
+
+    # Nearly always all have weight, and a look-up for each of many anchors takes long on a TPU.
+    is_matched_with_weight = tf.cond(
+        tf.reduce_all(has_weight | ~in_range), lambda: tf.ones_like(matches, tf.bool), look_up
+    )
+    return (matches == matching.BACKGROUND) | ((matches >= 0) & is_matched_with_weight)
 
 
 def encode(

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from object_detection_fpn.ops import cells as cell_ops
 from object_detection_fpn.ops.dims import dim
 
 IMPLEMENTATIONS = ("native", "sparse", "kernel", "static")
@@ -58,9 +60,9 @@ def multilevel_crop_and_resize(
 
     "sparse" is a product with the sparse matrix of interpolation weights, made for CPUs. "kernel" is TensorFlow's kernel,
     level by level, made for GPUs: on a CPU its gradient is wrong. "native" is the one of the two that suits this machine;
-    they give the same and take any shapes. "static" is gathers from one flat buffer of all levels: compiles under XLA. It
-    differs only beyond the border of a level: there the others return `extrapolation_value`, and "static" fades to it over
-    one cell, as the Object Detection API's two implementations do.
+    they give the same and take any shapes. "static" is gathers from one flat buffer of all levels, and for the gradient
+    products of matrices: made for TPUs, it compiles under XLA. It differs only beyond the border of a level: there the others
+    return `extrapolation_value`, and "static" fades to it over one cell, as the Object Detection API's two implementations do.
 
     Args:
         pyramid: per level [B, H, W, F] of any float type, finest first.
@@ -188,7 +190,8 @@ def _sparse_crop(
     faster than TensorFlow's kernel, and the transposed product gives the gradient, which that kernel gets wrong there: its
     threads add to the same cells without excluding each other, and lose up to 10 % of it.
     """
-    flat, first_cell, size = _flatten(pyramid, level_indices)
+    flat = cell_ops.flatten(pyramid)
+    first_cell, size = cell_ops.locate(pyramid, level_indices)
     boxes = _pull_inside(boxes)
     rows, row_weights = _pairs(_samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], False))
     columns, column_weights = _pairs(_samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], False))
@@ -237,47 +240,100 @@ def _static_crop(
     extrapolation_value: float,
 ) -> tf.Tensor:
     """-> [B, R, height, width, F] float32."""
-    flat, cells, weights = _interpolation(pyramid, boxes, level_indices, crop_size=crop_size, fades_beyond_border=True)
+    samples = _locate_samples(pyramid, boxes, level_indices, crop_size=crop_size, fades_beyond_border=True)
+    cells, weights = _interpolation(pyramid, level_indices, samples)
 
     @tf.custom_gradient
-    def interpolate(flat: tf.Tensor):
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            # One corner after the other: together their gradients are four times the size of the crops.
-            def add(corner: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                update = weights[corner][..., tf.newaxis] * upstream
-                return corner + 1, tf.tensor_scatter_nd_add(total, cells[corner][..., tf.newaxis], update)
-
-            initial = tf.constant(0), tf.zeros(tf.shape(flat))
-            _, total = tf.while_loop(lambda corner, _: corner < 4, add, initial, maximum_iterations=4)
-            return tf.cast(total, flat.dtype)
-
+    def interpolate(*pyramid: tf.Tensor):
+        flat = cell_ops.flatten(pyramid)
         parts = [tf.cast(tf.gather(flat, cells[i]), tf.float32) * weights[i][..., tf.newaxis] for i in range(4)]
-        return tf.add_n(parts), gradient
+        return tf.add_n(parts), lambda upstream: _static_gradient(pyramid, level_indices, samples, upstream)
 
-    crops = interpolate(flat)
+    crops = interpolate(*pyramid)
     if extrapolation_value:
         crops += extrapolation_value * (1.0 - tf.reduce_sum(weights, axis=0))[..., tf.newaxis]
     return crops
 
 
-def _interpolation(
+def _static_gradient(
+    pyramid: Sequence[tf.Tensor], level_indices: tf.Tensor, samples: _Samples, upstream: tf.Tensor
+) -> list[tf.Tensor]:
+    """Spreads the gradient of the crops over the rows and columns of their levels by products of matrices.
+
+    Adding it to the cells sample by sample takes a TPU longer, and several times the memory. Images come one after the
+    other: what lies between the products, [R, height, widest level, F], is the size of many crops.
+    """
+    dtype = pyramid[0].dtype
+    widths = [dim(features, 2) for features in pyramid]
+    widest = max(widths) if all(isinstance(width, int) for width in widths) else tf.reduce_max(tf.stack(widths))
+
+    def one_image(image: tuple[tf.Tensor, _Samples, tf.Tensor]) -> list[tf.Tensor]:
+        levels, samples, upstream = image
+        # Every RoI in as many columns as the widest level has, although it fills those of its own level only.
+        columns = tf.cast(_as_matrix(samples.columns, samples.column_weights, widest), dtype)
+        spread = tf.einsum("rxw,ryxf->rywf", columns, tf.cast(upstream, dtype))
+        gradients = []
+        for level, (features, width) in enumerate(zip(pyramid, widths, strict=True)):
+            is_here = tf.cast(levels == level, tf.float32)[:, tf.newaxis]
+            row_weights = tuple(weights * is_here for weights in samples.row_weights)
+            rows = tf.cast(_as_matrix(samples.rows, row_weights, dim(features, 1)), dtype)
+            gradients.append(tf.einsum("ryh,rywf->hwf", rows, spread[:, :, :width]))
+        return gradients
+
+    signature = [tf.TensorSpec(features.shape[1:], dtype) for features in pyramid]
+    return tf.map_fn(
+        one_image, (level_indices, samples, upstream), fn_output_signature=signature, parallel_iterations=1
+    )
+
+
+def _as_matrix(cells: _Pair, weights: _Pair, num_cells: int | tf.Tensor) -> tf.Tensor:
+    """Cells and weights [R, S] of samples along one axis -> [R, S, num_cells], the weight that each cell has in each sample."""
+    place = tf.range(num_cells)
+    return tf.add_n(
+        [
+            tf.where(cell[..., tf.newaxis] == place, weight[..., tf.newaxis], 0.0)
+            for cell, weight in zip(cells, weights, strict=True)
+        ]
+    )
+
+
+_Pair: TypeAlias = tuple[tf.Tensor, tf.Tensor]
+
+
+class _Samples(NamedTuple):
+    """Between which (low, high) cells samples lie, within their level, and the weights of these."""
+
+    rows: _Pair  # [B, R, height] int32
+    row_weights: _Pair  # [B, R, height]
+    columns: _Pair  # [B, R, width] int32
+    column_weights: _Pair  # [B, R, width]
+
+
+def _locate_samples(
     pyramid: Sequence[tf.Tensor],
     boxes: tf.Tensor,
     level_indices: tf.Tensor,
     *,
     crop_size: tuple[int, int],
     fades_beyond_border: bool,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> _Samples:
+    _, size = cell_ops.locate(pyramid, level_indices)
+    rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], fades_beyond_border)
+    columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], fades_beyond_border)
+    return _Samples(rows, row_weights, columns, column_weights)
+
+
+def _interpolation(
+    pyramid: Sequence[tf.Tensor], level_indices: tf.Tensor, samples: _Samples
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The cells that samples are interpolated from.
 
     Returns:
-        All cells of all levels and images, [N, F]; the rows of that which each sample lies between, [4, B, R, height, width]
-        int32, and their weights, of the same shape.
+        The rows of `cells.flatten` which each sample lies between, [4, B, R, height, width] int32, and their weights, of the
+        same shape.
     """
-    flat, first_cell, size = _flatten(pyramid, level_indices)
-    # Cells and weights, a pair of [B, R, height] or [B, R, width] each.
-    rows, row_weights = _samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], fades_beyond_border)
-    columns, column_weights = _samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], fades_beyond_border)
+    rows, row_weights, columns, column_weights = samples
+    first_cell, size = cell_ops.locate(pyramid, level_indices)
     first_cell = first_cell[..., tf.newaxis, tf.newaxis]
     width = size[..., 1, tf.newaxis, tf.newaxis]
 
@@ -286,25 +342,7 @@ def _interpolation(
         [first_cell + rows[y][..., :, tf.newaxis] * width + columns[x][..., tf.newaxis, :] for y, x in corners]
     )
     weights = tf.stack([row_weights[y][..., :, tf.newaxis] * column_weights[x][..., tf.newaxis, :] for y, x in corners])
-    return flat, cells, weights
-
-
-def _flatten(pyramid: Sequence[tf.Tensor], level_indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """All cells of all levels and images, [N, F]; for each RoI the first of its image and level, [B, R]; the level's height
-    and width, [B, R, 2] int32.
-    """
-    batch, num_filters = dim(level_indices, 0), pyramid[0].shape[-1]
-    sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
-    num_cells = [height * width for height, width in sizes]
-    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
-    flat = tf.concat(
-        [tf.reshape(features, [batch, cells, num_filters]) for features, cells in zip(pyramid, num_cells, strict=True)],
-        axis=1,
-    )
-    flat = tf.reshape(flat, [-1, num_filters])  # one index a cell: XLA gathers several times faster than with two
-    size = tf.gather(tf.stack([tf.stack(level_size) for level_size in sizes]), level_indices)  # [B, R, 2]
-    first_cell = tf.range(batch)[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
-    return flat, first_cell, size
+    return cells, weights
 
 
 def _pairs(values: tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.ops import selection
 from object_detection_fpn.ops.dims import dim
 
 IMPLEMENTATIONS = ("native", "xla")
@@ -22,7 +23,8 @@ IMPLEMENTATIONS = ("native", "xla")
 # most of whose boxes score too little to take part. The work of a tile grows with its square.
 _LARGE_TILE = 512
 _SMALL_TILE = 64
-_MANY_BOXES = 2048
+_MANY_BOXES = 4096
+_BLOCK = _MANY_BOXES  # of the best boxes of a long row, which are sorted; 300 proposals need about half as many
 
 _NEVER = float("-inf")  # score of what cannot be kept
 
@@ -262,24 +264,30 @@ def _native(
 
 
 def _tiled(boxes: tf.Tensor, scores: tf.Tensor, max_outputs: int, iou_threshold: float) -> _Kept:
-    """Greedy suppression, a tile of the best boxes left at a time: against the boxes kept so far, then within the tile."""
+    """Greedy suppression, a tile of the best boxes left at a time: against the boxes kept so far, then within the tile.
+
+    Tiles are cut from a sorted block. Of long rows a block holds only the best: the first one nearly always fills the output.
+    """
     batch, num_boxes = dim(boxes, 0), dim(boxes, 1)
-    tile = _LARGE_TILE if not isinstance(num_boxes, int) or num_boxes > _MANY_BOXES else min(_SMALL_TILE, num_boxes)
-    missing = tf.maximum(tile - num_boxes, 0)
+    is_long = not isinstance(num_boxes, int) or num_boxes > _MANY_BOXES
+    tile = _LARGE_TILE if is_long else min(_SMALL_TILE, num_boxes)
+    missing = tf.maximum(_BLOCK - num_boxes, 0) if is_long else -num_boxes % tile
     boxes = tf.pad(boxes, [[0, 0], [0, missing], [0, 0]])
     scores = tf.pad(scores, [[0, 0], [0, missing]], constant_values=_NEVER)
-    is_earlier = tf.range(tile)[:, tf.newaxis] < tf.range(tile)  # [j, i]: j comes before i
+    block = _BLOCK if is_long else dim(scores, 1)
+    places = tf.range(tile)
     images = tf.broadcast_to(tf.range(batch)[:, tf.newaxis], [batch, tile])
 
     def more(is_more, *_):
         return is_more
 
-    def decide(_, left, kept, kept_boxes, num):
-        # One tile at a time costs far less than sorting all boxes: the first tiles usually fill the output.
-        tile_scores, rows = tf.math.top_k(left, k=tile)
+    def decide_tile(_, start, kept, kept_boxes, num, block_scores, block_rows):
+        tile_scores = tf.slice(block_scores, [0, start], [batch, tile])
+        rows = tf.slice(block_rows, [0, start], [batch, tile])
         tile_boxes = tf.gather(boxes, rows, batch_dims=1)
         overlaps_kept = box_ops.pairwise_iou(kept_boxes, tile_boxes) > iou_threshold  # unfilled rows are empty: IoU 0
         alive = (tile_scores > _NEVER) & ~tf.reduce_any(overlaps_kept, axis=1)
+        is_earlier = places[:, tf.newaxis] < places  # [j, i]: j comes before i
         overlaps = (box_ops.pairwise_iou(tile_boxes, tile_boxes) > iou_threshold) & is_earlier
         alive = _greedy(alive, overlaps)
         slot = num[:, tf.newaxis] + tf.cumsum(tf.cast(alive, tf.int32), axis=1, exclusive=True)
@@ -288,23 +296,33 @@ def _tiled(boxes: tf.Tensor, scores: tf.Tensor, max_outputs: int, iou_threshold:
         kept = tf.tensor_scatter_nd_update(kept, where, rows)
         kept_boxes = tf.tensor_scatter_nd_update(kept_boxes, where, tf.where(alive[..., tf.newaxis], tile_boxes, 0.0))
         num = tf.minimum(num + tf.math.count_nonzero(alive, axis=1, dtype=tf.int32), max_outputs)
-        left = tf.tensor_scatter_nd_update(left, tf.stack([images, rows], axis=-1), tf.fill([batch, tile], _NEVER))
-        # Not tile_scores[:, -1]: slicing the result keeps XLA from seeing that a few of many are wanted, and it sorts all.
-        is_full = tf.reduce_all(tile_scores > _NEVER, axis=1)
-        is_more = tf.reduce_any(is_full & (num < max_outputs))
-        return is_more, left, kept, kept_boxes, num
+        is_full = tile_scores[:, -1] > _NEVER
+        is_more = tf.reduce_any(is_full & (num < max_outputs)) & (start + tile < block)
+        return is_more, start + tile, kept, kept_boxes, num, block_scores, block_rows
 
-    _, _, kept, _, num = tf.while_loop(
-        more,
-        decide,
-        (
-            tf.constant(True),
-            scores,
-            tf.zeros([batch, max_outputs + 1], tf.int32),
-            tf.zeros([batch, max_outputs + 1, 4]),
-            tf.zeros([batch], tf.int32),
-        ),
+    def decide_block(_, left, kept, kept_boxes, num):
+        if is_long:
+            is_best = selection.mark_largest(left, tf.fill([batch], block))
+            best = selection.find_marked(is_best, block)
+            left_after = tf.where(is_best, _NEVER, left)
+            block_scores, order = tf.math.top_k(tf.gather(left, best, batch_dims=1), k=block)
+            block_rows = tf.gather(best, order, batch_dims=1)
+        else:
+            left_after = left
+            block_scores, block_rows = tf.math.top_k(left, k=block)
+        state = (tf.constant(True), tf.constant(0), kept, kept_boxes, num, block_scores, block_rows)
+        _, _, kept, kept_boxes, num, _, _ = tf.while_loop(more, decide_tile, state)
+        is_full = block_scores[:, -1] > _NEVER
+        return tf.reduce_any(is_full & (num < max_outputs)), left_after, kept, kept_boxes, num
+
+    state = (
+        tf.constant(True),
+        scores,
+        tf.zeros([batch, max_outputs + 1], tf.int32),
+        tf.zeros([batch, max_outputs + 1, 4]),
+        tf.zeros([batch], tf.int32),
     )
+    _, _, kept, _, num = tf.while_loop(more, decide_block, state) if is_long else decide_block(*state)
     is_real = tf.range(max_outputs) < num[:, tf.newaxis]
     indices = tf.where(is_real, kept[:, :max_outputs], 0)
     return _Kept(indices, tf.where(is_real, tf.gather(scores, indices, batch_dims=1), 0.0), num)

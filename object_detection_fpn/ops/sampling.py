@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from object_detection_fpn.ops import selection
 from object_detection_fpn.ops.dims import dim
 
 
@@ -54,28 +55,17 @@ def sample_balanced(
 
     is_positive = tf.logical_and(is_candidate, is_positive)
     is_negative = tf.logical_and(is_candidate, tf.logical_not(is_positive))
-    positives, num_positives = _first(is_positive, priority, int(num_samples * positive_fraction))
-    negatives, num_negatives = _first(is_negative, priority, num_samples)
-    num_negatives = tf.minimum(num_negatives, num_samples - num_positives)
-
-    # Unchosen rows sort last; what is left of them in the first num_samples is the filling.
-    chosen = tf.sort(
-        tf.concat([_keep(positives, num_positives, num_rows), _keep(negatives, num_negatives, num_rows)], axis=1),
-        axis=1,
-    )
-    chosen = tf.pad(chosen, [[0, 0], [0, num_samples]], constant_values=num_rows)[:, :num_samples]
-    is_sampled = chosen < num_rows
-    return Sample(indices=tf.where(is_sampled, chosen, 0), is_sampled=is_sampled)
+    num_positives = tf.minimum(_count(is_positive), int(num_samples * positive_fraction))
+    num_negatives = tf.minimum(_count(is_negative), num_samples - num_positives)
+    # Priorities are never negative. Both kinds at once, as twice as many rows.
+    kinds = tf.concat([is_positive, is_negative], axis=0)
+    priority = tf.where(kinds, tf.tile(priority, [2, 1]), -1.0)
+    chosen = selection.mark_largest(priority, tf.concat([num_positives, num_negatives], axis=0))
+    chosen = tf.reduce_any(tf.reshape(chosen, [2, -1, num_rows]), axis=0)
+    indices = selection.find_marked(chosen, num_samples)
+    is_sampled = indices < num_rows
+    return Sample(indices=tf.where(is_sampled, indices, 0), is_sampled=is_sampled)
 
 
-def _first(mask: tf.Tensor, priority: tf.Tensor, limit: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the `limit` rows of highest priority, marked ones first ([B, <= limit] int32), and how many are marked ([B])."""
-    num_rows = dim(mask, 1)
-    size = min(limit, num_rows) if isinstance(num_rows, int) else tf.minimum(limit, num_rows)
-    _, rows = tf.math.top_k(tf.where(mask, priority, -1.0), k=size)  # priorities are never negative
-    return rows, tf.minimum(tf.math.count_nonzero(mask, axis=1, dtype=tf.int32), limit)
-
-
-def _keep(rows: tf.Tensor, count: tf.Tensor, num_rows: int | tf.Tensor) -> tf.Tensor:
-    """Replaces all but the first `count` [B] of `rows` [B, n] by `num_rows`, a row that does not exist."""
-    return tf.where(tf.range(tf.shape(rows)[1]) < count[:, tf.newaxis], rows, num_rows)
+def _count(marks: tf.Tensor) -> tf.Tensor:
+    return tf.math.count_nonzero(marks, axis=1, dtype=tf.int32)

@@ -7,6 +7,8 @@ blocks with and without projection.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -324,6 +326,22 @@ def test_the_graph_does_not_grow_with_the_batch(static):
     # TensorFlow writes zeros of up to 1000 elements in one operation and more in three; 2 and 5 images are on one side.
     two, five = (num_operations(step.get_concrete_function(*make_batch(batch))) for batch in (2, 5))
     assert two == five
+
+
+def test_the_compiled_program_does_not_grow_with_the_batch_nor_work_on_all_anchors():
+    step = compiled(train_step(build("small", text=SAMPLING, static=True)))
+    programs = {}
+    for batch in (2, 8):
+        compile_to = step.experimental_get_compiler_ir(*make_batch(batch, size=128))
+        programs[batch] = len(compile_to(stage="hlo_serialized"))
+    assert programs[8] <= 1.1 * programs[2]
+    assert programs[8] < 3e6  # without anchors that became constants
+    text = compile_to(stage="hlo")
+    num_cells = sum((128 >> level) ** 2 for level in (3, 4, 5, 6))  # each of one anchor
+    assert len(re.findall(rf"sort\(\w+\[8,{num_cells}\]", text)) <= 1
+    scatters = re.findall(r" = \w+\[([\d,]*)\]\S* scatter\(", text)
+    sizes = [np.prod([int(side) for side in shape.split(",") if side]) for shape in scatters]
+    assert max(sizes) <= 8 * num_cells * 16  # cells of the pyramid
 
 
 # Chance ---------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from object_detection_fpn.modeling import layers, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
@@ -72,60 +73,6 @@ def test_outputs_are_in_the_order_of_the_anchors(level, row, column):
     np.testing.assert_allclose(width / height, ASPECT_RATIOS, rtol=1e-6)
 
 
-@pytest.mark.parametrize("is_static", [True, False])
-@pytest.mark.parametrize("kernel_size, dilation", [(3, 1), (3, 2), (1, 1), (2, 1), (5, 1)])
-def test_sampled_anchors_have_the_values_and_gradients_of_all(kernel_size, dilation, is_static):
-    random = np.random.RandomState(0)
-    head = rpn.RPNHead(
-        in_filters=4, num_levels=2, num_anchors=3, num_filters=5, kernel_size=kernel_size, dilation_rate=dilation,
-        spec=layers.LayerSpec(),
-    )  # fmt: skip
-    for variable in head.trainable_variables:
-        variable.assign(random.normal(0, 0.5, variable.shape))
-    pyramid = [tf.constant(random.normal(0, 1, [2, *size, 4]), tf.float32) for size in SIZES]
-    indices = np.stack([random.permutation(NUM_ANCHORS), random.randint(0, 9, NUM_ANCHORS)])  # each once; some often
-    weights = [tf.constant(random.normal(0, 1, [2, NUM_ANCHORS, size]), tf.float32) for size in (2, 4)]
-    sources = [*pyramid, *head.trainable_variables]
-    shape = [2, None, None, 4]
-    signature = [tf.TensorSpec(f.shape if is_static else shape) for f in pyramid]
-
-    def differentiate(predict):
-        @tf.function(input_signature=signature, autograph=False)
-        def run(*pyramid):
-            with tf.GradientTape() as tape:
-                tape.watch(pyramid)
-                outputs = predict(pyramid)
-                loss = tf.add_n([tf.reduce_sum(o * w) for o, w in zip(outputs, weights, strict=True)])
-            return outputs, tape.gradient(loss, [*pyramid, *head.trainable_variables])
-
-        return run(*pyramid)
-
-    def of_all(pyramid):
-        return [tf.gather(outputs, indices, batch_dims=1) for outputs in head(pyramid, training=True)]
-
-    assert head.is_local
-    outputs, gradients = differentiate(lambda pyramid: head.at_anchors(pyramid, tf.constant(indices, tf.int32)))
-    expected_outputs, expected_gradients = differentiate(of_all)
-    for actual, expected in zip(outputs, expected_outputs, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-    for source, actual, expected in zip(sources, gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(
-            tf.convert_to_tensor(actual), expected, rtol=1e-4, atol=1e-4, err_msg=str(source.shape)
-        )
-
-
-@pytest.mark.parametrize("norm", [layers.BatchNormSpec(), layers.GroupNormSpec()])
-def test_a_head_with_normalization_is_differentiated_whole(norm):
-    head = rpn.RPNHead(in_filters=4, num_levels=2, num_anchors=3, num_filters=32, spec=layers.LayerSpec(norm=norm))
-    assert not head.is_local
-    part = rpn.RPN(head=head, generate_anchors=generate_anchors)
-    pyramid = [tf.ones([1, *size, 4]) for size in SIZES]
-    outputs = part(pyramid, tf.constant([32, 48]), training=True)
-    logits, deltas = part.at_anchors(outputs, pyramid, tf.constant([[3, 80]]))
-    np.testing.assert_array_equal(logits, tf.gather(outputs.objectness_logits, [3, 80], axis=1))
-    np.testing.assert_array_equal(deltas, tf.gather(outputs.box_deltas, [3, 80], axis=1))
-
-
 def test_one_convolution_serves_all_levels_and_each_level_has_its_predictors():
     head = make_head(num_filters=5)
     shapes = [tuple(v.shape) for v in head.trainable_variables]
@@ -171,6 +118,109 @@ def test_outputs_are_float32_under_bfloat16():
     logits, deltas = head(make_pyramid(), training=True)
     assert (logits.dtype, deltas.dtype) == (tf.float32, tf.float32)
     assert {v.dtype for v in head.variables} == {tf.float32}
+
+
+# Some anchors alone ----------------------------------------------------------------------------------------------------
+
+
+def make_trained_head(**settings):
+    spec = layers.LayerSpec(**settings, initializer=lambda: tf_keras.initializers.RandomNormal(stddev=0.5))
+    head = rpn.RPNHead(in_filters=2, num_levels=2, num_anchors=3, num_filters=5, spec=spec)
+    for i, variable in enumerate(head.trainable_variables):
+        if "bias" in variable.name:
+            variable.assign(np.random.RandomState(i).normal(0, 1, variable.shape))
+    return head
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
+def test_some_anchors_alone_have_the_outputs_and_gradients_of_all(dtype, tolerance):
+    head = make_trained_head(dtype=dtype)
+    random = np.random.RandomState(0)
+    pyramid = [tf.constant(random.normal(0, 1, [2, *size, 2]), head.compute_dtype) for size in SIZES]
+    indices = tf.constant(random.randint(0, NUM_ANCHORS, [2, 30]), tf.int32)
+    weights = [random.normal(0, 1, [2, 30, size]) for size in (2, 4)]
+    found = []
+    for run in (
+        lambda: [tf.gather(values, indices, batch_dims=1) for values in head(pyramid, training=True)],
+        lambda: head.at(pyramid, indices),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(pyramid)
+            outputs = run()
+            loss = sum(tf.reduce_sum(values * weight) for values, weight in zip(outputs, weights, strict=True))
+        assert all(values.dtype == tf.float32 for values in outputs)
+        found.append([*outputs, *tape.gradient(loss, [*pyramid, *head.trainable_variables])])
+    for of_all, alone in zip(*found, strict=True):
+        of_all, alone = (tf.cast(values, tf.float32).numpy() for values in (of_all, alone))
+        assert np.any(of_all != 0)
+        assert np.linalg.norm(alone - of_all) <= tolerance * np.linalg.norm(of_all)
+
+
+@pytest.mark.parametrize("kernel_size, dilation", [(3, 1), (3, 2), (1, 1), (2, 1), (5, 1)])
+def test_sampled_anchors_have_the_values_and_gradients_of_all(kernel_size, dilation):
+    random = np.random.RandomState(0)
+    head = rpn.RPNHead(
+        in_filters=4, num_levels=2, num_anchors=3, num_filters=5, kernel_size=kernel_size, dilation_rate=dilation,
+        spec=layers.LayerSpec(),
+    )  # fmt: skip
+    for variable in head.trainable_variables:
+        variable.assign(random.normal(0, 0.5, variable.shape))
+    pyramid = [tf.constant(random.normal(0, 1, [2, *size, 4]), tf.float32) for size in SIZES]
+    indices = np.stack([random.permutation(NUM_ANCHORS), random.randint(0, 9, NUM_ANCHORS)])  # each once; some often
+    weights = [tf.constant(random.normal(0, 1, [2, NUM_ANCHORS, size]), tf.float32) for size in (2, 4)]
+    sources = [*pyramid, *head.trainable_variables]
+
+    def differentiate(predict):
+        @tf.function(autograph=False)
+        def run(*pyramid):
+            with tf.GradientTape() as tape:
+                tape.watch(pyramid)
+                outputs = predict(pyramid)
+                loss = tf.add_n([tf.reduce_sum(o * w) for o, w in zip(outputs, weights, strict=True)])
+            return outputs, tape.gradient(loss, [*pyramid, *head.trainable_variables])
+
+        return run(*pyramid)
+
+    def of_all(pyramid):
+        return [tf.gather(outputs, indices, batch_dims=1) for outputs in head(pyramid, training=True)]
+
+    outputs, gradients = differentiate(lambda pyramid: head.at(pyramid, tf.constant(indices, tf.int32)))
+    expected_outputs, expected_gradients = differentiate(of_all)
+    for actual, expected in zip(outputs, expected_outputs, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    for source, actual, expected in zip(sources, gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(actual), expected, rtol=1e-4, atol=1e-4, err_msg=str(source.shape)
+        )
+
+
+@pytest.mark.parametrize("norm", [layers.BatchNormSpec(), layers.GroupNormSpec()])
+def test_a_head_with_normalization_is_differentiated_whole(norm):
+    head = rpn.RPNHead(in_filters=4, num_levels=2, num_anchors=3, num_filters=32, spec=layers.LayerSpec(norm=norm))
+    part = rpn.RPN(head=head, generate_anchors=generate_anchors)
+    pyramid = [tf.ones([1, *size, 4]) for size in SIZES]
+    outputs = part(pyramid, tf.constant([32, 48]), training=True)
+    logits, deltas = part.look_up(outputs, pyramid, tf.constant([[3, 80]]))
+    np.testing.assert_array_equal(logits, tf.gather(outputs.objectness_logits, [3, 80], axis=1))
+    np.testing.assert_array_equal(deltas, tf.gather(outputs.box_deltas, [3, 80], axis=1))
+
+
+def test_few_anchors_are_computed_alone_and_many_or_normalized_ones_are_not():
+    pyramid, head = make_pyramid(), make_head()
+    assert head.is_local(pyramid, 3)  # of 9 cells each, of 30
+    assert not head.is_local(pyramid, 4)
+    assert not head.is_local(pyramid, None)
+    assert not make_head(layers.LayerSpec(norm=layers.BatchNormSpec())).is_local(pyramid, 3)
+
+
+def test_anchors_are_looked_up_in_the_outputs_if_there_is_no_pyramid():
+    outputs, indices = random_outputs(0), tf.constant([[5, 2], [0, 80]])
+    logits, deltas = make_rpn().look_up(outputs, None, indices)
+    np.testing.assert_array_equal(logits[1, 1], outputs.objectness_logits[1, 80])
+    np.testing.assert_array_equal(deltas[0, 0], outputs.box_deltas[0, 5])
+
+
+# Which anchors take part -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("image_size", [(32, 48), (20, 30)], ids=["whole cells", "padded"])
