@@ -113,7 +113,10 @@ def make_batches(means, *, num_boxes=None, batch_size=2, source_ids=None, with_o
             is_padding=row["is_padding"] if with_options else None,
         )
 
-    return tf.data.Dataset.from_tensor_slices(columns).map(to_batch).batch(batch_size, drop_remainder=num_padding > 0)
+    rows = tf.data.Dataset.from_tensor_slices(columns).map(to_batch)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # as in `data.input`, which says why
+    return rows.batch(batch_size, drop_remainder=num_padding > 0).with_options(options)
 
 
 def run(dataset, **options):
