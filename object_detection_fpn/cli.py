@@ -259,8 +259,8 @@ def _make_parser() -> argparse.ArgumentParser:
     service.add_argument("--host", help="name under which trainers reach the machine of a worker; its own by default")
 
     plan = add("plan", _plan, "Tell what training and inference need and take on a TPU, without one.")
-    plan.description += (
-        " Both are compiled for it by the TPU's own compiler (pip install 'object_detection_fpn[plan]'). The exit status is "
+    plan.epilog = (
+        "Both are compiled for it by the TPU's own compiler (pip install 'object_detection_fpn[plan]'). The exit status is "
         "0 if they fit into its memory, 1 if not."
     )
     add_config(plan)
@@ -273,9 +273,11 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--batch_size", type=int, help="overrides train_config.batch_size: images of all replicas")
     plan.add_argument("--step", choices=("train", "inference"), help="plan this one only")
-    plan.add_argument("--fast", action="store_true", help="memory only: compiling takes a minute instead of 5 to 15")
+    plan.add_argument("--fast", action="store_true", help="memory only: compiling takes a third of the time")
     plan.add_argument(
-        "--largest_batch", action="store_true", help="make sure of the largest batch that fits; up to 5 more minutes"
+        "--largest_batch",
+        action="store_true",
+        help="make sure of the largest batch that fits: up to 5 more compilations",
     )
     plan.add_argument("--plan_python", metavar="PYTHON", help="interpreter of an environment that has jax[tpu]")
     plan.add_argument("--json", action="store_true", help="print JSON")

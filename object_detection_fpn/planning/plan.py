@@ -282,7 +282,9 @@ def _plan_step(
         largest = search_largest_batch(compile_batch, compiled, step.state_bytes, batch_size=batch_size, unit=unit)
 
     all_reduce = target.all_reduce_seconds(step.reduced_bytes)
-    seconds = groups = hours = None
+    seconds: float | None = None
+    hours: float | None = None
+    groups: dict[str, float] | None = None
     num_steps = config.train_config.num_steps if is_training else None
     if compiled.costs:
         groups = {group: cycles / target.kind.clock_hz for group, cycles in compiled.costs.cycles.items()}
@@ -308,8 +310,8 @@ def _plan_step(
         num_steps=num_steps or None,
         hours=hours,
         groups=groups,
-        without_estimate=compiled.costs and compiled.costs.without_estimate,
-        loops_of_unknown_length=compiled.costs and compiled.costs.loops_of_unknown_length,
+        without_estimate=compiled.costs.without_estimate if compiled.costs else None,
+        loops_of_unknown_length=compiled.costs.loops_of_unknown_length if compiled.costs else None,
         largest_batch_size=None if largest is None else largest * target.num_replicas,
         is_largest_batch_checked=find_largest_batch,
         hlo_bytes=len(program),
@@ -346,8 +348,9 @@ def search_largest_batch(
     Returns:
         A number of images; 0 if none fits.
     """
-    fitting, failing = (batch_size, None) if first.fits else (0, batch_size)
-    known = [(0, state_bytes), (batch_size, first.used_bytes)]
+    fitting = batch_size if first.fits else 0
+    failing = None if first.fits else batch_size
+    known: list[tuple[int, int | None]] = [(0, state_bytes), (batch_size, first.used_bytes)]
     available = first.available_bytes
     for _ in range(_MOST_COMPILATIONS):
         points = [(size, used) for size, used in known[-2:] if used is not None]

@@ -12,14 +12,16 @@ The object holds `versions` after `--check`; `missing`, the package that is not 
 `memory`, `flops` and `seconds`.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib.metadata
 import importlib.util
 import json
 import os
 import re
-import sys
 import time
+from typing import Any
 
 # libtpu looks for the machine it runs on, and for a lock that another process may hold; it is only to compile here.
 _ENVIRONMENT = {
@@ -50,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        result = {"missing": missing[0]}
+        result: dict[str, Any] = {"missing": missing[0]}
     elif arguments.check:
         result = {"versions": {name: importlib.metadata.version(name) for name in _NEEDED}}
     else:
@@ -58,7 +60,7 @@ def main() -> None:
     print(json.dumps(result), flush=True)
 
 
-def compile_program(arguments):
+def compile_program(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compiles; whatever goes wrong becomes a part of the answer."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -83,7 +85,7 @@ def compile_program(arguments):
     return {"memory": sizes, "flops": costs["flops"], "seconds": round(seconds, 1)}
 
 
-def explain(message):
+def explain(message: str) -> dict[str, Any]:
     """What a message of the compiler means."""
     for pattern in _MEMORY_MESSAGES:
         match = pattern.search(message)
@@ -95,7 +97,7 @@ def explain(message):
     return {"error": message if len(message) < 2000 else f"{message[:1400]} ... {message[-500:]}"}
 
 
-def _compile(program, topology, effort):
+def _compile(program: bytes, topology: str, effort: float | None) -> tuple[Any, float]:
     """Returns the executable and the seconds it took."""
     import numpy as np
     from jax._src.interpreters import mlir
@@ -119,13 +121,13 @@ def _compile(program, topology, effort):
     return executable, time.perf_counter() - start
 
 
-def _make_portable(module):
+def _make_portable(module: Any) -> None:
     """Takes out what TensorFlow's programs have and the compiler's way in does not know."""
     from jaxlib.mlir import ir
 
-    copies = []
+    copies: list[Any] = []
 
-    def visit(operation):
+    def visit(operation: Any) -> Any:
         if operation.name == "mhlo.copy":
             copies.append(operation)
         # Integers have one order only.
@@ -142,4 +144,4 @@ def _make_portable(module):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
