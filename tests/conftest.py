@@ -39,7 +39,7 @@ def two_cpus() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
 
-def _tiny_backbone(*, max_level, num_channels, spec):
+def _tiny_backbone(*, max_level, num_channels, spec, recompute=False):
     """One convolution a level, of few channels, made as a whole ResNet's are."""
     import tf_keras
 
