@@ -48,7 +48,7 @@ def test_training_evaluation_and_export_work_on_remote_paths(config_path, tmp_pa
 
     # By the command: the folder of results is that of the checkpoint.
     assert cli.main(["eval", "--config", config_path, "--checkpoint", model_dir]) == 0
-    with tf.io.gfile.GFile(f"{model_dir}/eval/metrics.jsonl") as file:
+    with tf.io.gfile.GFile(f"{model_dir}/eval/held_out/metrics.jsonl") as file:
         assert json.loads(file.read())["step"] == 1
     assert tf.io.gfile.exists(f"{ROOT}/pictures/export-image-0.png")
 
