@@ -50,7 +50,7 @@ def test_training_evaluation_and_export_work_on_remote_paths(config_path, tmp_pa
     assert cli.main(["eval", "--config", config_path, "--checkpoint", model_dir]) == 0
     with tf.io.gfile.GFile(f"{model_dir}/eval/held_out/metrics.jsonl") as file:
         assert json.loads(file.read())["step"] == 1
-    assert tf.io.gfile.exists(f"{ROOT}/pictures/export-image-0.png")
+    assert tf.io.gfile.exists(f"{ROOT}/pictures/held_out/export-image-0.png")
 
     arguments = ["export", "--config", config_path, "--checkpoint", f"{model_dir}/ckpt-1"]
     assert cli.main([*arguments, "--output_dir", f"{ROOT}/exported"]) == 0
