@@ -402,8 +402,9 @@ def _data_service(arguments: argparse.Namespace) -> int:
             return service.run_dispatcher(port=arguments.port, say=_say)
         if not arguments.dispatcher:
             raise UsageError("A worker needs --dispatcher HOST:PORT.")
+        _service_address(arguments.dispatcher)
         return service.run_worker(
-            dispatcher=_service_address(arguments.dispatcher), port=arguments.port or 0, host=arguments.host, say=_say
+            dispatcher=arguments.dispatcher, port=arguments.port or 0, host=arguments.host, say=_say
         )
     except TimeoutError:  # an OSError too
         raise

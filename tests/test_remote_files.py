@@ -40,15 +40,17 @@ def test_training_evaluation_and_export_work_on_remote_paths(config_path, tmp_pa
     assert tf.io.gfile.exists(f"{model_dir}/pipeline.config")
     assert tf.io.gfile.glob(f"{model_dir}/train/events*")
 
-    # This file system takes the beginning of any path for a folder, and TensorFlow looks there for its newest checkpoint.
+    # This file system takes the beginning of any path for a folder, so TensorFlow looks in "ckpt-1" for its newest checkpoint.
+    for path in tf.io.gfile.glob(f"{model_dir}/ckpt-1.*"):
+        tf.io.gfile.copy(path, f"{model_dir}/ckpt-1/{path.rpartition('/')[2]}")
     with tf.io.gfile.GFile(f"{model_dir}/ckpt-1/checkpoint", "w") as file:
-        file.write(f'model_checkpoint_path: "{model_dir}/ckpt-1"')
+        file.write('model_checkpoint_path: "ckpt-1"')
 
     # By the command: the folder of results is that of the checkpoint.
     assert cli.main(["eval", "--config", config_path, "--checkpoint", model_dir]) == 0
-    with tf.io.gfile.GFile(f"{model_dir}/eval/metrics.jsonl") as file:
+    with tf.io.gfile.GFile(f"{model_dir}/eval/held_out/metrics.jsonl") as file:
         assert json.loads(file.read())["step"] == 1
-    assert tf.io.gfile.exists(f"{ROOT}/pictures/export-image-0.png")
+    assert tf.io.gfile.exists(f"{ROOT}/pictures/held_out/export-image-0.png")
 
     arguments = ["export", "--config", config_path, "--checkpoint", f"{model_dir}/ckpt-1"]
     assert cli.main([*arguments, "--output_dir", f"{ROOT}/exported"]) == 0
