@@ -250,6 +250,9 @@ def make_dataset(
 
         batches = data_service.watch(data_service.distribute(batches, service), service).map(settle)
 
+    if is_training and num_epochs == 0:
+        # Filters hide that there is no end, for which several workers would prepare; that cannot be done with fields of None.
+        batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF

@@ -133,6 +133,13 @@ def test_filling_rows_never_enlarge_a_dynamic_batch(write_records, make_record, 
     assert batch.is_padding.numpy().tolist() == [False, True, True]
 
 
+def test_training_without_end_says_so_which_several_workers_need(numbered):
+    path = numbered(4)
+    assert make(path, is_training=True).cardinality() == tf.data.INFINITE_CARDINALITY
+    assert make(path, is_training=True, num_epochs=1).cardinality() != tf.data.INFINITE_CARDINALITY
+    assert make(path).cardinality() != tf.data.INFINITE_CARDINALITY
+
+
 def test_training_repeats_every_record_once_an_epoch(numbered):
     dataset = make(numbered(6), is_training=True, batch_size=3, shuffle_buffer_size=1, num_epochs=3, seed=0)
     ids = ids_of(dataset)
