@@ -52,7 +52,7 @@ def test_training_evaluation_and_export_work_on_remote_paths(config_path, tmp_pa
         assert json.loads(file.read())["step"] == 1
     assert tf.io.gfile.exists(f"{ROOT}/pictures/held_out/export-image-0.png")
 
-    arguments = ["export", "--config", config_path, "--checkpoint", f"{model_dir}/ckpt-1"]
+    arguments = ["export", "--config", config_path, "--checkpoint", model_dir]
     assert cli.main([*arguments, "--output_dir", f"{ROOT}/exported"]) == 0
     assert tf.io.gfile.exists(f"{ROOT}/exported/saved_model/saved_model.pb")
     assert list(tmp_path.iterdir()) == []  # nothing took "ram://..." for a local path
