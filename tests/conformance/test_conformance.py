@@ -71,7 +71,7 @@ SAMPLING = (
 )
 
 
-def small_backbone(*, max_level, num_channels, spec):
+def small_backbone(*, max_level, num_channels, spec, recompute=False):
     def conv(features, filters, size, strides, name):
         return spec.make_norm(name=f"{name}_norm")(spec.make_conv(filters, size, strides=strides, name=name)(features))
 
@@ -85,7 +85,8 @@ def small_backbone(*, max_level, num_channels, spec):
         features = conv(features, filters, 3, strides, f"conv{level}")
         features = spec.make_activation(name=f"out{level}")(tf_keras.layers.Add(dtype=spec.dtype)([shortcut, features]))
         outputs.append(features)
-    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(range(2, max_level + 1)), name="small")
+    levels = tuple(range(2, max_level + 1))
+    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=levels, recompute=recompute, name="small")
 
 
 @pytest.fixture(scope="module", autouse=True)
