@@ -63,16 +63,11 @@ def multiscale_anchors(
     levels = []
     for index, (height, width) in enumerate(feature_sizes):
         stride = 2.0 ** (min_level + index)
-        rows = (_computed(tf.range(height, dtype=tf.float32)) + 0.5) * stride
-        columns = (_computed(tf.range(width, dtype=tf.float32)) + 0.5) * stride
+        rows = (tf.range(height, dtype=tf.float32) + 0.5) * stride
+        columns = (tf.range(width, dtype=tf.float32) + 0.5) * stride
         centers = tf.stack(tf.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, tf.newaxis, :]  # [H, W, 1, 2]
         half_sides = tf.constant(sides * stride / 2.0, tf.float32)  # [A, 2]
         corners = tf.concat([centers - half_sides, centers + half_sides], axis=-1)  # [H, W, A, 4]
         levels.append(tf.reshape(corners, [-1, 4]))
     anchors = tf.concat(levels, axis=0)
     return anchors if image_size is None else box_ops.normalize(anchors, image_size)
-
-
-def _computed(values: tf.Tensor) -> tf.Tensor:
-    """Keeps what follows from constants from becoming constants: those of all anchors are most of a compiled program."""
-    return tf.raw_ops.PlaceholderWithDefault(input=values, shape=values.shape)
