@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +15,11 @@ from object_detection_fpn.ops import box_coder, nms, patches
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.records import Proposals, RpnOutputs
 
-AnchorGenerator = Callable[[Sequence[tuple]], tf.Tensor]
+
+class AnchorGenerator(Protocol):
+    """What `ops.anchors.multiscale_anchors` is once its settings are given."""
+
+    def __call__(self, feature_sizes: Sequence[tuple], *, origin: float | tf.Tensor) -> tf.Tensor: ...
 
 
 class RPNHead(tf_keras.layers.Layer):
@@ -185,7 +190,9 @@ class RPN(tf_keras.layers.Layer):
 
     def call(self, pyramid: Sequence[tf.Tensor], image_size: tf.Tensor, training: bool) -> RpnOutputs:
         logits, deltas = self.head(pyramid, training=training)
-        anchors = self._generate_anchors([_spatial_size(features) for features in pyramid])
+        # Of the 200,000 anchors of an image of 640 x 640 pixels, constants would make a program of 40 MB.
+        origin = _runtime_zero(pyramid[-1]) if self._implementation == "xla" else 0.0
+        anchors = self._generate_anchors([_spatial_size(features) for features in pyramid], origin=origin)
         window = tf.concat([tf.zeros([2]), tf.cast(image_size, tf.float32)], axis=0)
         clipped = box_ops.clip(anchors, window)
         if training and not self._clip_anchors:
@@ -266,3 +273,10 @@ def _spatial_size(features: tf.Tensor) -> tuple:
     """(height, width), as ints where they are static."""
     dynamic = tf.shape(features)
     return tuple(features.shape[axis] if features.shape[axis] is not None else dynamic[axis] for axis in (1, 2))
+
+
+def _runtime_zero(values: tf.Tensor) -> tf.Tensor:
+    """0.0, which depends on the values for all that a compiler can see before it runs."""
+    first = tf.reshape(tf.stop_gradient(values), [-1])[0]
+    # Of the bits, since not every number times 0 is 0.
+    return tf.cast(tf.bitwise.bitwise_and(tf.bitcast(tf.cast(first, tf.float32), tf.int32), 0), tf.float32)

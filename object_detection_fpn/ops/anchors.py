@@ -27,6 +27,7 @@ def multiscale_anchors(
     aspect_ratios: Sequence[float],
     scales_per_octave: int,
     image_size: box_ops.Size | None = None,
+    origin: float | tf.Tensor = 0.0,
 ) -> tf.Tensor:
     """Lays anchors over a pyramid whose level l has cells of 2^l pixels.
 
@@ -40,6 +41,8 @@ def multiscale_anchors(
         aspect_ratios: width / height, each positive.
         scales_per_octave: number of sizes between one level and the next.
         image_size: (height, width) in pixels to normalize the anchors to; None leaves them in pixels.
+        origin: pixel, on both axes, where the pyramid begins. A tensor whose value only a step tells keeps a compiler from
+            writing all anchors into its program.
 
     Returns:
         [K, 4] float32, not clipped to the image.
@@ -63,8 +66,8 @@ def multiscale_anchors(
     levels = []
     for index, (height, width) in enumerate(feature_sizes):
         stride = 2.0 ** (min_level + index)
-        rows = (tf.range(height, dtype=tf.float32) + 0.5) * stride
-        columns = (tf.range(width, dtype=tf.float32) + 0.5) * stride
+        rows = (tf.range(height, dtype=tf.float32) + 0.5) * stride + origin
+        columns = (tf.range(width, dtype=tf.float32) + 0.5) * stride + origin
         centers = tf.stack(tf.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, tf.newaxis, :]  # [H, W, 1, 2]
         half_sides = tf.constant(sides * stride / 2.0, tf.float32)  # [A, 2]
         corners = tf.concat([centers - half_sides, centers + half_sides], axis=-1)  # [H, W, A, 4]
