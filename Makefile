@@ -23,7 +23,8 @@ demo: $(VENV)/installed
 	$(BIN)/odfpn demo --output_dir demo_output
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder \
+		--cov --cov-report=term --cov-fail-under=$(MIN_COVERAGE)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check

@@ -1,6 +1,7 @@
 """Seconds of a train step, of the first one from the start of building the model, and peak memory of the process; JSON.
 
     python benchmarks/train_step.py [--runs 3] [--side 640] [--batch_size 1] [--num_steps 5] [--jit_compile]
+        [--recompute_backbone]
     python benchmarks/train_step.py --peer_command 'python bench.py {batch_size} {side} train'
 
 The step is that of `odfpn train`: forward, backward, norm of the gradients, update. Every run is a process of its own. With
@@ -18,19 +19,21 @@ import time
 import _common
 
 
-def measure(side: int, batch_size: int, *, num_steps: int, jit_compile: bool) -> dict[str, float]:
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """One run in this process. Importing is not counted, as it is not for the peer, but its memory is."""
     import tensorflow as tf
 
     from object_detection_fpn import builder
     from object_detection_fpn.training.step import Trainer
 
-    config = _common.load_recipe(side)
-    batch = _common.make_batch(side, batch_size)
+    config = _common.load_recipe(arguments.side)
+    batch = _common.make_batch(arguments.side, arguments.batch_size)
 
     start = time.perf_counter()
     strategy = tf.distribute.get_strategy()
-    model = builder.build_model(config.model, static=jit_compile)
+    model = builder.build_model(
+        config.model, static=arguments.jit_compile, recompute_backbone=arguments.recompute_backbone
+    )
     optimizer = builder.build_optimizer(config.train_config.optimizer)
     variables = list(model.trainable_variables)
     optimizer.build(variables)
@@ -42,13 +45,13 @@ def measure(side: int, batch_size: int, *, num_steps: int, jit_compile: bool) ->
         strategy=strategy,
         gradient_clipping_by_norm=0.0,
         add_regularization_loss=True,
-        jit_compile=jit_compile,
+        jit_compile=arguments.jit_compile,
         seed=0,
     )
     trainer.run(1)
     first = time.perf_counter() - start
     seconds = []
-    for _ in range(num_steps):
+    for _ in range(arguments.num_steps):
         start = time.perf_counter()
         trainer.run(1)
         seconds.append(time.perf_counter() - start)
@@ -66,12 +69,10 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--num_steps", type=int, default=5)
     parser.add_argument("--jit_compile", action="store_true")
+    parser.add_argument("--recompute_backbone", action="store_true", help="as `train_config.recompute_backbone`")
     arguments = parser.parse_args()
     if arguments.once:
-        values = measure(
-            arguments.side, arguments.batch_size, num_steps=arguments.num_steps, jit_compile=arguments.jit_compile
-        )
-        print(json.dumps(values))
+        print(json.dumps(measure(arguments)))
         return
 
     print(json.dumps(_common.compare(arguments, ("first", "step_med", "rss_gb")), indent=2))

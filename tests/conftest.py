@@ -27,6 +27,12 @@ def pytest_configure() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first: started last, one of them would leave the other processes without work."""
+    longest = ("test_cli.py", "test_end_to_end.py", "test_run.py", "test_multi_worker.py", "test_step.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     # Not tf.random.set_seed, which leaves the first weights of layers to chance.

@@ -15,6 +15,8 @@ from object_detection_fpn import config as config_lib
 from object_detection_fpn.protos import train_pb2
 from object_detection_fpn.training import checkpoints, step
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 
 def test_one_device_is_the_default_strategy():
     assert run.make_strategy() is tf.distribute.get_strategy()

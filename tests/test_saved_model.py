@@ -14,6 +14,8 @@ from object_detection_fpn import records
 from object_detection_fpn.data import resize
 from object_detection_fpn.saved_model import INPUT_TYPES, export_saved_model, make_serving_function, to_api_outputs
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 # Names, and the shapes for B = 2, D = 2, R = 3, C = 3, all float32: what the Object Detection API's exporter gives.
 OUTPUTS = {
     "detection_boxes": (2, 2, 4),

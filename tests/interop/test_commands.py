@@ -13,6 +13,8 @@ from PIL import Image
 from object_detection_fpn import builder, config, run
 from object_detection_fpn.training import checkpoints
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 

@@ -10,6 +10,8 @@ import tf_keras
 from object_detection_fpn import losses
 from object_detection_fpn.modeling import layers, roi
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 RPN_LOSSES = {"Loss/RPNLoss/localization_loss", "Loss/RPNLoss/objectness_loss"}
 BOX_LOSSES = {"Loss/BoxClassifierLoss/localization_loss", "Loss/BoxClassifierLoss/classification_loss"}
 REGULARIZATION = "Loss/regularization_loss"

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from object_detection_fpn.training import loop, step
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 NORM = "gradient_norm"
 
 
