@@ -57,7 +57,8 @@ class Backbone(tf_keras.layers.Layer):
         return bool(self._get_stages())
 
     def call(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
-        if training and (stages := self._get_stages()):
+        stages = self._get_stages() if training else []
+        if stages:
             features: dict[int, tf.Tensor] = {}
             for level, stage in zip(self.levels, stages, strict=True):
                 images = features[level] = stage(images, training=training)
