@@ -8,7 +8,7 @@ swapped corners, are empty: area 0, IoU 0 with everything.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -44,41 +44,24 @@ def image_window(true_shapes: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.zeros_like(size), size], axis=-1)
 
 
-class Sides(NamedTuple):
-    """Boxes taken apart, each [..., M]: done once, where a loop compares the same boxes in every turn."""
-
-    ymin: tf.Tensor
-    xmin: tf.Tensor
-    ymax: tf.Tensor
-    xmax: tf.Tensor
-    area: tf.Tensor
-
-
-def sides(boxes: tf.Tensor) -> Sides:
-    """Takes boxes [..., M, 4] apart."""
-    return Sides(*tf.unstack(boxes, axis=-1), area=area(boxes))
-
-
-def pairwise_intersection(a: tf.Tensor, b: Sides) -> tf.Tensor:
-    """Area that every pair has in common, [..., N, 4] and sides of [..., M, 4] -> [..., N, M]."""
-    ymin, xmin, ymax, xmax = tf.split(a, 4, axis=-1)  # each [..., N, 1]
-    ymin_b, xmin_b, ymax_b, xmax_b = (values[..., tf.newaxis, :] for values in b[:4])  # each [..., 1, M]
-    height = tf.maximum(tf.minimum(ymax, ymax_b) - tf.maximum(ymin, ymin_b), 0.0)
-    width = tf.maximum(tf.minimum(xmax, xmax_b) - tf.maximum(xmin, xmin_b), 0.0)
+def _pairwise_intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    ymin_a, xmin_a, ymax_a, xmax_a = tf.split(a, 4, axis=-1)  # each [..., N, 1]
+    ymin_b, xmin_b, ymax_b, xmax_b = (b[..., tf.newaxis, :, i] for i in range(4))  # each [..., 1, M]
+    height = tf.maximum(tf.minimum(ymax_a, ymax_b) - tf.maximum(ymin_a, ymin_b), 0.0)
+    width = tf.maximum(tf.minimum(xmax_a, xmax_b) - tf.maximum(xmin_a, xmin_b), 0.0)
     return height * width
 
 
-def pairwise_iou(a: tf.Tensor, b: tf.Tensor | Sides) -> tf.Tensor:
+def pairwise_iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Intersection over union of every pair, [..., N, 4] and [..., M, 4] -> [..., N, M] in [0, 1]; 0 where a box is empty."""
-    b = b if isinstance(b, Sides) else sides(b)
-    intersection = pairwise_intersection(a, b)
-    union = area(a)[..., :, tf.newaxis] + b.area[..., tf.newaxis, :] - intersection
+    intersection = _pairwise_intersection(a, b)
+    union = area(a)[..., :, tf.newaxis] + area(b)[..., tf.newaxis, :] - intersection
     return tf.math.divide_no_nan(intersection, union)
 
 
 def pairwise_ioa(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Share of each `a` that lies in each `b`, [..., N, 4] and [..., M, 4] -> [..., N, M] in [0, 1]; 0 where `a` is empty."""
-    return tf.math.divide_no_nan(pairwise_intersection(a, sides(b)), area(a)[..., :, tf.newaxis])
+    return tf.math.divide_no_nan(_pairwise_intersection(a, b), area(a)[..., :, tf.newaxis])
 
 
 def _per_coordinate(size: Size, boxes: tf.Tensor) -> tf.Tensor:

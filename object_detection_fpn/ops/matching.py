@@ -71,10 +71,10 @@ def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor) -
         [B, K] float32, the largest share of the box's area that lies in one real region; 0 without any.
     """
 
-    def share(regions: tf.Tensor, boxes: box_ops.Sides) -> tf.Tensor:
-        return tf.math.divide_no_nan(box_ops.pairwise_intersection(regions, boxes), boxes.area[:, tf.newaxis])
+    def ioa(regions: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+        return tf.linalg.matrix_transpose(box_ops.pairwise_ioa(boxes, regions))
 
-    return tf.maximum(_best_overlaps(boxes, regions, is_real, None, share).similarity, 0.0)
+    return tf.maximum(_best_overlaps(boxes, regions, is_real, None, ioa).similarity, 0.0)
 
 
 class _Overlaps(NamedTuple):
@@ -90,13 +90,13 @@ def _best_overlaps(
     gt_boxes: tf.Tensor,
     gt_is_real: tf.Tensor,
     is_valid: tf.Tensor | None,
-    measure: Callable[[tf.Tensor, box_ops.Sides], tf.Tensor],
+    measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
 ) -> _Overlaps:
     """Finds the best partners without ever holding all K x G overlaps; time grows with the last real row, not with G.
 
-    `measure` takes [B, G, 4] and the sides of [B or 1, K, 4] to [B, G, K], not negative. No gradient passes.
+    `measure` takes [B, G, 4] and [B or 1, K, 4] to [B, G, K], not negative. No gradient passes.
     """
-    sides, gt_boxes = box_ops.sides(tf.stop_gradient(boxes)), tf.stop_gradient(gt_boxes)
+    boxes, gt_boxes = tf.stop_gradient(boxes), tf.stop_gradient(gt_boxes)
     batch, num_anchors, num_groundtruth = dim(gt_boxes, 0), dim(boxes, 1), dim(gt_boxes, 1)
     num_chunks = -(-num_groundtruth // _CHUNK)
     padding = num_chunks * _CHUNK - num_groundtruth
@@ -108,7 +108,7 @@ def _best_overlaps(
         return start < num_needed
 
     def compare(start: tf.Tensor, best: tf.Tensor, row: tf.Tensor, anchor: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        overlap = measure(tf.slice(gt_boxes, [0, start, 0], [batch, _CHUNK, 4]), sides)  # [B, chunk, K]
+        overlap = measure(tf.slice(gt_boxes, [0, start, 0], [batch, _CHUNK, 4]), boxes)  # [B, chunk, K]
         overlap = tf.where(tf.slice(is_real, [0, start], [batch, _CHUNK])[:, :, tf.newaxis], overlap, _NONE)
         if is_valid is not None:
             overlap = tf.where(is_valid[:, tf.newaxis, :], overlap, _NONE)
