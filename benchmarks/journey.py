@@ -41,6 +41,7 @@ def draw(folder: str, *, side: int, batch_size: int, num_steps: int, num_eval: i
         f"train_config.batch_size={batch_size}",
         f"train_config.num_steps={num_steps}",
         "train_config.use_bfloat16=false",
+        "eval_config.num_visualizations=0",  # the Object Detection API cannot draw with a Pillow of today
         f'train_input_reader.label_map_path="{data.label_map_path}"',
         f'train_input_reader.tf_record_input_reader.input_path=["{data.train_records}"]',
         f'eval_input_reader.0.label_map_path="{data.label_map_path}"',
