@@ -161,6 +161,7 @@ def test_gradients_are_clipped_by_their_norm_together(make_run, tmp_path, limit)
     assert norm(clipped) == pytest.approx(min(norm(free), limit), rel=1e-4)
 
 
+@pytest.mark.no_cover  # tracing is slow under coverage
 def test_two_replicas_train_like_one(make_run, tmp_path, two_cpus):
     one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two", strategy=two_cpus)
     options = {"gradient_clipping_by_norm": 0.5}
