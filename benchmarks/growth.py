@@ -119,6 +119,7 @@ def plot(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
     for column, (name, points) in zip(axes.T, results.items(), strict=True):
         for axis, key in zip(column, rows, strict=True):
             axis.plot(list(points), [figures[key] for figures in points.values()], marker="o")
+            axis.margins(y=0.08)
             axis.set_ylim(bottom=0)
             axis.set_xlim(left=0)
             axis.grid(alpha=0.3)
