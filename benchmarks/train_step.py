@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 
 import _common
 
@@ -62,21 +63,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(description: str | None, keys: Sequence[str], *, num_steps: int) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _common.add_arguments(parser)
     parser.add_argument("--side", type=int, default=640)
     parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--num_steps", type=int, default=5)
+    parser.add_argument("--num_steps", type=int, default=num_steps)
     parser.add_argument("--jit_compile", action="store_true")
     parser.add_argument("--recompute_backbone", action="store_true", help="as `train_config.recompute_backbone`")
     arguments = parser.parse_args()
     if arguments.once:
         print(json.dumps(measure(arguments)))
-        return
-
-    print(json.dumps(_common.compare(arguments, ("first", "step_med", "rss_gb")), indent=2))
+    else:
+        print(json.dumps(_common.compare(arguments, keys), indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, ("first", "step_med", "rss_gb"), num_steps=5)
