@@ -331,21 +331,21 @@ def run_worker(
 
 def _serve(start: Callable[[], Any], what: str) -> int:
     """Starts a server and waits for a signal; `join()` of the server would let none through to Python."""
-    came = threading.Event()
-    signums: list[int] = []
+    came: list[int] = []
 
     def stop(signum: int, _: Any) -> None:
-        signums.append(signum)
-        came.set()
+        came.append(signum)
 
     before = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         server = start()
-        came.wait()
+        # Looked for again and again: Python does not see a signal that comes just before it begins to wait for a lock.
+        while not came:
+            time.sleep(_SECONDS_BETWEEN_TRIES)
         del server  # which stops it
     except tf.errors.OpError as error:
         raise OSError(f"Cannot serve as {what}: {error.message}") from error
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    return 128 + signums[0]
+    return 128 + came[0]
