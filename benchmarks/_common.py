@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shlex
 import statistics
@@ -38,7 +39,7 @@ def compare(arguments: argparse.Namespace, keys: Sequence[str], more: Sequence[s
     own: list[dict[str, float]] = []
     peer: list[dict[str, float]] = []
     for _ in range(arguments.runs):
-        own.append(run([sys.executable, *sys.argv, "--once", *more]))
+        own.append(run_own([*sys.argv, "--once", *more]))
         if peer_command:
             peer.append(run(peer_command))
     result: dict[str, object] = {"own": medians(own, keys), "own_runs": own}
@@ -49,9 +50,16 @@ def compare(arguments: argparse.Namespace, keys: Sequence[str], more: Sequence[s
     return result
 
 
-def run(command: Sequence[str]) -> dict[str, float]:
+def run_own(arguments: Sequence[str]) -> dict[str, float]:
+    """Runs a script of this package, in the environment in which the commands of `odfpn` import TensorFlow."""
+    return run([sys.executable, *arguments], TF_CPP_MIN_LOG_LEVEL="2", TF_USE_LEGACY_KERAS="1")
+
+
+def run(command: Sequence[str], **environment: str) -> dict[str, float]:
     """Runs a command and reads the first JSON object it prints."""
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    ).stdout
     line = next((line for line in output.splitlines() if line.startswith("{")), None)
     if line is None:
         raise SystemExit(f"{shlex.join(command)} printed no JSON object.")

@@ -151,7 +151,7 @@ def main() -> None:
             for value in GROWTH[name]:
                 point = json.dumps({**BASE, name: value})
                 if point not in known:
-                    known[point] = _common.run([sys.executable, __file__, "--once", point])
+                    known[point] = _common.run_own([__file__, "--once", point])
                 results[name][value] = known[point]
     print(json.dumps({"base": BASE, "results": results}, indent=2))
     print(table(results), file=sys.stderr)
