@@ -193,7 +193,7 @@ def build_model(
     static: bool = False,
     dtype: str = "float32",
     num_channels: int = 3,
-    recompute_backbone: bool = False,
+    recompute_backbone: bool | None = None,
 ) -> faster_rcnn.FasterRCNN:
     """Builds the detector with all its variables.
 
@@ -203,12 +203,15 @@ def build_model(
             native kernels of CPU and GPU. The results are the same.
         dtype: dtype policy, "float32", "mixed_bfloat16" or "mixed_float16".
         num_channels: channels of the images.
-        recompute_backbone: compute the inside of the backbone's stages again for the gradient, instead of keeping it.
+        recompute_backbone: compute the inside of the backbone's stages again for the gradient, instead of keeping it. None: of
+            its first stage alone, and with `static` of none.
     """
     config = message.faster_rcnn
     implementation = "xla" if static else "native"
+    # XLA orders a step so that it needs less memory, and a TPU has much: there it is not worth the time.
+    recomputed_stages = {None: 0 if static else 1, False: 0, True: len(resnet_v1.LEVELS)}[recompute_backbone]
     extractor = build_feature_extractor(
-        config.feature_extractor, dtype=dtype, num_channels=num_channels, recompute_backbone=recompute_backbone
+        config.feature_extractor, dtype=dtype, num_channels=num_channels, recomputed_stages=recomputed_stages
     )
     num_levels = extractor.max_level - extractor.min_level + 1
     generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
@@ -265,7 +268,7 @@ def build_feature_extractor(
     *,
     dtype: str = "float32",
     num_channels: int = 3,
-    recompute_backbone: bool = False,
+    recomputed_stages: int = 0,
 ) -> fpn.FeatureExtractor:
     """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
     freeze = not message.batch_norm_trainable
@@ -277,7 +280,7 @@ def build_feature_extractor(
         max_level=min(message.fpn.max_level, 5),
         num_channels=num_channels,
         spec=backbone_spec,
-        recompute=recompute_backbone,
+        recomputed_stages=recomputed_stages,
     )
     pyramid = fpn.FPN(
         in_filters=backbone.num_filters,

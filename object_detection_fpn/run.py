@@ -165,13 +165,7 @@ def train(
     label_map = _load_label_map(reader)
     tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
-        model = _build_model(
-            config,
-            reader,
-            static=is_tpu or jit_compile,
-            dtype="float32" if precision == train_pb2.FLOAT32 else f"mixed_{_name(precision)}",
-            recompute_backbone=settings.recompute_backbone,
-        )
+        model = build_training_model(config, precision=precision, static=is_tpu or jit_compile)
         optimizer = builder.build_optimizer(settings.optimizer)
     variables = optimizers.select_variables(
         model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
@@ -229,7 +223,7 @@ def train(
         add_regularization_loss=settings.add_regularization_loss,
         jit_compile=jit_compile and not is_tpu,
         accumulate_gradients=settings.accumulate_gradients,
-        all_reduce_dtype=tf.as_dtype(_name(settings.all_reduce_precision)),
+        all_reduce_dtype=tf.as_dtype(dtype_name(settings.all_reduce_precision)),
         scale_loss=precision == train_pb2.FLOAT16,
         seed=seed,
         checkpoint_every_n=checkpoint_every_n,
@@ -486,21 +480,23 @@ def _build_evaluator(
     )
 
 
-def _build_model(
-    config: Config,
-    reader: input_reader_pb2.InputReader,
-    *,
-    static: bool = False,
-    dtype: str = "float32",
-    recompute_backbone: bool = False,
-) -> faster_rcnn.FasterRCNN:
+def build_training_model(config: Config, *, precision: train_pb2.Precision, static: bool) -> faster_rcnn.FasterRCNN:
+    """The model as training builds it; `static` as for `builder.build_model`."""
+    settings = config.train_config
     return builder.build_model(
         config.model,
         static=static,
-        dtype=dtype,
-        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
-        recompute_backbone=recompute_backbone,
+        dtype="float32" if precision == train_pb2.FLOAT32 else f"mixed_{dtype_name(precision)}",
+        num_channels=builder.num_image_channels(config.model.faster_rcnn, config.train_input_reader),
+        recompute_backbone=settings.recompute_backbone if settings.HasField("recompute_backbone") else None,
     )
+
+
+def _build_model(
+    config: Config, reader: input_reader_pb2.InputReader, *, static: bool = False
+) -> faster_rcnn.FasterRCNN:
+    num_channels = builder.num_image_channels(config.model.faster_rcnn, reader)
+    return builder.build_model(config.model, static=static, num_channels=num_channels)
 
 
 def _check_strategy(config: Config, strategy: tf.distribute.Strategy, *, use: str, jit_compile: bool = False) -> None:
@@ -521,7 +517,7 @@ def training_precision(settings: train_pb2.TrainConfig, *, is_tpu: bool) -> trai
     return settings.precision
 
 
-def _name(precision: train_pb2.Precision) -> str:
+def dtype_name(precision: train_pb2.Precision) -> str:
     """As TensorFlow calls it."""
     return train_pb2.Precision.Name(precision).lower()
 

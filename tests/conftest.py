@@ -47,7 +47,7 @@ def two_cpus() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
 
-def _tiny_backbone(*, max_level, num_channels, spec, recompute=False):
+def _tiny_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
     """One convolution a level, of few channels, made as a whole ResNet's are."""
     import tf_keras
 
@@ -60,7 +60,7 @@ def _tiny_backbone(*, max_level, num_channels, spec, recompute=False):
         features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
         outputs.append(features)
     network, levels = tf_keras.Model(inputs, outputs), tuple(range(2, max_level + 1))
-    return resnet_v1.Backbone(network, levels=levels, recompute=recompute, name="tiny")
+    return resnet_v1.Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name="tiny")
 
 
 @pytest.fixture

@@ -73,8 +73,13 @@ def backbone_calls(monkeypatch):
     """Stands in for the backbones, which take seconds to build, and records what they are asked for."""
     calls = []
 
-    def small(depth, *, max_level, num_channels, spec, recompute):
-        described = {"max_level": max_level, "num_channels": num_channels, "spec": spec, "recompute": recompute}
+    def small(depth, *, max_level, num_channels, spec, recomputed_stages):
+        described = {
+            "max_level": max_level,
+            "num_channels": num_channels,
+            "spec": spec,
+            "recomputed_stages": recomputed_stages,
+        }
         calls.append({"depth": depth, **described})
         features = inputs = tf_keras.Input([None, None, num_channels])
         outputs = []
@@ -240,10 +245,10 @@ def test_levels_and_filters_arrive(backbone_calls, min_level, max_level, of_back
 
 
 def test_recomputation_arrives(backbone_calls):
-    message = model_message('feature_extractor { type: "faster_rcnn_resnet18_fpn_keras" }').faster_rcnn
-    for recompute in (False, True):
-        builder.build_feature_extractor(message.feature_extractor, recompute_backbone=recompute)
-    assert [call["recompute"] for call in backbone_calls] == [False, True]
+    message = model_message('feature_extractor { type: "faster_rcnn_resnet18_fpn_keras" }')
+    for recompute, static in ((None, False), (None, True), (False, False), (True, False), (True, True)):
+        builder.build_model(message, recompute_backbone=recompute, static=static)
+    assert [call["recomputed_stages"] for call in backbone_calls] == [1, 0, 0, 4, 4]
 
 
 def test_pad_to_multiple_arrives():

@@ -354,7 +354,7 @@ GROUNDTRUTH = Groundtruth(
 )
 
 
-def tiny_backbone(filters, *, max_level, num_channels, spec, recompute=False):
+def tiny_backbone(filters, *, max_level, num_channels, spec, recomputed_stages=0):
     inputs = features = tf_keras.Input([None, None, num_channels])
     outputs = []
     for level in range(2, max_level + 1):

@@ -172,7 +172,7 @@ def what_is_trained(small_config, monkeypatch, tmp_path):
     """What a config makes of a training run: all that reaches the loop, which itself is tested beside it."""
     models = {}
 
-    def build_model(message, *, static=False, dtype="float32", num_channels=3, recompute_backbone=False):
+    def build_model(message, *, static=False, dtype="float32", num_channels=3, recompute_backbone=None):
         key = (message.SerializeToString(), dtype, recompute_backbone)
         if key not in models:
             models[key] = real_build(
@@ -208,7 +208,7 @@ def what_is_trained(small_config, monkeypatch, tmp_path):
                 trained=[v.name for v in variables],
                 optimizer=type(optimizer).__name__,
                 dtype=model.rpn.head.compute_dtype,
-                recomputes=model.feature_extractor.backbone.recomputes,
+                recomputed_stages=model.feature_extractor.backbone.recomputed_stages,
                 others={k: v for k, v in others.items() if isinstance(v, (int, float, bool, type(None), tf.DType))},
             )
             raise _Seen

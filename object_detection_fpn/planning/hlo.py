@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from object_detection_fpn import builder, run
 from object_detection_fpn.planning import scopes
-from object_detection_fpn.protos import pipeline_pb2, train_pb2
+from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth
 from object_detection_fpn.training import optimizers
 from object_detection_fpn.training.step import Trainer
@@ -46,20 +46,14 @@ class TrainStep:
     def __init__(self, config: Config):
         settings = config.train_config
         precision = run.training_precision(settings, is_tpu=True)
-        self.dtype = train_pb2.Precision.Name(precision).lower()
-        model = builder.build_model(
-            config.model,
-            static=True,
-            dtype="float32" if precision == train_pb2.FLOAT32 else f"mixed_{self.dtype}",
-            num_channels=builder.num_image_channels(config.model.faster_rcnn, config.train_input_reader),
-            recompute_backbone=settings.recompute_backbone,
-        )
+        self.dtype = run.dtype_name(precision)
+        model = run.build_training_model(config, precision=precision, static=True)
         optimizer = builder.build_optimizer(settings.optimizer)
         variables = optimizers.select_variables(
             model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
         )
         optimizer.build(variables)
-        all_reduce_dtype = tf.as_dtype(train_pb2.Precision.Name(settings.all_reduce_precision).lower())
+        all_reduce_dtype = tf.as_dtype(run.dtype_name(settings.all_reduce_precision))
         self.state_bytes = _num_bytes([*model.variables, *optimizer.variables()])
         self.reduced_bytes = sum(math.prod(v.shape) for v in variables) * all_reduce_dtype.size
         self._config = config

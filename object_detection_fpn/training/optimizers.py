@@ -399,7 +399,9 @@ def select_variables(
 def _configured(optimizer: AveragingOptimizer, moving_average_decay: float | None) -> AveragingOptimizer:
     if moving_average_decay is not None:
         if not 0.0 < moving_average_decay <= 1.0:
-            raise ValueError(f"moving_average_decay = {moving_average_decay} is out of range. Allowed: above 0, up to 1.")
+            raise ValueError(
+                f"moving_average_decay = {moving_average_decay} is out of range. Allowed: above 0, up to 1."
+            )
         optimizer.moving_average_decay = moving_average_decay
     return optimizer
 

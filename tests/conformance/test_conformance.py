@@ -71,7 +71,7 @@ SAMPLING = (
 )
 
 
-def small_backbone(*, max_level, num_channels, spec, recompute=False):
+def small_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
     def conv(features, filters, size, strides, name):
         return spec.make_norm(name=f"{name}_norm")(spec.make_conv(filters, size, strides=strides, name=name)(features))
 
@@ -86,7 +86,9 @@ def small_backbone(*, max_level, num_channels, spec, recompute=False):
         features = spec.make_activation(name=f"out{level}")(tf_keras.layers.Add(dtype=spec.dtype)([shortcut, features]))
         outputs.append(features)
     levels = tuple(range(2, max_level + 1))
-    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=levels, recompute=recompute, name="small")
+    return resnet_v1.Backbone(
+        tf_keras.Model(inputs, outputs), levels=levels, recomputed_stages=recomputed_stages, name="small"
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,7 +19,7 @@ from object_detection_fpn.records import Groundtruth
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
 
 
-def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec(), *, recompute: bool = False) -> resnet_v1.Backbone:
+def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec(), *, recomputed_stages: int = 0) -> resnet_v1.Backbone:
     inputs = features = tf_keras.Input([None, None, 3])
     outputs = []
     for level, filters in NUM_FILTERS.items():
@@ -27,7 +27,10 @@ def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec(), *, recompute: bo
         features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(features))
         outputs.append(features)
     return resnet_v1.Backbone(
-        tf_keras.Model(inputs, outputs), levels=tuple(NUM_FILTERS), recompute=recompute, name="small_backbone"
+        tf_keras.Model(inputs, outputs),
+        levels=tuple(NUM_FILTERS),
+        recomputed_stages=recomputed_stages,
+        name="small_backbone",
     )
 
 

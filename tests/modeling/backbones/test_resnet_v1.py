@@ -238,16 +238,17 @@ def after_a_step(backbone, images, strategy, *, jit_compile):
 def assert_recomputation_changes_nothing(make, strategy, *, jit_compile=False):
     images = 100.0 * tf.random.stateless_normal([2, 32, 32, 3], [1, 2])
     results, paths = [], []
-    for recompute in (False, True):
+    for recomputed_stages in (0, 1, 4):
         tf_keras.utils.set_random_seed(0)
         with strategy.scope():
-            backbone = make(recompute)
-        assert backbone.recomputes == recompute
+            backbone = make(recomputed_stages)
+        assert backbone.recomputed_stages == min(recomputed_stages, len(backbone.levels))
         results.append(after_a_step(backbone, images, strategy, jit_compile=jit_compile))
         paths.append(list(checkpoints.variables_by_path(backbone)))
-    assert paths[0] == paths[1]
-    for expected, value in zip(*results, strict=True):
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert paths[0] == paths[1] == paths[2]
+    for expected, *values in zip(*results, strict=True):
+        for value in values:
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_recomputation_keeps_features_gradients_and_statistics_on_every_strategy
 ):
     norm = layers.BatchNormSpec(momentum=0.9, scale=True, synchronized=synchronized)
     assert_recomputation_changes_nothing(
-        lambda recompute: make_backbone(layers.LayerSpec(norm=norm), recompute=recompute),
+        lambda stages: make_backbone(layers.LayerSpec(norm=norm), recomputed_stages=stages),
         two_cpus if on_two else tf.distribute.get_strategy(),
         jit_compile=jit_compile,
     )
@@ -267,19 +268,19 @@ def test_recomputation_keeps_features_gradients_and_statistics_on_every_strategy
 @pytest.mark.parametrize("depth", [18, 50])
 def test_recomputed_resnet_has_the_same_features_gradients_and_statistics(depth):
     assert_recomputation_changes_nothing(
-        lambda recompute: build(depth, max_level=3, recompute=recompute), tf.distribute.get_strategy()
+        lambda stages: build(depth, max_level=3, recomputed_stages=stages), tf.distribute.get_strategy()
     )
 
 
 def test_recomputation_computes_twice_and_survives_the_compiler(make_backbone):
     images = tf.zeros([1, 64, 64, 3])
     in_graph, compiled = [], []
-    for recompute in (False, True):
-        backbone = make_backbone(layers.LayerSpec(norm=NORM), recompute=recompute)
+    for recomputed_stages in (0, 1, 4):
+        backbone = make_backbone(layers.LayerSpec(norm=NORM), recomputed_stages=recomputed_stages)
         step = tf.function(make_gradient(backbone), jit_compile=True, autograph=False)
         operations = [operation.type for operation in step.get_concrete_function(images).graph.get_operations()]
         in_graph.append(operations.count("Conv2D"))
         hlo = step.experimental_get_compiler_ir(images)(stage="optimized_hlo")
         compiled.append(len(re.findall(r" convolution\(| custom-call\([^\n]*[Cc]onv", hlo)))
-    assert in_graph == [4, 8]
-    assert compiled[1] > compiled[0] > 0
+    assert in_graph == [4, 5, 8]
+    assert compiled[2] > compiled[1] > compiled[0] > 0
