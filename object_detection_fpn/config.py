@@ -90,6 +90,7 @@ def check_strategy(
     use: str,
     num_replicas: int,
     is_tpu: bool,
+    has_workers: bool = False,
     jit_compile: bool = False,
 ) -> None:
     """Refuses a config that does not suit the devices of a strategy; the arguments are those of `config_strategy`.
@@ -98,7 +99,7 @@ def check_strategy(
         ConfigError: as `check_config`.
     """
     found = config_strategy.find_problems(
-        config, use=use, num_replicas=num_replicas, is_tpu=is_tpu, jit_compile=jit_compile
+        config, use=use, num_replicas=num_replicas, is_tpu=is_tpu, has_workers=has_workers, jit_compile=jit_compile
     )
     _refuse(found, source)
 

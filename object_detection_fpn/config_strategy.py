@@ -16,6 +16,7 @@ def find_problems(
     use: str,
     num_replicas: int,
     is_tpu: bool,
+    has_workers: bool = False,
     jit_compile: bool = False,
 ) -> Iterator[Problem]:
     """All that keeps a config from being used on the devices of a strategy.
@@ -25,6 +26,7 @@ def find_problems(
         use: "train", "eval" or "export".
         num_replicas: of the strategy.
         is_tpu: whether these are TPU cores.
+        has_workers: whether the replicas are those of several processes (MultiWorkerMirroredStrategy).
         jit_compile: whether XLA is to compile the train step or the exported model.
     """
     if is_tpu:
@@ -37,6 +39,10 @@ def find_problems(
     yield from _batch_is_divisible(settings, num_replicas)
     if is_tpu and settings.precision == train_pb2.FLOAT16:
         yield Problem("train_config.precision", "is not computed by a TPU", "BFLOAT16, FLOAT32", "FLOAT16")
+    if has_workers and config.train_input_reader.num_epochs:
+        # TensorFlow asks all workers before every batch whether they have one, which it cannot do with fields of None.
+        problem = "ends the data of one worker before those of another"
+        yield Problem("train_input_reader.num_epochs", problem, "0", str(config.train_input_reader.num_epochs))
     if num_replicas > 1 and not is_tpu and (jit_compile or settings.accumulate_gradients > 1):
         yield from _no_synchronized_norm(config, "--jit_compile" if jit_compile else "accumulate_gradients above 1")
 

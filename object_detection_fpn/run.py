@@ -506,6 +506,7 @@ def _check_strategy(config: Config, strategy: tf.distribute.Strategy, *, use: st
         use=use,
         num_replicas=strategy.num_replicas_in_sync,
         is_tpu=_is_tpu(strategy),
+        has_workers=isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy),
         jit_compile=jit_compile,
     )
 

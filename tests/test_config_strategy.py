@@ -15,16 +15,14 @@ def recipe():
     return config.load_config(config.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160"))
 
 
-def words(recipe, *overrides, use="train", num_replicas=1, is_tpu=False, jit_compile=False) -> str:
+def words(recipe, *overrides, use="train", num_replicas=1, **devices) -> str:
     """What is said against a recipe with changes; empty if nothing is."""
     message = type(recipe)()
     message.CopyFrom(recipe)
     for override in overrides:
         apply_override(message, override)
     try:
-        config.check_strategy(
-            message, "my.config", use=use, num_replicas=num_replicas, is_tpu=is_tpu, jit_compile=jit_compile
-        )
+        config.check_strategy(message, "my.config", use=use, num_replicas=num_replicas, **{"is_tpu": False, **devices})
     except ConfigError as error:
         return str(error)
     return ""
@@ -53,6 +51,14 @@ def test_batch_must_be_divisible_by_replicas_and_parts(recipe, batch_size, num_r
         num_replicas=num_replicas,
     )
     assert found == (f"my.config: train_config.batch_size = {batch_size} {expected}" if expected else "")
+
+
+def test_data_of_several_workers_have_no_end(recipe):
+    override = "train_input_reader.num_epochs=3"
+    assert words(recipe, override) == words(recipe, num_replicas=2, has_workers=True) == ""
+    assert words(recipe, override, num_replicas=2, has_workers=True) == (
+        "my.config: train_input_reader.num_epochs = 3 ends the data of one worker before those of another. Allowed: 0."
+    )
 
 
 def test_evaluation_takes_any_batch(recipe):
