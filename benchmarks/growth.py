@@ -1,8 +1,11 @@
 """How time and memory of a train step grow with image side, batch, RoIs, classes and groundtruth boxes; JSON, table, plots.
 
     python benchmarks/growth.py [--of side --of batch_size] [--plot growth.png]
+    python benchmarks/growth.py --peer_command 'python bench.py {batch_size} {side} train'
 
 One of the five grows at a time, the others stay as in `BASE`. ResNet-50 FPN, float32. Every point is a process of its own.
+With `--peer_command`, a command that prints a JSON line with the keys `first` and `step_med`, in seconds, and `rss_gb`, the
+peer runs after this package at every point of what the command names in braces.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import argparse
 import itertools
 import json
 import resource
+import shlex
 import statistics
 import sys
 import time
 from pathlib import Path
+from typing import TypeAlias
 
 import _common
 
@@ -30,11 +35,11 @@ GROWTH = {
 WORDS = {
     "side": "image side, pixels",
     "batch_size": "images of a batch",
-    "num_rois": "proposals, and RoIs of an image",
+    "num_rois": "RoIs of an image",
     "num_classes": "classes",
     "num_boxes": "groundtruth boxes of an image",
 }
-KEYS = {"first": "first step, s", "step": "step, s", "rss_gb": "peak memory, GB"}
+KEYS = {"first": "first step, s", "step_med": "step, s", "rss_gb": "peak memory, GB"}
 NUM_STEPS = 3
 
 
@@ -52,7 +57,7 @@ def measure(point: dict[str, int]) -> dict[str, float]:
         f"{model_field}.image_resizer.keep_aspect_ratio_resizer.min_dimension={side}",
         f"{model_field}.image_resizer.keep_aspect_ratio_resizer.max_dimension={side}",
         f"{model_field}.num_classes={point['num_classes']}",
-        f"{model_field}.first_stage_max_proposals={point['num_rois']}",
+        f"{model_field}.first_stage_max_proposals={max(300, point['num_rois'])}",  # the recipe's, or as many as RoIs
         f"{model_field}.second_stage_batch_size={point['num_rois']}",
         f"{model_field}.second_stage_post_processing.batch_non_max_suppression.max_total_detections=100",
     ]
@@ -93,37 +98,50 @@ def measure(point: dict[str, int]) -> dict[str, float]:
     steps = [end - begin for begin, end in itertools.pairwise(seconds[1:])]
     return {
         "first": round(seconds[1] - start, 2),
-        "step": round(statistics.median(steps), 3),
+        "step_med": round(statistics.median(steps), 3),
         "rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
     }
 
 
-def table(results: dict[str, dict[int, dict[str, float]]]) -> str:
-    """Markdown."""
+Figures: TypeAlias = dict[str, float]
+Results: TypeAlias = dict[str, dict[int, dict[str, Figures]]]
+"""What grows, its value, "own" or "peer", and the figures of that point."""
+
+
+def table(results: Results) -> str:
+    """Markdown; where a peer ran, this package's figures by the peer's."""
     lines = [f"| | | {' | '.join(KEYS.values())} |", "|---" * (2 + len(KEYS)) + "|"]
     for name, points in results.items():
         for i, (value, figures) in enumerate(points.items()):
-            lines.append(f"| {'' if i else WORDS[name]} | {value} | {' | '.join(str(figures[key]) for key in KEYS)} |")
+            cells = [" / ".join(f"{each[key]:g}" for each in figures.values()) for key in KEYS]
+            lines.append(f"| {'' if i else WORDS[name]} | {value} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def plot(results: dict[str, dict[int, dict[str, float]]], path: Path) -> None:
+def plot(results: Results, path: Path) -> None:
     """A column for each of what grows, a row each for seconds of a step and for memory."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = ("step", "rss_gb")
+    rows = ("step_med", "rss_gb")
     figure, axes = pyplot.subplots(len(rows), len(results), figsize=(3.2 * len(results), 5.2), squeeze=False)
     for column, (name, points) in zip(axes.T, results.items(), strict=True):
         for axis, key in zip(column, rows, strict=True):
-            axis.plot(list(points), [figures[key] for figures in points.values()], marker="o")
+            for who in ("own", "peer"):
+                curve = {value: figures[who][key] for value, figures in points.items() if who in figures}
+                if curve:
+                    axis.plot(
+                        list(curve), list(curve.values()), marker="o", label={"own": "this package"}.get(who, who)
+                    )
             axis.margins(y=0.08)
             axis.set_ylim(bottom=0)
             axis.set_xlim(left=0)
             axis.grid(alpha=0.3)
         column[-1].set_xlabel(WORDS[name])
+    if any("peer" in figures for points in results.values() for figures in points.values()):
+        axes[0, 0].legend()
     for axis, key in zip(axes[:, 0], rows, strict=True):
         axis.set_ylabel(KEYS[key])
     figure.tight_layout()
@@ -135,6 +153,7 @@ def main() -> None:
     parser.add_argument("--of", action="append", choices=tuple(GROWTH), help="what is to grow; all of it by default")
     parser.add_argument("--plot", type=Path, help="picture to write; needs matplotlib")
     parser.add_argument("--results", type=Path, help="JSON of an earlier run, to be drawn instead of a new one")
+    parser.add_argument("--peer_command", help="a command that prints a JSON line; see above")
     parser.add_argument("--once", help=argparse.SUPPRESS)  # the point that is measured in this process
     arguments = parser.parse_args()
     if arguments.once:
@@ -144,15 +163,22 @@ def main() -> None:
         stored = json.loads(arguments.results.read_text())["results"]
         results = {name: {int(value): figures for value, figures in points.items()} for name, points in stored.items()}
     else:
-        known: dict[str, dict[str, float]] = {}  # the base belongs to all
+        peer_command = shlex.split(arguments.peer_command or "")
+        own: dict[str, Figures] = {}  # the base belongs to all
+        peer: dict[str, Figures] = {}
         results = {}
         for name in arguments.of or GROWTH:
             results[name] = {}
             for value in GROWTH[name]:
-                point = json.dumps({**BASE, name: value})
-                if point not in known:
-                    known[point] = _common.run_own([__file__, "--once", point])
-                results[name][value] = known[point]
+                values = {**BASE, name: value}
+                point = json.dumps(values)
+                if point not in own:
+                    own[point] = _common.run_own([__file__, "--once", point])
+                results[name][value] = {"own": own[point]}
+                if any(f"{{{name}}}" in part for part in peer_command):
+                    if point not in peer:
+                        peer[point] = _common.run([part.format(**values) for part in peer_command])
+                    results[name][value]["peer"] = {key: peer[point][key] for key in KEYS}
     print(json.dumps({"base": BASE, "results": results}, indent=2))
     print(table(results), file=sys.stderr)
     if arguments.plot:

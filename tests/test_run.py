@@ -196,7 +196,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     assert len(evaluations) == 2
     for evaluation in evaluations:
         assert evaluation["dataset"].element_spec.images.shape == [4, 96, 96, 3]  # is split among the replicas
-    assert [(model["dtype"], model["static"]) for model in models] == [
+    assert [(model.get("dtype", "float32"), model["static"]) for model in models] == [
         ("mixed_bfloat16", True),
         *[("float32", True)] * 2,
     ]
