@@ -7,6 +7,7 @@ a shortcut and the activation with the convolution as well.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +38,7 @@ class Folding:
         layers = [layer for layer in model.submodules if isinstance(layer, tf_keras.layers.Layer)]
         self._convs = [layer for layer in layers if type(layer) is tf_keras.layers.Conv2D]
         self._norms = [layer for layer in layers if isinstance(layer, _BATCH_NORMS)]
-        self._folded: dict[tuple[int, int], tuple[tf.Variable, tf.Variable]] = {}
+        self._folded: dict[tuple[int, int], tuple[tf.Variable, ...]] = {}
         self._stack = contextlib.ExitStack()
 
     @property
@@ -105,12 +106,14 @@ def _can_fold(conv: Any, norm: Any) -> bool:
     )
 
 
-def _fold(conv: Any, norm: Any) -> tuple[tf.Variable, tf.Variable]:
+def _fold(conv: Any, norm: Any) -> tuple[tf.Variable, ...]:
+    """Kernel and bias."""
+
     def value(weight: Any, default: float) -> np.ndarray:
         # float64, so that each folded weight is rounded once.
         return np.asarray(default if weight is None else weight.numpy(), np.float64)
 
-    with tf.init_scope():  # out of the function that is traced, whose variables must not be made within it
+    def make() -> tuple[tf.Variable, ...]:
         scale = value(norm.gamma, 1.0) / np.sqrt(value(norm.moving_variance, 1.0) + norm.epsilon)
         kernel = value(conv.kernel, 1.0) * scale
         bias = (value(conv.bias if conv.use_bias else None, 0.0) - value(norm.moving_mean, 0.0)) * scale
@@ -119,3 +122,7 @@ def _fold(conv: Any, norm: Any) -> tuple[tf.Variable, tf.Variable]:
             tf.Variable(tf.constant(values, conv.variable_dtype), trainable=False, name=f"{conv.name}/folded_{name}")
             for name, values in (("kernel", kernel), ("bias", bias))
         )
+
+    # In a thread of its own, where nothing is traced: a `tf.function` that sees a variable being made is traced once more.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()
