@@ -276,10 +276,12 @@ def _static_gradient(
         row_matrix = tf.cast(_as_matrix(rows, samples.row_weights, sum(heights)), dtype)
         # Every RoI in as many columns as the widest level has, although it fills those of its own level only.
         column_matrix = tf.cast(_as_matrix(samples.columns, samples.column_weights, widest), dtype)
-        spread = tf.einsum("rxw,ryxf->rywf", column_matrix, tf.cast(upstream, dtype))
+        spread = tf.einsum("rxw,yrxf->rywf", column_matrix, upstream)
         levels = tf.split(tf.einsum("ryh,rywf->hwf", row_matrix, spread), heights)
         return [level[:, :width] for level, width in zip(levels, widths, strict=True)]
 
+    # Rows first, as the products want them: a TPU lays them out once so, and not anew for each image.
+    upstream = tf.transpose(tf.cast(upstream, dtype), [0, 2, 1, 3, 4])
     signature = [tf.TensorSpec(features.shape[1:], dtype) for features in pyramid]
     return tf.map_fn(one_image, (first_rows, samples, upstream), fn_output_signature=signature, parallel_iterations=1)
 
