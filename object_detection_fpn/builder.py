@@ -208,7 +208,11 @@ def build_model(
     config = message.faster_rcnn
     implementation = "xla" if static else "native"
     extractor = build_feature_extractor(
-        config.feature_extractor, dtype=dtype, num_channels=num_channels, recompute_backbone=recompute_backbone
+        config.feature_extractor,
+        dtype=dtype,
+        num_channels=num_channels,
+        recompute_backbone=recompute_backbone,
+        static=static,
     )
     num_levels = extractor.max_level - extractor.min_level + 1
     generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
@@ -266,6 +270,7 @@ def build_feature_extractor(
     dtype: str = "float32",
     num_channels: int = 3,
     recompute_backbone: bool = False,
+    static: bool = False,
 ) -> fpn.FeatureExtractor:
     """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
     freeze = not message.batch_norm_trainable
@@ -273,6 +278,7 @@ def build_feature_extractor(
     backbone_spec = pyramid_spec
     if not message.override_base_feature_extractor_hyperparams:
         backbone_spec = dataclasses.replace(resnet_v1.DEFAULT_SPEC, freeze_statistics=freeze, dtype=dtype)
+    backbone_spec = dataclasses.replace(backbone_spec, static=static)
     backbone = BACKBONES[message.type](
         max_level=min(message.fpn.max_level, 5),
         num_channels=num_channels,
