@@ -211,7 +211,11 @@ def build_model(
     # XLA orders a step so that it needs less memory, and a TPU has much: there it is not worth the time.
     recomputed_stages = {None: 0 if static else 1, False: 0, True: len(resnet_v1.LEVELS)}[recompute_backbone]
     extractor = build_feature_extractor(
-        config.feature_extractor, dtype=dtype, num_channels=num_channels, recomputed_stages=recomputed_stages
+        config.feature_extractor,
+        dtype=dtype,
+        num_channels=num_channels,
+        recomputed_stages=recomputed_stages,
+        static=static,
     )
     num_levels = extractor.max_level - extractor.min_level + 1
     generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
@@ -269,6 +273,7 @@ def build_feature_extractor(
     dtype: str = "float32",
     num_channels: int = 3,
     recomputed_stages: int = 0,
+    static: bool = False,
 ) -> fpn.FeatureExtractor:
     """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
     freeze = not message.batch_norm_trainable
@@ -276,6 +281,7 @@ def build_feature_extractor(
     backbone_spec = pyramid_spec
     if not message.override_base_feature_extractor_hyperparams:
         backbone_spec = dataclasses.replace(resnet_v1.DEFAULT_SPEC, freeze_statistics=freeze, dtype=dtype)
+    backbone_spec = dataclasses.replace(backbone_spec, static=static)
     backbone = BACKBONES[message.type](
         max_level=min(message.fpn.max_level, 5),
         num_channels=num_channels,

@@ -16,6 +16,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.modeling.layers import FoldedConv
+
+_CONVS = (tf_keras.layers.Conv2D, FoldedConv)
 _BATCH_NORMS = (tf_keras.layers.BatchNormalization, tf_keras.layers.experimental.SyncBatchNormalization)
 
 
@@ -36,7 +39,7 @@ class Folding:
 
     def __init__(self, model: tf.Module):
         layers = [layer for layer in model.submodules if isinstance(layer, tf_keras.layers.Layer)]
-        self._convs = [layer for layer in layers if type(layer) is tf_keras.layers.Conv2D]
+        self._convs = [layer for layer in layers if type(layer) in _CONVS]
         self._norms = [layer for layer in layers if isinstance(layer, _BATCH_NORMS)]
         self._folded: dict[tuple[int, int], tuple[tf.Variable, ...]] = {}
         self._stack = contextlib.ExitStack()

@@ -13,6 +13,7 @@ import tf_keras
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.ops import box_coder, nms, patches
 from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import Proposals, RpnOutputs
 
 
@@ -63,7 +64,8 @@ class RPNHead(tf_keras.layers.Layer):
             spec.make_conv(num_anchors * 2, 1, use_bias=True, name=f"objectness_{i}") for i in range(num_levels)
         ]
         self.deltas = [spec.make_conv(num_anchors * 4, 1, use_bias=True, name=f"deltas_{i}") for i in range(num_levels)]
-        self._in_filters, self._num_filters, self._num_anchors = in_filters, num_filters, num_anchors
+        self.num_anchors = num_anchors
+        self._in_filters, self._num_filters = in_filters, num_filters
         self._is_normalized = spec.norm is not None
         layers.build(self, (None, None, None, in_filters))
 
@@ -76,13 +78,30 @@ class RPNHead(tf_keras.layers.Layer):
         if len(pyramid) != len(self.objectness):
             raise ValueError(f"The pyramid has {len(pyramid)} levels; this head was built for {len(self.objectness)}.")
         predictions = []
-        for features, *predictors in zip(pyramid, self.objectness, self.deltas, strict=True):
+        for features, objectness, deltas in zip(pyramid, self.objectness, self.deltas, strict=True):
             hidden = self.activation(self.norm(self.conv(features), training=training))
-            predictions.append(_flatten_cells(_convolve_together(predictors, hidden)))
+            predictions.append(_flatten_cells(self._predict(hidden, objectness, deltas)))
         # float32 even in bfloat16 training: with 8 bits of mantissa, equal scores would reorder proposals.
         cells = tf.cast(tf.concat(predictions, axis=1), tf.float32)  # [B, cells, A * (2 + 4)]
-        logits, deltas = tf.split(cells, [2 * self._num_anchors, 4 * self._num_anchors], axis=-1)
-        return _split_anchors(logits, 2), _split_anchors(deltas, 4)
+        sizes = [self.num_anchors, self.num_anchors, 4 * self.num_anchors]
+        background, objects, deltas = tf.split(cells, sizes, axis=-1)
+        logits = tf.concat([_split_anchors(background, 1), _split_anchors(objects, 1)], axis=-1)
+        return logits, _split_anchors(deltas, 4)
+
+    def _predict(
+        self, hidden: tf.Tensor, objectness: tf_keras.layers.Conv2D, deltas: tf_keras.layers.Conv2D
+    ) -> tf.Tensor:
+        """[B, H, W, n] -> [B, H, W, A * (1 + 1 + 4)]: background logits of all anchors of a cell, object logits, deltas.
+
+        As one convolution: the finest level's features are as large as all others together, and are read, and their gradient
+        summed, once. Its filters are in this order so that its outputs need not be brought into it.
+        """
+
+        def join(of_objectness: tf.Tensor, of_deltas: tf.Tensor) -> tf.Tensor:
+            return tf.concat([of_objectness[..., ::2], of_objectness[..., 1::2], of_deltas], axis=-1)
+
+        kernel = join(objectness.kernel, deltas.kernel)
+        return tf.nn.bias_add(objectness.convolution_op(hidden, kernel), join(objectness.bias, deltas.bias))
 
     def is_local(self, pyramid: Sequence[tf.Tensor], num_samples: int | None) -> bool:
         """Whether `at` can compute that many anchors an image, and touches fewer cells so than a call does.
@@ -109,10 +128,10 @@ class RPNHead(tf_keras.layers.Layer):
         """
         widths = [features.shape[2] for features in pyramid]
         num_cells = [features.shape[1] * features.shape[2] for features in pyramid]
-        first_rows = np.cumsum([0, *num_cells])[:-1] * self._num_anchors
+        first_rows = np.cumsum([0, *num_cells])[:-1] * self.num_anchors
         level_indices = tf.reduce_sum(tf.cast(indices[..., tf.newaxis] >= first_rows[1:], tf.int32), axis=-1)
         row = indices - tf.gather(tf.constant(first_rows, tf.int32), level_indices)
-        cell, anchor = row // self._num_anchors, row % self._num_anchors
+        cell, anchor = row // self.num_anchors, row % self.num_anchors
         width = tf.gather(tf.constant(widths, tf.int32), level_indices)
         around = patches.gather_patches(
             pyramid,
@@ -125,7 +144,7 @@ class RPNHead(tf_keras.layers.Layer):
         hidden = tf.reshape(around, [-1, around.shape[2] * self._in_filters])
         hidden = self._multiply(tf.cast(hidden, self.compute_dtype), [self.conv])
         hidden = self.activation(hidden)
-        is_anchor = tf.one_hot(level_indices * self._num_anchors + anchor, len(pyramid) * self._num_anchors)
+        is_anchor = tf.one_hot(level_indices * self.num_anchors + anchor, len(pyramid) * self.num_anchors)
 
         def choose(predictors: list[tf_keras.layers.Conv2D], code_size: int) -> tf.Tensor:
             shape = [-1, *is_anchor.shape[1:], code_size]
@@ -216,7 +235,7 @@ class RPN(tf_keras.layers.Layer):
         return logits, tf.gather(outputs.box_deltas, indices, batch_dims=1)
 
     def propose(self, outputs: RpnOutputs, true_shapes: tf.Tensor) -> Proposals:
-        """Decodes all anchors and keeps the best that do not overlap, clipped to the true image; no gradient passes.
+        """Decodes anchors and keeps the best that do not overlap, clipped to the true image; no gradient passes.
 
         Args:
             outputs: of the call.
@@ -225,12 +244,11 @@ class RPN(tf_keras.layers.Layer):
         Returns:
             Proposals of `max_proposals` rows, best first.
         """
-        boxes = box_coder.decode(outputs.box_deltas, outputs.anchors[None], scales=self.box_scales)
         # Softmax of two logits is the sigmoid of their difference.
         scores = tf.sigmoid(outputs.objectness_logits[..., 1] - outputs.objectness_logits[..., 0])
         scores = tf.where(outputs.is_valid[None], scores, -1.0)
         kept, scores, _, _, num_kept = nms.multiclass_nms(
-            tf.stop_gradient(boxes)[:, :, None],
+            self._decode_some(outputs) if self._implementation == "xla" else self._decode_all(outputs),
             tf.stop_gradient(scores)[:, :, None],
             clip_window=box_ops.image_window(true_shapes),
             max_detections_per_class=self.max_proposals,
@@ -242,16 +260,25 @@ class RPN(tf_keras.layers.Layer):
         )
         return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)
 
+    def _decode_all(self, outputs: RpnOutputs) -> tf.Tensor:
+        """-> [B, K, 1, 4]."""
+        boxes = box_coder.decode(outputs.box_deltas, outputs.anchors[None], scales=self.box_scales)
+        return tf.stop_gradient(boxes)[:, :, None]
 
-def _convolve_together(convs: Sequence[tf_keras.layers.Conv2D], features: tf.Tensor) -> tf.Tensor:
-    """What the convolutions, of one size, give, channels behind each other.
+    def _decode_some(self, outputs: RpnOutputs) -> nms.BoxLookUp:
+        """Decodes what is asked for, out of rows as the convolutions left them: a TPU takes long to lay out rows of four."""
+        num_anchors, deltas = self.head.num_anchors, outputs.box_deltas
+        batch, num_rows = dim(deltas, 0), dim(deltas, 1)
+        cells = tf.stop_gradient(tf.reshape(deltas, [batch, num_rows // num_anchors, num_anchors * 4]))
 
-    As one convolution: the finest level's features are as large as all others together, and are read, and their gradient
-    summed, once.
-    """
-    kernel = tf.concat([conv.kernel for conv in convs], axis=-1)
-    bias = tf.concat([conv.bias for conv in convs], axis=-1)
-    return tf.nn.bias_add(convs[0].convolution_op(features, kernel), bias)
+        def decode(rows: tf.Tensor) -> tf.Tensor:
+            of_cell = tf.gather(cells, rows // num_anchors, batch_dims=1)
+            of_cell = tf.reshape(of_cell, [batch, dim(rows, 1), num_anchors, 4])
+            is_anchor = (rows % num_anchors)[..., tf.newaxis] == tf.range(num_anchors)
+            deltas = tf.reduce_sum(tf.where(is_anchor[..., tf.newaxis], of_cell, 0.0), axis=2)
+            return box_coder.decode(deltas, tf.gather(outputs.anchors, rows), scales=self.box_scales)
+
+        return decode
 
 
 def _flatten_cells(predictions: tf.Tensor) -> tf.Tensor:

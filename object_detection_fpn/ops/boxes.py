@@ -8,18 +8,20 @@ swapped corners, are empty: area 0, IoU 0 with everything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import tensorflow as tf
 
 Size: TypeAlias = "tf.Tensor | tuple[float, float]"
 """(height, width) as two numbers, or a tensor [..., 2] of any number type whose leading dimensions are those of the boxes."""
+Corners: TypeAlias = Sequence[tf.Tensor]
+"""Boxes as four tensors of one shape: ymin, xmin, ymax, xmax."""
 
 
 def area(boxes: tf.Tensor) -> tf.Tensor:
     """Returns the area of each box, [..., N, 4] -> [..., N], in squared units of the boxes' frame; 0 for empty boxes."""
-    ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=-1)
-    return tf.maximum(ymax - ymin, 0.0) * tf.maximum(xmax - xmin, 0.0)
+    return _area(tf.unstack(boxes, axis=-1))
 
 
 def clip(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
@@ -44,24 +46,44 @@ def image_window(true_shapes: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.zeros_like(size), size], axis=-1)
 
 
-def _pairwise_intersection(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    ymin_a, xmin_a, ymax_a, xmax_a = tf.split(a, 4, axis=-1)  # each [..., N, 1]
-    ymin_b, xmin_b, ymax_b, xmax_b = (b[..., tf.newaxis, :, i] for i in range(4))  # each [..., 1, M]
-    height = tf.maximum(tf.minimum(ymax_a, ymax_b) - tf.maximum(ymin_a, ymin_b), 0.0)
-    width = tf.maximum(tf.minimum(xmax_a, xmax_b) - tf.maximum(xmin_a, xmin_b), 0.0)
-    return height * width
+def iou(a: Corners, b: Corners) -> tf.Tensor:
+    """Intersection over union of boxes with boxes, in [0, 1]; 0 where a box is empty. Corners of `a` and `b` broadcast."""
+    intersection = _intersection(a, b)
+    return tf.math.divide_no_nan(intersection, _area(a) + _area(b) - intersection)
+
+
+def ioa(a: Corners, b: Corners) -> tf.Tensor:
+    """Share of each `a` that lies in `b`, in [0, 1]; 0 where `a` is empty. Corners of `a` and `b` broadcast."""
+    return tf.math.divide_no_nan(_intersection(a, b), _area(a))
 
 
 def pairwise_iou(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Intersection over union of every pair, [..., N, 4] and [..., M, 4] -> [..., N, M] in [0, 1]; 0 where a box is empty."""
-    intersection = _pairwise_intersection(a, b)
-    union = area(a)[..., :, tf.newaxis] + area(b)[..., tf.newaxis, :] - intersection
-    return tf.math.divide_no_nan(intersection, union)
+    return iou(*_pairs(a, b))
 
 
 def pairwise_ioa(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Share of each `a` that lies in each `b`, [..., N, 4] and [..., M, 4] -> [..., N, M] in [0, 1]; 0 where `a` is empty."""
-    return tf.math.divide_no_nan(_pairwise_intersection(a, b), area(a)[..., :, tf.newaxis])
+    return ioa(*_pairs(a, b))
+
+
+def _pairs(a: tf.Tensor, b: tf.Tensor) -> tuple[Corners, Corners]:
+    rows = [corner[..., :, tf.newaxis] for corner in tf.unstack(a, axis=-1)]  # each [..., N, 1]
+    columns = [corner[..., tf.newaxis, :] for corner in tf.unstack(b, axis=-1)]  # each [..., 1, M]
+    return rows, columns
+
+
+def _area(corners: Corners) -> tf.Tensor:
+    ymin, xmin, ymax, xmax = corners
+    return tf.maximum(ymax - ymin, 0.0) * tf.maximum(xmax - xmin, 0.0)
+
+
+def _intersection(a: Corners, b: Corners) -> tf.Tensor:
+    ymin_a, xmin_a, ymax_a, xmax_a = a
+    ymin_b, xmin_b, ymax_b, xmax_b = b
+    height = tf.maximum(tf.minimum(ymax_a, ymax_b) - tf.maximum(ymin_a, ymin_b), 0.0)
+    width = tf.maximum(tf.minimum(xmax_a, xmax_b) - tf.maximum(xmin_a, xmin_b), 0.0)
+    return height * width
 
 
 def _per_coordinate(size: Size, boxes: tf.Tensor) -> tf.Tensor:

@@ -261,29 +261,29 @@ def _static_gradient(
     """Spreads the gradient of the crops over the rows and columns of their levels by products of matrices.
 
     Adding it to the cells sample by sample takes a TPU longer, and several times the memory. Images come one after the
-    other: what lies between the products, [R, height, widest level, F], is the size of many crops.
+    other: what lies between the products, [R, height, widest level, F], is the size of many crops. The second product gives
+    all levels, one below the other: cutting its factor to the width of each took longer than both products.
     """
     dtype = pyramid[0].dtype
-    widths = [dim(features, 2) for features in pyramid]
+    heights, widths = ([dim(features, axis) for features in pyramid] for axis in (1, 2))
     widest = max(widths) if all(isinstance(width, int) for width in widths) else tf.reduce_max(tf.stack(widths))
+    tops = tf.cumsum(tf.stack(heights), exclusive=True)
+    first_rows = tf.gather(tops, level_indices)[..., tf.newaxis]  # of the level of each RoI
 
     def one_image(image: tuple[tf.Tensor, _Samples, tf.Tensor]) -> list[tf.Tensor]:
-        levels, samples, upstream = image
+        first_rows, samples, upstream = image
+        rows = tuple(cells + first_rows for cells in samples.rows)
+        row_matrix = tf.cast(_as_matrix(rows, samples.row_weights, sum(heights)), dtype)
         # Every RoI in as many columns as the widest level has, although it fills those of its own level only.
-        columns = tf.cast(_as_matrix(samples.columns, samples.column_weights, widest), dtype)
-        spread = tf.einsum("rxw,ryxf->rywf", columns, tf.cast(upstream, dtype))
-        gradients = []
-        for level, (features, width) in enumerate(zip(pyramid, widths, strict=True)):
-            is_here = tf.cast(levels == level, tf.float32)[:, tf.newaxis]
-            row_weights = tuple(weights * is_here for weights in samples.row_weights)
-            rows = tf.cast(_as_matrix(samples.rows, row_weights, dim(features, 1)), dtype)
-            gradients.append(tf.einsum("ryh,rywf->hwf", rows, spread[:, :, :width]))
-        return gradients
+        column_matrix = tf.cast(_as_matrix(samples.columns, samples.column_weights, widest), dtype)
+        spread = tf.einsum("rxw,yrxf->rywf", column_matrix, upstream)
+        levels = tf.split(tf.einsum("ryh,rywf->hwf", row_matrix, spread), heights)
+        return [level[:, :width] for level, width in zip(levels, widths, strict=True)]
 
+    # Rows first, as the products want them: a TPU lays them out once so, and not anew for each image.
+    upstream = tf.transpose(tf.cast(upstream, dtype), [0, 2, 1, 3, 4])
     signature = [tf.TensorSpec(features.shape[1:], dtype) for features in pyramid]
-    return tf.map_fn(
-        one_image, (level_indices, samples, upstream), fn_output_signature=signature, parallel_iterations=1
-    )
+    return tf.map_fn(one_image, (first_rows, samples, upstream), fn_output_signature=signature, parallel_iterations=1)
 
 
 def _as_matrix(cells: _Pair, weights: _Pair, num_cells: int | tf.Tensor) -> tf.Tensor:

@@ -20,7 +20,7 @@ _NONE = -1.0  # similarity to what cannot match; real similarities are never neg
 
 # Groundtruth rows compared with all anchors at a time. Few, so that the comparison stays in the cache and a batch with few
 # objects is done early; more than one, so that loop overhead does not show. Measured with 7 and 100 boxes, 204,600 anchors.
-_CHUNK = 4
+_CHUNK = 8
 
 
 def match_boxes(
@@ -55,7 +55,7 @@ def match_boxes(
         ValueError: if `unmatched_threshold` exceeds `matched_threshold`.
     """
     _check(matched_threshold, unmatched_threshold)
-    overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.pairwise_iou)
+    overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou)
     return _decide(overlaps, matched_threshold, unmatched_threshold, force_match, is_valid)
 
 
@@ -71,8 +71,8 @@ def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor) -
         [B, K] float32, the largest share of the box's area that lies in one real region; 0 without any.
     """
 
-    def ioa(regions: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-        return tf.linalg.matrix_transpose(box_ops.pairwise_ioa(boxes, regions))
+    def ioa(regions: box_ops.Corners, boxes: box_ops.Corners) -> tf.Tensor:
+        return box_ops.ioa(boxes, regions)
 
     return tf.maximum(_best_overlaps(boxes, regions, is_real, None, ioa).similarity, 0.0)
 
@@ -90,37 +90,40 @@ def _best_overlaps(
     gt_boxes: tf.Tensor,
     gt_is_real: tf.Tensor,
     is_valid: tf.Tensor | None,
-    measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    measure: Callable[[box_ops.Corners, box_ops.Corners], tf.Tensor],
 ) -> _Overlaps:
     """Finds the best partners without ever holding all K x G overlaps; time grows with the last real row, not with G.
 
-    `measure` takes [B, G, 4] and [B or 1, K, 4] to [B, G, K], not negative. No gradient passes.
+    `measure` takes corners [B, 1] and [B, K] to [B, K], not negative. No gradient passes.
     """
     boxes, gt_boxes = tf.stop_gradient(boxes), tf.stop_gradient(gt_boxes)
     batch, num_anchors, num_groundtruth = dim(gt_boxes, 0), dim(boxes, 1), dim(gt_boxes, 1)
     num_chunks = -(-num_groundtruth // _CHUNK)
     padding = num_chunks * _CHUNK - num_groundtruth
-    gt_boxes = tf.pad(gt_boxes, [[0, 0], [0, padding], [0, 0]])
-    is_real = tf.pad(gt_is_real, [[0, 0], [0, padding]])
-    num_needed = tf.reduce_max(tf.where(is_real, tf.range(num_chunks * _CHUNK) + 1, 0))
+    gt_corners = tf.transpose(tf.pad(gt_boxes, [[0, 0], [0, padding], [0, 0]]), [1, 2, 0])[..., tf.newaxis]
+    is_real = tf.transpose(tf.pad(gt_is_real, [[0, 0], [0, padding]]))[..., tf.newaxis]  # [G, B, 1]
+    num_needed = tf.reduce_max(tf.where(is_real[..., 0], tf.range(num_chunks * _CHUNK)[:, tf.newaxis] + 1, 0))
+    # For each image, although all may have the same: a TPU's compiler would lay them out anew in every turn of the loop.
+    corners = [tf.broadcast_to(corner, [batch, num_anchors]) for corner in tf.unstack(boxes, axis=-1)]
 
     def unseen(start: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
         return start < num_needed
 
     def compare(start: tf.Tensor, best: tf.Tensor, row: tf.Tensor, anchor: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        overlap = measure(tf.slice(gt_boxes, [0, start, 0], [batch, _CHUNK, 4]), boxes)  # [B, chunk, K]
-        overlap = tf.where(tf.slice(is_real, [0, start], [batch, _CHUNK])[:, :, tf.newaxis], overlap, _NONE)
-        if is_valid is not None:
-            overlap = tf.where(is_valid[:, tf.newaxis, :], overlap, _NONE)
-        chunk_best = tf.reduce_max(overlap, axis=1)
-        chunk_row = start + tf.argmax(overlap, axis=1, output_type=tf.int32)
-        row = tf.where(chunk_best > best, chunk_row, row)  # of equals, the one that came first stays
-        chunk_anchor = tf.argmax(overlap, axis=2, output_type=tf.int32)
-        can_match = tf.gather(overlap, chunk_anchor, batch_dims=2) > _NONE
-        chunk_anchor = tf.where(can_match, chunk_anchor, num_anchors)
+        chunk_corners = tf.unstack(tf.slice(gt_corners, [start, 0, 0, 0], [_CHUNK, 4, batch, 1]))
+        chunk_is_real = tf.unstack(tf.slice(is_real, [start, 0, 0], [_CHUNK, batch, 1]))
+        chunk_anchors = []
+        # One by one: what is kept of each needs no second look at the overlaps of all.
+        for i in range(_CHUNK):
+            overlap = measure(tf.unstack(chunk_corners[i]), corners)
+            overlap = tf.where(chunk_is_real[i], overlap, _NONE)
+            if is_valid is not None:
+                overlap = tf.where(is_valid, overlap, _NONE)
+            row = tf.where(overlap > best, start + i, row)  # of equals, the one that came first stays
+            best = tf.maximum(best, overlap)
+            chunk_anchors.append(tf.argmax(overlap, axis=1, output_type=tf.int32))
         columns = (start + tf.range(_CHUNK))[:, tf.newaxis]
-        anchor = tf.tensor_scatter_nd_update(anchor, columns, tf.transpose(chunk_anchor))
-        return start + _CHUNK, tf.maximum(best, chunk_best), row, anchor
+        return start + _CHUNK, best, row, tf.tensor_scatter_nd_update(anchor, columns, tf.stack(chunk_anchors))
 
     _, best, row, anchor = tf.while_loop(
         unseen,
@@ -129,11 +132,13 @@ def _best_overlaps(
             tf.constant(0),
             tf.fill([batch, num_anchors], _NONE),
             tf.zeros([batch, num_anchors], tf.int32),
-            tf.fill([num_chunks * _CHUNK, batch], num_anchors),
+            tf.zeros([num_chunks * _CHUNK, batch], tf.int32),
         ),
         maximum_iterations=num_chunks,
     )
-    return _Overlaps(similarity=best, row=row, anchor=tf.transpose(anchor)[:, :num_groundtruth])
+    can_match = gt_is_real if is_valid is None else gt_is_real & tf.reduce_any(is_valid, axis=1, keepdims=True)
+    anchor = tf.where(can_match, tf.transpose(anchor)[:, :num_groundtruth], num_anchors)
+    return _Overlaps(similarity=best, row=row, anchor=anchor)
 
 
 def _check(matched_threshold: float, unmatched_threshold: float) -> None:

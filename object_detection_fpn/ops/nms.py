@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -27,6 +27,9 @@ _MANY_BOXES = 4096
 _BLOCK = _MANY_BOXES  # of the best boxes of a long row, which are sorted; 300 proposals need about half as many
 
 _NEVER = float("-inf")  # score of what cannot be kept
+
+BoxLookUp: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
+"""Rows [B, n] int32 -> their boxes [B, n, 4] float32, through which no gradient passes."""
 
 
 class NmsDetections(NamedTuple):
@@ -83,7 +86,7 @@ def batched_nms(
 
 
 def multiclass_nms(
-    boxes: tf.Tensor,
+    boxes: tf.Tensor | BoxLookUp,
     scores: tf.Tensor,
     *,
     clip_window: tf.Tensor,
@@ -104,7 +107,8 @@ def multiclass_nms(
     are dropped, and the best of all classes are kept.
 
     Args:
-        boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1.
+        boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1. Where C is 1 and suppression
+            is "xla" and not soft, a function of rows too: few of many boxes are looked at.
         scores: [B, R, C] float32, without background; NaN counts as below the threshold.
         clip_window: [B, 4] float32 in the frame of the boxes.
         max_detections_per_class: boxes to keep of each class.
@@ -170,17 +174,18 @@ class _Candidates(NamedTuple):
 
 
 def _suppress_within_classes(
-    boxes: tf.Tensor, scores: tf.Tensor, max_per_class: int, suppress: Callable[..., _Kept]
+    boxes: tf.Tensor | BoxLookUp, scores: tf.Tensor, max_per_class: int, suppress: Callable[..., _Kept]
 ) -> _Candidates:
     batch, num_rois, num_classes = dim(scores, 0), dim(scores, 1), scores.shape[2]
-    boxes = tf.transpose(tf.broadcast_to(boxes, [batch, num_rois, num_classes, 4]), [0, 2, 1, 3])
-    boxes = tf.reshape(boxes, [batch * num_classes, num_rois, 4])  # a row for each class of each image
+    if not callable(boxes):
+        boxes = tf.transpose(tf.broadcast_to(boxes, [batch, num_rois, num_classes, 4]), [0, 2, 1, 3])
+        boxes = tf.reshape(boxes, [batch * num_classes, num_rois, 4])  # a row for each class of each image
     scores = tf.reshape(tf.transpose(scores, [0, 2, 1]), [batch * num_classes, num_rois])
     kept = suppress(boxes, scores, max_outputs=max_per_class)
     is_real = tf.range(max_per_class) < kept.num[:, tf.newaxis]
     num_candidates = num_classes * max_per_class
     return _Candidates(
-        boxes=tf.reshape(tf.gather(boxes, kept.indices, batch_dims=1), [batch, num_candidates, 4]),
+        boxes=tf.reshape(_as_look_up(boxes)(kept.indices), [batch, num_candidates, 4]),
         scores=tf.reshape(tf.where(is_real, kept.scores, _NEVER), [batch, num_candidates]),
         classes=tf.broadcast_to(tf.repeat(tf.range(num_classes), max_per_class), [batch, num_candidates]),
         roi_indices=tf.reshape(kept.indices, [batch, num_candidates]),
@@ -214,8 +219,12 @@ class _Kept(NamedTuple):
     num: tf.Tensor  # [B] int32
 
 
+def _as_look_up(boxes: tf.Tensor | BoxLookUp) -> BoxLookUp:
+    return boxes if callable(boxes) else lambda rows: tf.gather(boxes, rows, batch_dims=1)
+
+
 def _suppress(
-    boxes: tf.Tensor,
+    boxes: tf.Tensor | BoxLookUp,
     scores: tf.Tensor,
     *,
     max_outputs: int,
@@ -228,13 +237,15 @@ def _suppress(
         raise ValueError(f"implementation = {implementation!r}. Allowed: {', '.join(IMPLEMENTATIONS)}.")
     if max_outputs < 1:
         raise ValueError(f"max_outputs = {max_outputs}. Allowed: 1 or more.")
-    boxes, scores = tf.stop_gradient(tf.cast(boxes, tf.float32)), tf.stop_gradient(tf.cast(scores, tf.float32))
+    scores = tf.stop_gradient(tf.cast(scores, tf.float32))
+    if not callable(boxes):
+        boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
     if implementation == "native":
         return _native(boxes, scores, max_outputs, iou_threshold, score_threshold, soft_nms_sigma)
     scores = tf.where(scores > score_threshold, scores, _NEVER)
     if soft_nms_sigma > 0.0:
         return _soft(boxes, scores, max_outputs, iou_threshold, score_threshold, soft_nms_sigma)
-    return _tiled(boxes, scores, max_outputs, iou_threshold)
+    return _tiled(_as_look_up(boxes), scores, max_outputs, iou_threshold)
 
 
 def _native(
@@ -263,16 +274,15 @@ def _native(
     return tf.map_fn(one_row, (boxes, scores), fn_output_signature=signature)
 
 
-def _tiled(boxes: tf.Tensor, scores: tf.Tensor, max_outputs: int, iou_threshold: float) -> _Kept:
+def _tiled(look_up: BoxLookUp, scores: tf.Tensor, max_outputs: int, iou_threshold: float) -> _Kept:
     """Greedy suppression, a tile of the best boxes left at a time: against the boxes kept so far, then within the tile.
 
     Tiles are cut from a sorted block. Of long rows a block holds only the best: the first one nearly always fills the output.
     """
-    batch, num_boxes = dim(boxes, 0), dim(boxes, 1)
+    batch, num_boxes = dim(scores, 0), dim(scores, 1)
     is_long = not isinstance(num_boxes, int) or num_boxes > _MANY_BOXES
     tile = _LARGE_TILE if is_long else min(_SMALL_TILE, num_boxes)
     missing = tf.maximum(_BLOCK - num_boxes, 0) if is_long else -num_boxes % tile
-    boxes = tf.pad(boxes, [[0, 0], [0, missing], [0, 0]])
     scores = tf.pad(scores, [[0, 0], [0, missing]], constant_values=_NEVER)
     block = _BLOCK if is_long else dim(scores, 1)
     places = tf.range(tile)
@@ -284,7 +294,7 @@ def _tiled(boxes: tf.Tensor, scores: tf.Tensor, max_outputs: int, iou_threshold:
     def decide_tile(_, start, kept, kept_boxes, num, block_scores, block_rows):
         tile_scores = tf.slice(block_scores, [0, start], [batch, tile])
         rows = tf.slice(block_rows, [0, start], [batch, tile])
-        tile_boxes = tf.gather(boxes, rows, batch_dims=1)
+        tile_boxes = look_up(tf.minimum(rows, num_boxes - 1))
         overlaps_kept = box_ops.pairwise_iou(kept_boxes, tile_boxes) > iou_threshold  # unfilled rows are empty: IoU 0
         alive = (tile_scores > _NEVER) & ~tf.reduce_any(overlaps_kept, axis=1)
         is_earlier = places[:, tf.newaxis] < places  # [j, i]: j comes before i

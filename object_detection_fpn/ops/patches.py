@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.ops import cells as cell_ops
+from object_detection_fpn.ops.dims import dim
 
 
 def gather_patches(
@@ -43,17 +44,33 @@ def gather_patches(
     rows = rows[..., tf.newaxis] + np.repeat(steps, kernel_size).astype(np.int32)  # [B, S, kernel_size^2]
     columns = columns[..., tf.newaxis] + np.tile(steps, kernel_size).astype(np.int32)
     is_inside = (rows >= 0) & (rows < size[..., 0]) & (columns >= 0) & (columns < size[..., 1])
-    cells = tf.where(is_inside, first_cell + rows * size[..., 1] + columns, 0)
+    cells = tf.where(is_inside, first_cell + rows * size[..., 1] + columns, first_cell)
 
     @tf.custom_gradient
     def gather(*pyramid: tf.Tensor):
         flat = cell_ops.flatten(pyramid)
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            upstream = tf.where(is_inside[..., tf.newaxis], tf.cast(upstream, tf.float32), 0.0)
-            total = tf.tensor_scatter_nd_add(tf.zeros(tf.shape(flat)), cells[..., tf.newaxis], upstream)
+            upstream = tf.where(is_inside[..., tf.newaxis], upstream, tf.zeros([], flat.dtype))
+            if flat.dtype == tf.float32:
+                total = tf.tensor_scatter_nd_add(tf.zeros(tf.shape(flat)), cells[..., tf.newaxis], upstream)
+            else:
+                total = _scatter_sums(flat, cells, upstream)
             return cell_ops.unflatten(total, pyramid)
 
         return tf.where(is_inside[..., tf.newaxis], tf.gather(flat, cells), tf.zeros([], flat.dtype)), gradient
 
     return gather(*pyramid)
+
+
+def _scatter_sums(flat: tf.Tensor, cells: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Sums values [B, S, n, F] that share one of the cells [B, S, n] of their image, into zeros of the shape of `flat`.
+
+    In a type of few bits, in which one value after the other must not be added: products of matrices sum in float32. All
+    values of a cell then write the same sum. A float32 buffer of all cells would take a TPU longer than the rest.
+    """
+    batch, num_filters = dim(cells, 0), values.shape[-1]
+    cells = tf.reshape(cells, [batch, -1])
+    is_same = tf.cast(cells[:, :, tf.newaxis] == cells[:, tf.newaxis, :], values.dtype)
+    sums = tf.matmul(is_same, tf.reshape(values, [batch, -1, num_filters]))
+    return tf.tensor_scatter_nd_update(tf.zeros(tf.shape(flat), flat.dtype), cells[..., tf.newaxis], sums)

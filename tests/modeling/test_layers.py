@@ -193,3 +193,15 @@ def test_dtype_policy_is_restored_even_after_an_error():
     with pytest.raises(RuntimeError), layers.dtype_policy("mixed_bfloat16"):
         raise RuntimeError
     assert tf_keras.mixed_precision.global_policy().name == before
+
+
+@pytest.mark.parametrize("kernel_size, size", [(7, (14, 12)), (3, (9, 8)), (7, (13, 15))])
+def test_folded_convolution_is_the_convolution(kernel_size, size):
+    images = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    spec = layers.LayerSpec(initializer=lambda: tf_keras.initializers.GlorotUniform(seed=0))
+    settings = {"strides": 2, "padding": "valid", "name": "conv"}
+    plain, folded = (
+        spec.make_conv(5, kernel_size, **settings),
+        spec.make_conv(5, kernel_size, **settings, make=layers.FoldedConv),
+    )
+    np.testing.assert_allclose(folded(images), plain(images), rtol=1e-4, atol=1e-5)
