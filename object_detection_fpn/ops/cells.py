@@ -1,6 +1,7 @@
 """All cells of all levels and images of a pyramid as the rows of one matrix, so that one gather serves them all.
 
-N cells: image by image, level by level, row by row. One index a cell: XLA gathers several times faster than with two.
+N cells: level by level, image by image, row by row, so that levels are taken apart without a copy. One index a cell: XLA
+gathers several times faster than with two.
 """
 
 from __future__ import annotations
@@ -14,19 +15,13 @@ from object_detection_fpn.ops.dims import dim
 
 def flatten(pyramid: Sequence[tf.Tensor]) -> tf.Tensor:
     """Per level [B, H, W, F] -> [N, F]."""
-    batch, num_filters = dim(pyramid[0], 0), pyramid[0].shape[-1]
-    levels = [
-        tf.reshape(features, [batch, cells, num_filters])
-        for features, cells in zip(pyramid, _num_cells(pyramid), strict=True)
-    ]
-    return tf.reshape(tf.concat(levels, axis=1), [-1, num_filters])
+    return tf.concat([tf.reshape(features, [-1, features.shape[-1]]) for features in pyramid], axis=0)
 
 
 def unflatten(flat: tf.Tensor, pyramid: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """[N, F] -> per level, of the shape and type of `pyramid`."""
-    num_cells = _num_cells(pyramid)
-    images = tf.reshape(flat, [-1, sum(num_cells), pyramid[0].shape[-1]])
-    levels = tf.split(images, num_cells, axis=1)
+    batch = dim(pyramid[0], 0)
+    levels = tf.split(flat, [batch * cells for cells in _num_cells(pyramid)])
     # The type last: a pass over each level and not one over everything before.
     return [
         tf.cast(tf.reshape(values, tf.shape(level)), level.dtype) for values, level in zip(levels, pyramid, strict=True)
@@ -45,9 +40,11 @@ def locate(pyramid: Sequence[tf.Tensor], level_indices: tf.Tensor) -> tuple[tf.T
         [B, S, 2] int32.
     """
     sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
-    num_cells = _num_cells(pyramid)
-    first_cells = tf.cumsum(tf.stack(num_cells), exclusive=True)
-    first_cell = tf.range(dim(level_indices, 0))[:, tf.newaxis] * sum(num_cells) + tf.gather(first_cells, level_indices)
+    batch = dim(level_indices, 0)
+    num_cells = tf.stack(_num_cells(pyramid))
+    # [B, levels]
+    first_cells = tf.cumsum(batch * num_cells, exclusive=True) + tf.range(batch)[:, tf.newaxis] * num_cells
+    first_cell = tf.gather(first_cells, level_indices, batch_dims=1)
     return first_cell, tf.gather(tf.stack([tf.stack(size) for size in sizes]), level_indices)
 
 

@@ -190,41 +190,46 @@ def _sparse_crop(
     faster than TensorFlow's kernel, and the transposed product gives the gradient, which that kernel gets wrong there: its
     threads add to the same cells without excluding each other, and lose up to 10 % of it.
     """
-    flat = cell_ops.flatten(pyramid)
     first_cell, size = cell_ops.locate(pyramid, level_indices)
-    boxes = _pull_inside(boxes)
-    rows, row_weights = _pairs(_samples(boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], False))
-    columns, column_weights = _pairs(_samples(boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], False))
-    # [B, R, height, width, 2, 2], the four corners of a sample beside each other, as the matrix wants them.
-    rows = first_cell[..., tf.newaxis, tf.newaxis] + rows * size[..., 1, tf.newaxis, tf.newaxis]
-    cells = rows[..., :, tf.newaxis, :, tf.newaxis] + columns[..., tf.newaxis, :, tf.newaxis, :]
-    weights = row_weights[..., :, tf.newaxis, :, tf.newaxis] * column_weights[..., tf.newaxis, :, tf.newaxis, :]
-    cells, weights = tf.reshape(cells, [-1, 4]), tf.reshape(weights, [-1, 4])
-    num_samples = tf.shape(cells)[0]
-    samples = tf.broadcast_to(tf.range(num_samples)[:, tf.newaxis], tf.shape(cells))
-    indices = tf.reshape(tf.stack([samples, cells], axis=-1), [-1, 2])
+    between = _locate_samples(
+        pyramid, _pull_inside(boxes), level_indices, crop_size=crop_size, fades_beyond_border=False
+    )
+    top, bottom = (first_cell[..., tf.newaxis] + rows * size[..., 1, tf.newaxis] for rows in between.rows)
+    left, right = between.columns
+    # An entry of the matrix is (sample, cell), and those of a sample lie beside each other. Both numbers are the sum of one of
+    # the sample's row and one of its column, so that a single addition is of the size of all entries.
+    y = tf.reshape(tf.range(tf.size(top)) * crop_size[1], tf.shape(top))
+    x = tf.broadcast_to(tf.range(crop_size[1]), tf.shape(left))
+    by_row = tf.cast(tf.stack([y, top, y, top, y, bottom, y, bottom], axis=-1), tf.int64)
+    by_column = tf.cast(tf.stack([x, left, x, right, x, left, x, right], axis=-1), tf.int64)
+    indices = by_row[..., tf.newaxis, :] + by_column[..., tf.newaxis, :, :]
+    (top, bottom), (left, right) = between.row_weights, between.column_weights
+    by_row, by_column = tf.stack([top, top, bottom, bottom], axis=-1), tf.stack([left, right, left, right], axis=-1)
+    weights = tf.reshape(by_row[..., tf.newaxis, :] * by_column[..., tf.newaxis, :, :], [-1, 4])
+    num_samples = tf.shape(weights)[0]
     make_matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix
-    is_never_empty = bool(cells.shape.num_elements())
+    is_never_empty = bool(weights.shape.num_elements())
     # TensorFlow's product of a matrix without rows ends the process: without RoIs there is one row, of no weights.
     num_rows = num_samples if is_never_empty else tf.maximum(num_samples, 1)
-    num_cells = tf.shape(flat)[0]
+    num_cells = tf.add_n([tf.reduce_prod(tf.shape(features)[:3]) for features in pyramid])
     entries = {
-        "indices": tf.cast(indices, tf.int64),
+        "indices": tf.reshape(indices, [-1, 2]),
         "values": tf.reshape(weights, [-1]),
         "dense_shape": tf.cast(tf.stack([num_rows, num_cells]), tf.int64),
     }
 
     @tf.custom_gradient
-    def interpolate(flat: tf.Tensor):
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def interpolate(*pyramid: tf.Tensor):
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             # Made anew, which costs little: a tape outside of a `tf.function` cannot hold a sparse matrix. Transposed by
             # itself: the product that transposes would sum in a copy of the pyramid for each thread.
             transposed = tf.raw_ops.SparseMatrixTranspose(input=make_matrix(**entries), type=tf.float32)
-            return tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
+            return cell_ops.unflatten(tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream), pyramid)
 
+        flat = tf.cast(cell_ops.flatten(pyramid), tf.float32)
         return tf.raw_ops.SparseMatrixMatMul(a=make_matrix(**entries), b=flat), gradient
 
-    crops = interpolate(tf.cast(flat, tf.float32))
+    crops = interpolate(*pyramid)
     if not is_never_empty:
         crops = crops[:num_samples]
     if extrapolation_value:
@@ -343,12 +348,6 @@ def _interpolation(
     )
     weights = tf.stack([row_weights[y][..., :, tf.newaxis] * column_weights[x][..., tf.newaxis, :] for y, x in corners])
     return cells, weights
-
-
-def _pairs(values: tuple[tuple[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of `_samples`, as [B, R, S, 2] each."""
-    cells, weights = values
-    return tf.stack(cells, axis=-1), tf.stack(weights, axis=-1)
 
 
 def _pull_inside(boxes: tf.Tensor) -> tf.Tensor:
