@@ -1,7 +1,7 @@
 """Seconds of a train step, of the first one from the start of building the model, and peak memory of the process; JSON.
 
     python benchmarks/train_step.py [--runs 3] [--side 640] [--batch_size 1] [--num_steps 5] [--jit_compile]
-        [--recompute_backbone]
+        [--recompute_backbone true|false]
     python benchmarks/train_step.py --peer_command 'python bench.py {batch_size} {side} train'
 
 The step is that of `odfpn train`: forward, backward, norm of the gradients, update. Every run is a process of its own. With
@@ -70,7 +70,12 @@ def main(description: str | None, keys: Sequence[str], *, num_steps: int) -> Non
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--num_steps", type=int, default=num_steps)
     parser.add_argument("--jit_compile", action="store_true")
-    parser.add_argument("--recompute_backbone", action="store_true", help="as `train_config.recompute_backbone`")
+    parser.add_argument(
+        "--recompute_backbone",
+        type=lambda word: {"true": True, "false": False}[word],
+        metavar="true|false",
+        help="as `train_config.recompute_backbone`, and unset like it by default",
+    )
     arguments = parser.parse_args()
     if arguments.once:
         print(json.dumps(measure(arguments)))
