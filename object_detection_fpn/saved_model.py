@@ -184,8 +184,12 @@ def export_saved_model(
         module.model_variables = list(model.variables)
     else:
         module.model = _as_modules(variables)
-    module.__call__ = serve  # an attribute of the object is what makes the loaded one callable
-    signature = serve.get_concrete_function()
+    traced = serve.get_concrete_function()
+    # Around what is traced already: saving traces anew each function that it finds.
+    call = tf.function(
+        lambda input_tensor: traced(input_tensor), input_signature=serve.input_signature, autograph=False
+    )
+    module.__call__ = call  # an attribute of the object is what makes the loaded one callable
     # Beside the weights they were made of, by which the SavedModel can still be trained further.
     module.folded_variables = folding.variables
 
@@ -196,7 +200,7 @@ def export_saved_model(
     saved_model_dir = os.path.join(output_dir, "saved_model")
     # Nobody asks a served model for gradients, but loading one whose gradients were left out warns of it.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
-    tf.saved_model.save(module, saved_model_dir, signatures=signature, options=options)
+    tf.saved_model.save(module, saved_model_dir, signatures=call.get_concrete_function(), options=options)
     with tf.io.gfile.GFile(os.path.join(output_dir, "pipeline.config"), "w") as file:
         file.write(pipeline_config_text)
     return saved_model_dir

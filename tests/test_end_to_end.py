@@ -103,7 +103,7 @@ def test_four_drawn_images_are_learned_by_heart(small_config):
     optimizer.build(model.trainable_variables)
     images = model.preprocess(batch.images)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(i):
         with tf.GradientTape() as tape:
             predictions = model.predict(

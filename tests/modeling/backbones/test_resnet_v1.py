@@ -235,17 +235,17 @@ def after_a_step(backbone, images, strategy, *, jit_compile):
     return [value.numpy() for value in (*values, *backbone.non_trainable_variables)]
 
 
-def assert_recomputation_changes_nothing(make, strategy, *, jit_compile=False):
+def assert_recomputation_changes_nothing(make, strategy, *, recomputed_stages=(1, 4), jit_compile=False):
     images = 100.0 * tf.random.stateless_normal([2, 32, 32, 3], [1, 2])
     results, paths = [], []
-    for recomputed_stages in (0, 1, 4):
+    for num_stages in (0, *recomputed_stages):
         tf_keras.utils.set_random_seed(0)
         with strategy.scope():
-            backbone = make(recomputed_stages)
-        assert backbone.recomputed_stages == min(recomputed_stages, len(backbone.levels))
+            backbone = make(num_stages)
+        assert backbone.recomputed_stages == min(num_stages, len(backbone.levels))
         results.append(after_a_step(backbone, images, strategy, jit_compile=jit_compile))
         paths.append(list(checkpoints.variables_by_path(backbone)))
-    assert paths[0] == paths[1] == paths[2]
+    assert all(each == paths[0] for each in paths)
     for expected, *values in zip(*results, strict=True):
         for value in values:
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
@@ -268,7 +268,9 @@ def test_recomputation_keeps_features_gradients_and_statistics_on_every_strategy
 @pytest.mark.parametrize("depth", [18, 50])
 def test_recomputed_resnet_has_the_same_features_gradients_and_statistics(depth):
     assert_recomputation_changes_nothing(
-        lambda stages: build(depth, max_level=3, recomputed_stages=stages), tf.distribute.get_strategy()
+        lambda stages: build(depth, max_level=3, recomputed_stages=stages),
+        tf.distribute.get_strategy(),
+        recomputed_stages=[1] if depth == 50 else [4],
     )
 
 
