@@ -135,9 +135,8 @@ def plot(results: Results, path: Path) -> None:
                     axis.plot(
                         list(curve), list(curve.values()), marker="o", label={"own": "this package"}.get(who, who)
                     )
-            axis.margins(y=0.08)
-            axis.set_ylim(bottom=0)
-            axis.set_xlim(left=0)
+            axis.set_ylim(0, 1.08 * axis.dataLim.ymax)
+            axis.set_xlim(0, 1.05 * axis.dataLim.xmax)
             axis.grid(alpha=0.3)
         column[-1].set_xlabel(WORDS[name])
     if any("peer" in figures for points in results.values() for figures in points.values()):
