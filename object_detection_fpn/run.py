@@ -495,8 +495,9 @@ def build_training_model(config: Config, *, precision: train_pb2.Precision, stat
 def _build_model(
     config: Config, reader: input_reader_pb2.InputReader, *, static: bool = False
 ) -> faster_rcnn.FasterRCNN:
+    """The model without training; nothing of it has a gradient."""
     num_channels = builder.num_image_channels(config.model.faster_rcnn, reader)
-    return builder.build_model(config.model, static=static, num_channels=num_channels)
+    return builder.build_model(config.model, static=static, num_channels=num_channels, recompute_backbone=False)
 
 
 def _check_strategy(config: Config, strategy: tf.distribute.Strategy, *, use: str, jit_compile: bool = False) -> None:

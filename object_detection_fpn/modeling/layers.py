@@ -45,7 +45,7 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
         return super().call(inputs, training=bool(training) and not self._freeze_statistics)
 
 
-class FoldedConv(tf_keras.layers.Conv2D):
+class SpaceToDepthConv(tf_keras.layers.Conv2D):
     """A convolution of stride 2, odd kernel and "valid" padding, computed as one of stride 1 over squares of 2 x 2 pixels.
 
     Weights and results are those of `Conv2D`. Of images with three channels a TPU fills 3 of 128 places of a vector: four

@@ -202,6 +202,6 @@ def test_folded_convolution_is_the_convolution(kernel_size, size):
     settings = {"strides": 2, "padding": "valid", "name": "conv"}
     plain, folded = (
         spec.make_conv(5, kernel_size, **settings),
-        spec.make_conv(5, kernel_size, **settings, make=layers.FoldedConv),
+        spec.make_conv(5, kernel_size, **settings, make=layers.SpaceToDepthConv),
     )
     np.testing.assert_allclose(folded(images), plain(images), rtol=1e-4, atol=1e-5)

@@ -49,9 +49,9 @@ class Backbone(tf_keras.layers.Layer):
         self.levels = levels
         self.num_filters = {level: output.shape[-1] for level, output in zip(levels, network.outputs, strict=True)}
         self.built = True  # the network made its variables
-        # Behind a function, which Keras does not look into: these share the network's layers, whose paths stay its own.
         self.recomputed_stages = min(recomputed_stages, len(levels))
         stages = _stages(network, self.recomputed_stages)
+        # Behind a function, which Keras does not look into: these share the network's layers, whose paths stay its own.
         self._get_stages = lambda: stages
 
     def call(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
@@ -178,7 +178,7 @@ class _InjectedLayers:
     def Conv2D(self, filters: int, kernel_size: int, *, name: str, strides: int = 1, **_: Any) -> Any:
         # Strided 7 x 7 comes after `ZeroPadding2D`; a strided 1 x 1 pads nothing either way.
         padding = "valid" if strides > 1 else "same"
-        make = layers.FoldedConv if self.spec.static and name == "conv1_conv" else tf_keras.layers.Conv2D
+        make = layers.SpaceToDepthConv if self.spec.static and name == "conv1_conv" else tf_keras.layers.Conv2D
         return self.spec.make_conv(
             filters, kernel_size, strides=strides, padding=padding, use_bias=False, name=name, make=make
         )
