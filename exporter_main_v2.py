@@ -20,7 +20,9 @@ flags.DEFINE_enum(
     "What the SavedModel takes.",
 )
 flags.DEFINE_string("pipeline_config_path", None, "Path to the pipeline config.")
-flags.DEFINE_string("trained_checkpoint_dir", None, "Folder of checkpoints (the newest is exported), or one checkpoint.")
+flags.DEFINE_string(
+    "trained_checkpoint_dir", None, "Folder of checkpoints (the newest is exported), or one checkpoint."
+)
 flags.DEFINE_string("output_directory", None, "Folder to write saved_model/, checkpoint/ and pipeline.config into.")
 flags.DEFINE_multi_string("config_override", [], "key.path=value, changes one field of the config; may be repeated.")
 flags.DEFINE_boolean("jit", False, "Let XLA compile the model where it is served; needs images of one size.")

@@ -182,6 +182,7 @@ _OPTIONAL_OUTPUTS = {
     "box_features": "output_final_box_features",
     "roi_features": "output_final_box_rpn_features",
 }
+_MIN_WINOGRAD_CELLS = 64  # of a side of the finest level
 
 
 # Model ----------------------------------------------------------------------------------------------------------------
@@ -194,6 +195,7 @@ def build_model(
     dtype: str = "float32",
     num_channels: int = 3,
     recompute_backbone: bool | None = None,
+    winograd: bool = False,
 ) -> faster_rcnn.FasterRCNN:
     """Builds the detector with all its variables.
 
@@ -205,8 +207,11 @@ def build_model(
         num_channels: channels of the images.
         recompute_backbone: compute the inside of the backbone's stages again for the gradient, instead of keeping it. None: of
             its first stage alone, and with `static` of none.
+        winograd: compute the 3 x 3 convolutions of pyramid and RPN as is faster on a CPU (`ops.winograd`), if the images are
+            large enough for it. The results differ by rounding. Not for training.
     """
     config = message.faster_rcnn
+    winograd = winograd and _has_large_maps(config)
     implementation = "xla" if static else "native"
     # XLA orders a step so that it needs less memory, and a TPU has much: there it is not worth the time.
     recomputed_stages = {None: 0 if static else 1, False: 0, True: len(resnet_v1.LEVELS)}[recompute_backbone]
@@ -216,6 +221,7 @@ def build_model(
         num_channels=num_channels,
         recomputed_stages=recomputed_stages,
         static=static,
+        winograd=winograd,
     )
     num_levels = extractor.max_level - extractor.min_level + 1
     generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
@@ -226,7 +232,9 @@ def build_model(
         num_filters=config.first_stage_box_predictor_depth,
         kernel_size=config.first_stage_box_predictor_kernel_size,
         dilation_rate=config.first_stage_atrous_rate,
-        spec=build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, dtype=dtype),
+        spec=dataclasses.replace(
+            build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, dtype=dtype), winograd=winograd
+        ),
     )
     two_stages = config.number_of_stages == 2
     pooler = build_roi_pooler(config, static=static, dtype=dtype) if two_stages else None
@@ -267,6 +275,19 @@ def build_model(
     )
 
 
+def _has_large_maps(config: faster_rcnn_pb2.FasterRcnn) -> bool:
+    """Whether the finest level has enough cells for Winograd's algorithm to be worth its start; taken to be so if unknown."""
+    resizer = config.image_resizer
+    kind = resizer.WhichOneof("image_resizer_oneof")
+    if kind == "keep_aspect_ratio_resizer":
+        side = resizer.keep_aspect_ratio_resizer.max_dimension
+    elif kind == "fixed_shape_resizer":
+        side = max(resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width)
+    else:
+        return True
+    return side >> config.feature_extractor.fpn.min_level >= _MIN_WINOGRAD_CELLS
+
+
 def build_feature_extractor(
     message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
     *,
@@ -274,6 +295,7 @@ def build_feature_extractor(
     num_channels: int = 3,
     recomputed_stages: int = 0,
     static: bool = False,
+    winograd: bool = False,
 ) -> fpn.FeatureExtractor:
     """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
     freeze = not message.batch_norm_trainable
@@ -293,7 +315,7 @@ def build_feature_extractor(
         min_level=message.fpn.min_level,
         max_level=message.fpn.max_level,
         num_filters=message.fpn.additional_layer_depth,
-        spec=pyramid_spec,
+        spec=dataclasses.replace(pyramid_spec, winograd=winograd),
     )
     return fpn.FeatureExtractor(backbone=backbone, fpn=pyramid, pad_to_multiple=message.pad_to_multiple)
 

@@ -232,6 +232,9 @@ def _make_parser() -> argparse.ArgumentParser:
     export.add_argument("--output_dir", required=True)
     export.add_argument("--input_type", default="image_tensor", choices=_INPUT_TYPES, help="image_tensor by default")
     export.add_argument("--jit", action="store_true", help="let XLA compile the model where it is served")
+    export.add_argument(
+        "--device", choices=("cpu", "gpu"), help="what the model is to be fast on: by default what is here"
+    )
 
     predict = add("predict", _predict, "Detect objects in images; writes JSON and drawings.")
     predict.add_argument("images", nargs="+", help="image files, folders or globs")
@@ -350,6 +353,7 @@ def _export(arguments: argparse.Namespace) -> None:
         output_dir=arguments.output_dir,
         input_type=arguments.input_type,
         jit_compile=arguments.jit,
+        device=arguments.device,
     )
     _say(f"Exported to {path}.")
 

@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 import tf_keras
@@ -304,7 +304,13 @@ def evaluate_continuously(
 
 
 def export(
-    config: Config, *, checkpoint: str, output_dir: str, input_type: str = "image_tensor", jit_compile: bool = False
+    config: Config,
+    *,
+    checkpoint: str,
+    output_dir: str,
+    input_type: str = "image_tensor",
+    jit_compile: bool = False,
+    device: Literal["cpu", "gpu"] | None = None,
 ) -> str:
     """Writes a checkpoint as a SavedModel in the Object Detection API's layout; returns the SavedModel's folder.
 
@@ -314,6 +320,7 @@ def export(
         output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
         input_type: one of `saved_model.INPUT_TYPES`.
         jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
+        device: what the model is to be fast on; it runs on both. None: what this machine has.
 
     Raises:
         CheckpointError: if the checkpoint is missing, damaged or of another model.
@@ -322,7 +329,7 @@ def export(
     """
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     _check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
-    model = _build_model(config, reader, static=jit_compile)
+    model = _build_model(config, reader, static=jit_compile, device=device)
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return saved_model.export_saved_model(
         model=model,
@@ -493,11 +500,22 @@ def build_training_model(config: Config, *, precision: train_pb2.Precision, stat
 
 
 def _build_model(
-    config: Config, reader: input_reader_pb2.InputReader, *, static: bool = False
+    config: Config,
+    reader: input_reader_pb2.InputReader,
+    *,
+    static: bool = False,
+    device: Literal["cpu", "gpu"] | None = None,
 ) -> faster_rcnn.FasterRCNN:
     """The model without training; nothing of it has a gradient."""
-    num_channels = builder.num_image_channels(config.model.faster_rcnn, reader)
-    return builder.build_model(config.model, static=static, num_channels=num_channels, recompute_backbone=False)
+    if device is None:
+        device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    return builder.build_model(
+        config.model,
+        static=static,
+        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+        recompute_backbone=False,
+        winograd=device == "cpu" and not static,
+    )
 
 
 def _check_strategy(config: Config, strategy: tf.distribute.Strategy, *, use: str, jit_compile: bool = False) -> None:

@@ -461,6 +461,27 @@ def test_static_chooses_what_xla_can_compile(static, suppress, crop):
     assert model.roi_pooler._implementation == crop
 
 
+@pytest.mark.parametrize(
+    "resizer, is_large",
+    [
+        ("keep_aspect_ratio_resizer { min_dimension: 100 max_dimension: 256 }", True),
+        ("keep_aspect_ratio_resizer { min_dimension: 100 max_dimension: 255 }", False),
+        ("fixed_shape_resizer { height: 64 width: 256 }", True),
+        ("fixed_shape_resizer { height: 64 width: 64 }", False),
+        ("identity_resizer { }", True),
+    ],
+)
+def test_winograds_algorithm_is_for_images_large_enough(resizer, is_large):
+    message = model_message()
+    message.faster_rcnn.image_resizer.CopyFrom(parse(resizer, image_resizer_pb2.ImageResizer))
+    model = builder.build_model(message, winograd=True)
+    pyramid = model.feature_extractor.fpn
+    convs = [model.rpn.head.conv, *(layer.conv for layer in pyramid.smoothings.values())]
+    assert {isinstance(conv, layers.WinogradConv) for conv in convs} == {is_large}
+    others = [*pyramid.laterals.values(), *(layer.conv for layer in pyramid.extras.values())]
+    assert not any(isinstance(conv, layers.WinogradConv) for conv in others)
+
+
 def test_channels_of_the_images_arrive(backbone_calls):
     builder.build_model(model_message(), num_channels=1)
     assert backbone_calls[0]["num_channels"] == 1

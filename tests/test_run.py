@@ -243,6 +243,26 @@ def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_c
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
+@pytest.mark.parametrize("gpus, device, winograd", [([], None, True), (["GPU:0"], None, False), ([], "gpu", False)])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_an_export_is_for_the_device_that_is_here_unless_said(
+    small_config, monkeypatch, tmp_path, gpus, device, winograd, jit_compile
+):
+    class Built(Exception):
+        pass
+
+    def build_model(_, **settings):
+        raise Built(settings)
+
+    monkeypatch.setattr(builder, "build_model", build_model)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: {"GPU": gpus}[kind])
+    monkeypatch.setattr(run, "_check_strategy", lambda *_, **__: None)
+    with pytest.raises(Built) as caught:
+        run.export(small_config, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
+    settings = caught.value.args[0]
+    assert (settings["winograd"], settings["static"]) == (winograd and not jit_compile, jit_compile)
+
+
 @pytest.mark.usefixtures("tiny_resnet18")
 def test_two_replicas_train_and_evaluate(small_config, two_cpus, tmp_path):
     result = run.train(small_config, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2)

@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.ops import winograd
 from object_detection_fpn.ops.dims import dim
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -64,6 +65,13 @@ class SpaceToDepthConv(tf_keras.layers.Conv2D):
         return tf.nn.conv2d(inputs, kernel, 1, "VALID")
 
 
+class WinogradConv(tf_keras.layers.Conv2D):
+    """A 3 x 3 convolution of stride 1 and "same" padding, computed by `ops.winograd`; weights are those of `Conv2D`."""
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return winograd.conv2d(inputs, kernel)
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchNormSpec:
     """Values of a batch normalization; the defaults are those of the config language."""
@@ -99,6 +107,7 @@ class LayerSpec:
         freeze_statistics: batch normalization keeps its moving statistics in training, whatever `norm` says.
         dtype: dtype policy of each layer, "float32" or "mixed_bfloat16" / "mixed_float16".
         static: compute as suits XLA on a TPU where that differs.
+        winograd: compute 3 x 3 convolutions in float32 by `ops.winograd`: on a CPU, outside of training.
     """
 
     initializer: Callable[[], tf_keras.initializers.Initializer] = _glorot_uniform
@@ -109,6 +118,7 @@ class LayerSpec:
     freeze_statistics: bool = False
     dtype: str = "float32"
     static: bool = False
+    winograd: bool = False
 
     @property
     def use_bias(self) -> bool:
@@ -126,9 +136,13 @@ class LayerSpec:
         padding: str = "same",
         use_bias: bool | None = None,
         dtype: str | None = None,
-        make: type[tf_keras.layers.Conv2D] = tf_keras.layers.Conv2D,
+        make: type[tf_keras.layers.Conv2D] | None = None,
     ) -> tf_keras.layers.Conv2D:
-        """A convolution without its normalization and activation; `use_bias` and `dtype` default to the specification's."""
+        """A convolution without its normalization and activation; what is None follows from the specification."""
+        dtype = dtype or self.dtype
+        can_be_winograd = (kernel_size, strides, dilation_rate, padding, dtype) == (3, 1, 1, "same", "float32")
+        if make is None:
+            make = WinogradConv if self.winograd and can_be_winograd else tf_keras.layers.Conv2D
         return make(
             filters,
             kernel_size,
@@ -138,7 +152,7 @@ class LayerSpec:
             use_bias=self.use_bias if use_bias is None else use_bias,
             kernel_initializer=self.initializer(),
             kernel_regularizer=self.regularizer,
-            dtype=dtype or self.dtype,
+            dtype=dtype,
             name=name,
         )
 

@@ -77,8 +77,12 @@ class RPNHead(tf_keras.layers.Layer):
     def call(self, pyramid: Sequence[tf.Tensor], training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         if len(pyramid) != len(self.objectness):
             raise ValueError(f"The pyramid has {len(pyramid)} levels; this head was built for {len(self.objectness)}.")
-        predictions = []
+        predictions: list[tf.Tensor] = []
         for features, objectness, deltas in zip(pyramid, self.objectness, self.deltas, strict=True):
+            # After the pyramid and the level before. Convolutions of several levels at once, each on all cores of a CPU, would
+            # push each other out of its caches.
+            with tf.control_dependencies(predictions[-1:] or pyramid[:1]):
+                features = tf.identity(features)
             hidden = self.activation(self.norm(self.conv(features), training=training))
             predictions.append(_flatten_cells(self._predict(hidden, objectness, deltas)))
         # float32 even in bfloat16 training: with 8 bits of mantissa, equal scores would reorder proposals.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -13,12 +14,13 @@ from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.folding import Folding
 
-NORMS = {
-    "with scale": layers.BatchNormSpec(scale=True),
-    "without scale": layers.BatchNormSpec(),
-    "without offset": layers.BatchNormSpec(center=False, scale=True),
-    "frozen": layers.BatchNormSpec(scale=True, freeze_statistics=True),
-    "synchronized": layers.BatchNormSpec(scale=True, synchronized=True),
+SPECS = {
+    "with scale": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True)),
+    "without scale": layers.LayerSpec(norm=layers.BatchNormSpec()),
+    "without offset": layers.LayerSpec(norm=layers.BatchNormSpec(center=False, scale=True)),
+    "frozen": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True, freeze_statistics=True)),
+    "synchronized": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True, synchronized=True)),
+    "by Winograd's algorithm": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True), winograd=True),
 }
 IMAGES = tf.constant(np.random.default_rng(0).uniform(-100, 100, (1, 64, 64, 3)), tf.float32)
 TRUE_SHAPES = tf.constant([[64, 64, 3]])
@@ -50,9 +52,9 @@ def used_ops(concrete):
     return [op.type for op in found]
 
 
-@pytest.fixture(scope="module", params=NORMS)
+@pytest.fixture(scope="module", params=SPECS)
 def small(request, make_model):
-    return fill(make_model(spec=layers.LayerSpec(norm=NORMS[request.param])))
+    return fill(make_model(spec=SPECS[request.param]))
 
 
 def predict(model):
@@ -88,8 +90,8 @@ def test_every_convolution_takes_its_normalization(small):
 
 
 def test_folded_weights_are_rounded_once():
-    norm = NORMS["with scale"]
-    layer = layers.ConvNormActivation(4, 3, spec=layers.LayerSpec(norm=norm, force_use_bias=True), name="layer")
+    spec = dataclasses.replace(SPECS["with scale"], force_use_bias=True)
+    layer = layers.ConvNormActivation(4, 3, spec=spec, name="layer")
     layers.build(layer, (None, None, None, 3))
     fill(layer)
     folding = Folding(layer)
@@ -97,7 +99,7 @@ def test_folded_weights_are_rounded_once():
         layer(IMAGES, training=False)
     kernel, bias = folding.variables
     values = {v.name.split("/")[-1].removesuffix(":0"): v.numpy().astype(np.float64) for v in layer.variables}
-    scale = values["gamma"] / np.sqrt(values["moving_variance"] + norm.epsilon)
+    scale = values["gamma"] / np.sqrt(values["moving_variance"] + layer.norm.epsilon)
     np.testing.assert_array_equal(kernel, (values["kernel"] * scale).astype(np.float32))
     expected = (values["bias"] - values["moving_mean"]) * scale + values["beta"]
     np.testing.assert_array_equal(bias, expected.astype(np.float32))
@@ -133,7 +135,7 @@ def test_group_normalization_stays():
 
 
 def test_training_is_not_folded():
-    layer = layers.ConvNormActivation(4, 3, spec=layers.LayerSpec(norm=NORMS["with scale"]), name="layer")
+    layer = layers.ConvNormActivation(4, 3, spec=SPECS["with scale"], name="layer")
     layers.build(layer, (None, None, None, 3))
     folding = Folding(layer)
     with folding:
@@ -153,7 +155,7 @@ def test_an_activation_between_them_keeps_both():
 
 
 def test_half_precision_is_not_folded():
-    spec = layers.LayerSpec(norm=NORMS["with scale"], dtype="mixed_bfloat16")
+    spec = dataclasses.replace(SPECS["with scale"], dtype="mixed_bfloat16")
     layer = layers.ConvNormActivation(4, 3, spec=spec, name="layer")
     layers.build(layer, (None, None, None, 3))
     folding = Folding(layer)

@@ -123,6 +123,40 @@ def test_only_convolutions_without_normalization_have_a_bias_unless_forced(norm,
 
 
 @pytest.mark.parametrize(
+    "settings, is_winograd",
+    [
+        ({}, True),
+        ({"strides": 2}, False),
+        ({"dilation_rate": 2}, False),
+        ({"padding": "valid"}, False),
+        ({"dtype": "mixed_bfloat16"}, False),
+        ({"kernel_size": 1}, False),
+        ({"make": layers.SpaceToDepthConv}, False),
+    ],
+    ids=str,
+)
+def test_only_convolutions_that_winograds_algorithm_computes_become_its(settings, is_winograd):
+    arguments = {"filters": 4, "kernel_size": 3, "name": "conv"} | settings
+    conv = layers.LayerSpec(winograd=True).make_conv(**arguments)
+    assert isinstance(conv, layers.WinogradConv) == is_winograd
+    assert not isinstance(layers.LayerSpec().make_conv(**arguments), layers.WinogradConv)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_convolution_by_winograds_algorithm_is_a_convolution(use_bias):
+    plain, fast = (
+        layers.LayerSpec(winograd=winograd).make_conv(4, 3, use_bias=use_bias, name="conv")
+        for winograd in (False, True)
+    )
+    features = tf.random.stateless_normal([2, 6, 7, 3], [1, 2])
+    for conv in (plain, fast):
+        layers.build(conv, (None, None, None, 3))
+    fast.set_weights([np.random.default_rng(i).normal(size=w.shape) for i, w in enumerate(fast.get_weights())])
+    plain.set_weights(fast.get_weights())
+    np.testing.assert_allclose(fast(features), plain(features), atol=1e-4)
+
+
+@pytest.mark.parametrize(
     "activation, expected",
     [
         ("linear", [-1.0, 3.0, 8.0]),

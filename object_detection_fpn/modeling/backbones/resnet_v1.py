@@ -178,7 +178,7 @@ class _InjectedLayers:
     def Conv2D(self, filters: int, kernel_size: int, *, name: str, strides: int = 1, **_: Any) -> Any:
         # Strided 7 x 7 comes after `ZeroPadding2D`; a strided 1 x 1 pads nothing either way.
         padding = "valid" if strides > 1 else "same"
-        make = layers.SpaceToDepthConv if self.spec.static and name == "conv1_conv" else tf_keras.layers.Conv2D
+        make = layers.SpaceToDepthConv if self.spec.static and name == "conv1_conv" else None
         return self.spec.make_conv(
             filters, kernel_size, strides=strides, padding=padding, use_bias=False, name=name, make=make
         )

@@ -1,0 +1,57 @@
+"""Winograd's algorithm gives what a convolution gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from object_detection_fpn.ops import winograd
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def convolve(inputs, kernel):
+    """In float64, so that what differs is what is tested."""
+    return tf.nn.conv2d(tf.constant(inputs, tf.float64), tf.constant(kernel, tf.float64), 1, "SAME").numpy()
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1, 1), (1, 4, 4), (2, 8, 12), (3, 5, 7), (2, 3, 17)], ids=lambda size: "x".join(map(str, size))
+)
+def test_equals_a_convolution_whatever_the_size(size):
+    inputs, kernel = draw(*size, 5), draw(3, 3, 5, 6)
+    outputs = winograd.conv2d(tf.constant(inputs, tf.float32), tf.constant(kernel, tf.float32))
+    expected = convolve(inputs, kernel)
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+def test_of_many_channels_stays_within_a_few_millionths():
+    inputs, kernel = np.maximum(draw(1, 32, 32, 256), 0), draw(3, 3, 256, 64, seed=1)
+    expected = convolve(inputs.astype(np.float32), kernel.astype(np.float32))
+    outputs = winograd.conv2d(tf.constant(inputs, tf.float32), tf.constant(kernel, tf.float32))
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("batch", [None, 1, 2])
+@pytest.mark.parametrize("side", [None, 9])
+def test_static_and_unknown_shapes(batch, side):
+    kernel = draw(3, 3, 2, 3)
+    convolve_some = tf.function(
+        lambda inputs: winograd.conv2d(inputs, tf.constant(kernel, tf.float32)),
+        input_signature=[tf.TensorSpec([batch, side, side, 2])],
+        autograph=False,
+    )
+    concrete = convolve_some.get_concrete_function()
+    assert concrete.outputs[0].shape.as_list() == [batch, side, side, 3]
+    for count in [batch] if batch else [1, 3]:
+        inputs = draw(count, 9, 9, 2)
+        outputs = convolve_some(tf.constant(inputs, tf.float32))
+        np.testing.assert_allclose(outputs, convolve(inputs, kernel), rtol=0, atol=1e-4)
+
+
+def test_a_batch_without_images():
+    outputs = winograd.conv2d(tf.zeros([0, 8, 8, 2]), tf.zeros([3, 3, 2, 3]))
+    assert outputs.shape == (0, 8, 8, 3)
