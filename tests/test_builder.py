@@ -12,6 +12,7 @@ import tf_keras
 from google.protobuf import text_format
 
 from object_detection_fpn import builder, config_fields, losses
+from object_detection_fpn.builder.layer_spec import _ACTIVATIONS
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, ssd
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.modeling import layers, postprocess, targets
@@ -189,7 +190,7 @@ def test_activations(text, activation):
 
 
 def test_every_activation_of_the_language_can_be_built():
-    assert set(builder._ACTIVATIONS) == set(hyperparams_pb2.Hyperparams.Activation.values())
+    assert set(_ACTIVATIONS) == set(hyperparams_pb2.Hyperparams.Activation.values())
 
 
 @pytest.mark.parametrize(

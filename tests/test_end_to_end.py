@@ -13,7 +13,7 @@ from PIL import Image
 
 from object_detection_fpn import builder, config, label_map, run
 from object_detection_fpn.evaluation import coco
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training import checkpoints, optimizers
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_four_drawn_images_are_learned_by_heart(small_config):
     model = builder.build_model(message.model)
     optimizer = builder.OPTIMIZERS["adam_optimizer"](
         message.train_config.optimizer.adam_optimizer,
-        builder.optimizers.CosineDecayLearningRate(learning_rate_base=1e-3, total_steps=250),
+        optimizers.CosineDecayLearningRate(learning_rate_base=1e-3, total_steps=250),
     )
     optimizer.build(model.trainable_variables)
     images = model.preprocess(batch.images)
