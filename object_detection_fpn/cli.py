@@ -98,7 +98,7 @@ def run_model_main(flags: Any) -> int:
     """What `model_main_tf2.py` does with its flags."""
 
     def act() -> None:
-        from object_detection_fpn import run
+        from object_detection_fpn import run, strategies
 
         is_evaluation = bool(flags.checkpoint_dir)
         if flags.train_and_eval and flags.num_workers > 1:
@@ -115,7 +115,7 @@ def run_model_main(flags: Any) -> int:
             raise UsageError("Evaluation works on one worker, on all its devices: leave out --num_workers.")
         config = _load_config(flags.pipeline_config_path, overrides, require_data=uses)
         with _usage():
-            strategy = run.make_strategy(
+            strategy = strategies.make_strategy(
                 use_tpu=flags.use_tpu,
                 tpu_name=flags.tpu_name,
                 num_workers=flags.num_workers,
@@ -292,7 +292,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from object_detection_fpn import run
+    from object_detection_fpn import run, strategies
 
     if arguments.train_and_eval and arguments.num_workers > 1:
         raise UsageError("--train_and_eval works on one worker. Evaluate in a process of its own: odfpn eval --wait.")
@@ -302,7 +302,7 @@ def _train(arguments: argparse.Namespace) -> None:
     uses = ["train", "eval"] if arguments.train_and_eval else ["train"]
     config = _load_config(arguments.config, overrides, require_data=uses)
     with _usage():
-        strategy = run.make_strategy(
+        strategy = strategies.make_strategy(
             use_tpu=arguments.use_tpu,
             tpu_name=arguments.tpu_name,
             num_workers=arguments.num_workers,
@@ -323,14 +323,14 @@ def _train(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     import tensorflow as tf
 
-    from object_detection_fpn import run
+    from object_detection_fpn import run, strategies
 
     use = "train" if arguments.eval_on_train_data else "eval"
     config = _load_config(arguments.config, arguments.config_override, require_data=[use])
     is_folder = tf.io.gfile.isdir(arguments.checkpoint)
     output_dir = arguments.output_dir or (arguments.checkpoint if is_folder else os.path.dirname(arguments.checkpoint))
     with _usage():
-        strategy = run.make_strategy(use_tpu=arguments.use_tpu, tpu_name=arguments.tpu_name)
+        strategy = strategies.make_strategy(use_tpu=arguments.use_tpu, tpu_name=arguments.tpu_name)
     common = {
         "output_dir": output_dir,
         "strategy": strategy,

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
-from object_detection_fpn import builder, config_checks, run
+from object_detection_fpn import builder, config_checks, run, strategies
 from object_detection_fpn.config_text import apply_override
 from object_detection_fpn.protos import optimizer_pb2, pipeline_pb2, train_pb2
 from object_detection_fpn.training import checkpoints
@@ -185,7 +185,7 @@ def what_is_trained(small_config, monkeypatch, tmp_path):
         return models[key]
 
     real_build = builder.build_model
-    monkeypatch.setattr(builder, "build_model", build_model)
+    monkeypatch.setattr(builder.model, "build_model", build_model)
 
     def observe(overrides, *, is_tpu=False, with_data=False):
         message = type(small_config)()
@@ -215,7 +215,7 @@ def what_is_trained(small_config, monkeypatch, tmp_path):
 
         with monkeypatch.context() as patch:
             patch.setattr(run.training_loop, "train", train)
-            patch.setattr(run, "_is_tpu", lambda _: is_tpu)
+            patch.setattr(strategies, "is_tpu", lambda _: is_tpu)
             with pytest.raises(_Seen):
                 run.train(message, model_dir=str(tmp_path))
         return seen

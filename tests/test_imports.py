@@ -31,6 +31,8 @@ LAYERS = {
     "label_map": 5,
     "builder": 5,
     "interop": 5,
+    "strategies": 6,
+    "evaluator": 6,
     "run": 6,
     "predict": 6,
     "planning": 6,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn import builder, cli, run
+from object_detection_fpn import builder, cli, run, strategies
 from object_detection_fpn import config as config_lib
 from object_detection_fpn.protos import train_pb2
 from object_detection_fpn.training import checkpoints, step
@@ -19,18 +19,18 @@ pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and me
 
 
 def test_one_device_is_the_default_strategy():
-    assert run.make_strategy() is tf.distribute.get_strategy()
+    assert strategies.make_strategy() is tf.distribute.get_strategy()
 
 
 def test_several_workers_need_tf_config(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(ValueError, match="--num_workers = 2 needs the environment variable TF_CONFIG"):
-        run.make_strategy(num_workers=2)
+        strategies.make_strategy(num_workers=2)
 
 
 def test_tpu_and_several_workers_exclude_each_other():
     with pytest.raises(ValueError, match="--use_tpu and --num_workers = 4 exclude each other"):
-        run.make_strategy(use_tpu=True, num_workers=4)
+        strategies.make_strategy(use_tpu=True, num_workers=4)
 
 
 def test_tpu_flags_reach_the_library(monkeypatch):
@@ -40,23 +40,23 @@ def test_tpu_flags_reach_the_library(monkeypatch):
         calls.append((arguments, keywords))
         return tf.distribute.get_strategy()
 
-    monkeypatch.setattr(run.distribute_utils, "get_distribution_strategy", fake)
-    run.make_strategy(use_tpu=True, tpu_name="my-tpu")
+    monkeypatch.setattr(strategies.distribute_utils, "get_distribution_strategy", fake)
+    strategies.make_strategy(use_tpu=True, tpu_name="my-tpu")
     assert calls == [(("tpu",), {"tpu_address": "my-tpu"})]
 
 
 def test_tpu_that_is_not_there_is_said_in_one_line():
     with pytest.raises(ValueError, match=r"^--use_tpu: this machine has no TPU \(.+\)$"):
-        run.make_strategy(use_tpu=True)
+        strategies.make_strategy(use_tpu=True)
 
 
 def test_tpu_that_cannot_be_reached_is_said_in_one_line(monkeypatch):
     def unreachable(*_, **__):
         raise OSError("Name or service not known\nand more")
 
-    monkeypatch.setattr(run.distribute_utils, "get_distribution_strategy", unreachable)
+    monkeypatch.setattr(strategies.distribute_utils, "get_distribution_strategy", unreachable)
     with pytest.raises(ValueError) as caught:
-        run.make_strategy(use_tpu=True, tpu_name="my-tpu")
+        strategies.make_strategy(use_tpu=True, tpu_name="my-tpu")
     assert str(caught.value) == ("--use_tpu: --tpu_name = my-tpu names no TPU that answers (Name or service not known)")
 
 
@@ -79,7 +79,7 @@ def _cluster(index: int, kind: str = "worker") -> str:
 def test_tf_config_that_does_not_fit_is_refused(monkeypatch, tf_config, num_workers, expected):
     monkeypatch.setenv("TF_CONFIG", tf_config)
     with pytest.raises(ValueError) as caught:
-        run.make_strategy(num_workers=num_workers)
+        strategies.make_strategy(num_workers=num_workers)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -87,11 +87,11 @@ def test_tf_config_that_does_not_fit_is_refused(monkeypatch, tf_config, num_work
 def test_the_chief_comes_before_the_workers(monkeypatch):
     cluster = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
     seen, strategy = [], tf.distribute.get_strategy()
-    monkeypatch.setattr(run.workers, "wait_for_workers", lambda *arguments, **_: seen.append(arguments))
+    monkeypatch.setattr(strategies.workers, "wait_for_workers", lambda *arguments, **_: seen.append(arguments))
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: strategy)
     for kind, index in (("chief", 0), ("worker", 0), ("worker", 1)):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
-        assert run.make_strategy(num_workers=3) is strategy
+        assert strategies.make_strategy(num_workers=3) is strategy
     assert seen == [(["a:1", "b:2", "c:3"], own) for own in range(3)]
 
 
@@ -100,12 +100,12 @@ def test_workers_of_an_earlier_run_in_the_way_are_said_in_one_line(monkeypatch):
         raise tf.errors.AbortedError(None, None, "task 1 unexpectedly tried to connect\nand more")
 
     monkeypatch.setenv("TF_CONFIG", _cluster(0))
-    monkeypatch.setattr(run.workers, "wait_for_workers", lambda *_, **__: None)
+    monkeypatch.setattr(strategies.workers, "wait_for_workers", lambda *_, **__: None)
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refused)
     with pytest.raises(
         TimeoutError, match=r"cannot be joined \(task 1 unexpectedly tried to connect\)\. Start all .*$"
     ):
-        run.make_strategy(num_workers=2)
+        strategies.make_strategy(num_workers=2)
 
 
 def _flags(tmp_path, small_overrides, **others):
@@ -142,14 +142,14 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
         def __init__(self, tpu):
             addresses.append(tpu)
 
-    tpu = run.distribute_utils.tf
+    tpu = strategies.distribute_utils.tf
     monkeypatch.setattr(tpu.distribute.cluster_resolver, "TPUClusterResolver", FakeResolver)
     monkeypatch.setattr(tpu.config, "experimental_connect_to_cluster", connected.append)
     monkeypatch.setattr(tpu.tpu.experimental, "initialize_tpu_system", connected.append)
     monkeypatch.delattr(tpu.tpu.experimental, "HardwareFeature", raising=False)
     monkeypatch.delattr(tpu.tpu.experimental, "HardWareFeature", raising=False)
     monkeypatch.setattr(tpu.distribute, "TPUStrategy", lambda resolver, **_: two_cpus)
-    monkeypatch.setattr(run, "_is_tpu", lambda strategy: strategy is two_cpus)
+    monkeypatch.setattr(strategies, "is_tpu", lambda strategy: strategy is two_cpus)
     real_train, real_build = run.training_loop.train, builder.build_model
     real_evaluate, real_run = run.evaluation_loop.evaluate, step.Trainer.run
 
@@ -177,7 +177,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     monkeypatch.setattr(run.training_loop, "train", train)
     monkeypatch.setattr(run.training_loop, "_SECONDS_PER_CALL", 1e9)
     monkeypatch.setattr(step.Trainer, "run", run_steps)
-    monkeypatch.setattr(builder, "build_model", build_model)
+    monkeypatch.setattr(builder.model, "build_model", build_model)
     monkeypatch.setattr(run.evaluation_loop, "evaluate", evaluate)
     assert cli.run_model_main(_flags(tmp_path, small_overrides)) == 0
     assert cli.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
@@ -211,7 +211,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
 def test_tpu_refuses_a_config_that_is_not_static_before_anything_is_built(
     monkeypatch, small_config, two_cpus, tmp_path
 ):
-    monkeypatch.setattr(run, "_is_tpu", lambda strategy: strategy is two_cpus)
+    monkeypatch.setattr(strategies, "is_tpu", lambda strategy: strategy is two_cpus)
     message = type(small_config)()
     message.CopyFrom(small_config)
     message.train_config.batch_size = 3
@@ -254,9 +254,9 @@ def test_an_export_is_for_the_device_that_is_here_unless_said(
     def build_model(_, **settings):
         raise Built(settings)
 
-    monkeypatch.setattr(builder, "build_model", build_model)
+    monkeypatch.setattr(builder.model, "build_model", build_model)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: {"GPU": gpus}[kind])
-    monkeypatch.setattr(run, "_check_strategy", lambda *_, **__: None)
+    monkeypatch.setattr(strategies, "check_strategy", lambda *_, **__: None)
     with pytest.raises(Built) as caught:
         run.export(small_config, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
     settings = caught.value.args[0]

@@ -22,11 +22,13 @@ from object_detection_fpn.builder.model import (
     build_calibration,
     build_classification_loss,
     build_feature_extractor,
+    build_inference_model,
     build_miner,
     build_model,
     build_postprocessor,
     build_roi_pooler,
     build_score_converter,
+    build_training_model,
 )
 from object_detection_fpn.builder.training import (
     METRICS,
@@ -34,6 +36,8 @@ from object_detection_fpn.builder.training import (
     build_learning_rate,
     build_metrics,
     build_optimizer,
+    dtype_name,
+    training_precision,
 )
 
 __all__ = [
@@ -48,6 +52,7 @@ __all__ = [
     "build_classification_loss",
     "build_dataset",
     "build_feature_extractor",
+    "build_inference_model",
     "build_layer_spec",
     "build_learning_rate",
     "build_metrics",
@@ -58,6 +63,9 @@ __all__ = [
     "build_resizer",
     "build_roi_pooler",
     "build_score_converter",
+    "build_training_model",
+    "dtype_name",
     "max_number_of_boxes",
     "num_image_channels",
+    "training_precision",
 ]

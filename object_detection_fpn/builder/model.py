@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import tensorflow as tf
 
 from object_detection_fpn import losses
+from object_detection_fpn.builder.data import num_image_channels
 from object_detection_fpn.builder.layer_spec import build_layer_spec
+from object_detection_fpn.builder.training import dtype_name
 from object_detection_fpn.modeling import calibration, faster_rcnn, fpn, postprocess, roi, rpn, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.heads import box
@@ -19,9 +22,12 @@ from object_detection_fpn.protos import (
     box_predictor_pb2,
     calibration_pb2,
     faster_rcnn_pb2,
+    input_reader_pb2,
     losses_pb2,
     model_pb2,
+    pipeline_pb2,
     post_processing_pb2,
+    train_pb2,
 )
 
 BACKBONES: dict[str, Callable[..., resnet_v1.Backbone]] = {
@@ -124,6 +130,46 @@ def build_model(
         ),
         postprocessor=build_postprocessor(config.second_stage_post_processing, implementation=implementation),
         outputs=[name for name, field in _OPTIONAL_OUTPUTS.items() if getattr(config, field)] if two_stages else (),
+    )
+
+
+def build_training_model(
+    config: pipeline_pb2.TrainEvalPipelineConfig, *, precision: train_pb2.Precision, static: bool
+) -> faster_rcnn.FasterRCNN:
+    """The model as training builds it; `static` as for `build_model`."""
+    settings = config.train_config
+    return build_model(
+        config.model,
+        static=static,
+        dtype="float32" if precision == train_pb2.FLOAT32 else f"mixed_{dtype_name(precision)}",
+        num_channels=num_image_channels(config.model.faster_rcnn, config.train_input_reader),
+        recompute_backbone=settings.recompute_backbone if settings.HasField("recompute_backbone") else None,
+    )
+
+
+def build_inference_model(
+    config: pipeline_pb2.TrainEvalPipelineConfig,
+    reader: input_reader_pb2.InputReader,
+    *,
+    static: bool = False,
+    device: Literal["cpu", "gpu"] | None = None,
+) -> faster_rcnn.FasterRCNN:
+    """The model without training; nothing of it has a gradient.
+
+    Args:
+        config: a checked config.
+        reader: of the images, some of whose channels may be additional.
+        static: as for `build_model`.
+        device: what the model is to be fast on; it runs on both. None: what this machine has.
+    """
+    if device is None:
+        device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    return build_model(
+        config.model,
+        static=static,
+        num_channels=num_image_channels(config.model.faster_rcnn, reader),
+        recompute_backbone=False,
+        winograd=device == "cpu" and not static,
     )
 
 

@@ -13,7 +13,7 @@ from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.metric import Metric
 from object_detection_fpn.evaluation.open_images import OpenImagesBoxMetrics, OpenImagesChallengeBoxMetrics
 from object_detection_fpn.evaluation.pascal import PascalBoxMetrics, PrecisionAtRecallBoxMetrics
-from object_detection_fpn.protos import eval_pb2, optimizer_pb2
+from object_detection_fpn.protos import eval_pb2, optimizer_pb2, train_pb2
 from object_detection_fpn.training import optimizers
 
 OPTIMIZERS: dict[str, Callable[..., optimizers.AveragingOptimizer]] = {
@@ -45,6 +45,18 @@ METRICS: dict[str, Callable[[eval_pb2.EvalConfig, Sequence[Mapping[str, Any]]], 
     "oid_V2_detection_metrics": lambda message, categories: OpenImagesBoxMetrics(categories),
     "oid_challenge_detection_metrics": lambda message, categories: OpenImagesChallengeBoxMetrics(categories),
 }
+
+
+def training_precision(settings: train_pb2.TrainConfig, *, is_tpu: bool) -> train_pb2.Precision:
+    """What `train_config.precision` says; where it says nothing, `use_bfloat16` speaks for TPUs."""
+    if not settings.HasField("precision") and settings.use_bfloat16 and is_tpu:
+        return train_pb2.BFLOAT16
+    return settings.precision
+
+
+def dtype_name(precision: train_pb2.Precision) -> str:
+    """As TensorFlow calls it."""
+    return train_pb2.Precision.Name(precision).lower()
 
 
 def build_optimizer(message: optimizer_pb2.Optimizer) -> optimizers.AveragingOptimizer:

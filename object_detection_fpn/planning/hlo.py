@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn import builder, run
+from object_detection_fpn import builder
 from object_detection_fpn.planning import scopes
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth
@@ -45,15 +45,15 @@ class TrainStep:
 
     def __init__(self, config: Config):
         settings = config.train_config
-        precision = run.training_precision(settings, is_tpu=True)
-        self.dtype = run.dtype_name(precision)
-        model = run.build_training_model(config, precision=precision, static=True)
+        precision = builder.training_precision(settings, is_tpu=True)
+        self.dtype = builder.dtype_name(precision)
+        model = builder.build_training_model(config, precision=precision, static=True)
         optimizer = builder.build_optimizer(settings.optimizer)
         variables = optimizers.select_variables(
             model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
         )
         optimizer.build(variables)
-        all_reduce_dtype = tf.as_dtype(run.dtype_name(settings.all_reduce_precision))
+        all_reduce_dtype = tf.as_dtype(builder.dtype_name(settings.all_reduce_precision))
         self.state_bytes = _num_bytes([*model.variables, *optimizer.variables()])
         self.reduced_bytes = sum(math.prod(v.shape) for v in variables) * all_reduce_dtype.size
         self._config = config

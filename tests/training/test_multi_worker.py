@@ -43,9 +43,9 @@ from object_detection_fpn import cli
 
 
 def act():
-    from object_detection_fpn import run
+    from object_detection_fpn import strategies
 
-    strategy = run.make_strategy(num_workers=2)
+    strategy = strategies.make_strategy(num_workers=2)
     fakes = load(sys.argv[1])
     training = fakes.Run(sys.argv[2], strategy=strategy)
     training.output = sys.stderr
