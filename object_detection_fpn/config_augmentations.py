@@ -1,4 +1,4 @@
-"""What `config_checks` refuses of `train_config.data_augmentation_options` beyond single values: fields that clash."""
+"""What `config_rules` refuses of `train_config.data_augmentation_options` beyond single values: fields that clash."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from object_detection_fpn.config_checks import Problem, walk
+from object_detection_fpn.config_problems import Problem, walk
 from object_detection_fpn.protos import pipeline_pb2, train_pb2
 
 _RESIZER = "model.faster_rcnn.image_resizer"

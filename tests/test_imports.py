@@ -25,6 +25,8 @@ LAYERS = {
     "config": 5,
     "config_augmentations": 5,
     "config_checks": 5,
+    "config_problems": 5,
+    "config_rules": 5,
     "config_strategy": 5,
     "config_fields": 5,
     "config_text": 5,
