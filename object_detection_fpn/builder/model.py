@@ -91,9 +91,7 @@ def build_model(
         kernel_size=config.first_stage_box_predictor_kernel_size,
         dilation_rate=config.first_stage_atrous_rate,
         spec=dataclasses.replace(
-            build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, dtype=dtype),
-            static=static,
-            winograd=winograd,
+            build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, dtype=dtype), winograd=winograd
         ),
     )
     two_stages = config.number_of_stages == 2

@@ -66,7 +66,7 @@ class RPNHead(tf_keras.layers.Layer):
         self.deltas = [spec.make_conv(num_anchors * 4, 1, use_bias=True, name=f"deltas_{i}") for i in range(num_levels)]
         self.num_anchors = num_anchors
         self._in_filters, self._num_filters = in_filters, num_filters
-        self._is_normalized, self._is_static = spec.norm is not None, spec.static
+        self._is_normalized = spec.norm is not None
         layers.build(self, (None, None, None, in_filters))
 
     def build(self, _: tf.TensorShape) -> None:
@@ -79,11 +79,10 @@ class RPNHead(tf_keras.layers.Layer):
             raise ValueError(f"The pyramid has {len(pyramid)} levels; this head was built for {len(self.objectness)}.")
         predictions: list[tf.Tensor] = []
         for features, objectness, deltas in zip(pyramid, self.objectness, self.deltas, strict=True):
-            if not self._is_static:
-                # After the pyramid and the level before. Convolutions of several levels at once, each on all cores of a CPU,
-                # would push each other out of its caches.
-                with tf.control_dependencies(predictions[-1:] or pyramid[:1]):
-                    features = tf.identity(features)
+            # After the pyramid and the level before. Convolutions of several levels at once, each on all cores of a CPU, would
+            # push each other out of its caches.
+            with tf.control_dependencies(predictions[-1:] or pyramid[:1]):
+                features = tf.identity(features)
             hidden = self.activation(self.norm(self.conv(features), training=training))
             predictions.append(_flatten_cells(self._predict(hidden, objectness, deltas)))
         # float32 even in bfloat16 training: with 8 bits of mantissa, equal scores would reorder proposals.
