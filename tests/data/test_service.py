@@ -96,10 +96,10 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
     tf.random.set_seed(0)  # as `run.train` sets it
     path = numbered(12)
     flip = functools.partial(geometry.random_horizontal_flip, probability=0.5)
-    batches = list(
-        make(path, address, name="once", num_epochs=3, label_to_id={"cat": 1, "dog": 2}, augmentations=[flip])
-    )
+    options = {"label_to_id": {"cat": 1, "dog": 2}, "augmentations": [flip], "shuffle_buffer_size": 12}
+    batches = list(make(path, address, name="once", num_epochs=3, **options))
     assert sorted(areas(batches)) == sorted(list(range(12)) * 3)
+    assert len({tuple(areas([batch])) for batch in batches}) == 9  # three a stream, whichever worker made it
     assert batches[0].images.shape == (4, 16, 16, 3)
     assert batches[0].groundtruth.classes[:, 0].numpy().tolist() == [1] * 4
     assert batches[0].groundtruth.class_scores is None and batches[0].source_id is None
@@ -107,7 +107,7 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
 
 def test_endless_streams_differ_from_each_other(address, numbered):
     path = numbered(12)
-    seen = areas(make(path, address, name="endless").take(12))
+    seen = areas(make(path, address, name="endless", shuffle_buffer_size=12).take(12))
     assert len(seen) == 48 and set(seen) == set(range(12))
     quarters = [tuple(seen[i : i + 4]) for i in range(0, 48, 4)]
     assert len(set(quarters)) == 12  # no worker repeats another one's batch
