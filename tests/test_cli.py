@@ -17,6 +17,9 @@ from absl import flags
 from object_detection_fpn import cli, config
 from object_detection_fpn.training import checkpoints
 
+# `test_end_to_end.py` goes the same road with the whole ResNet-18.
+pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
+
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 
 
@@ -25,7 +28,7 @@ def override_arguments(overrides) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def model_dir(small_overrides, tmp_path_factory) -> Path:
+def model_dir(small_overrides, tiny_resnet18_throughout, tmp_path_factory) -> Path:
     """Two steps of `odfpn train`."""
     folder = tmp_path_factory.mktemp("cli") / "model"
     arguments = ["train", "--config", RECIPE, "--model_dir", str(folder), "--num_steps", "2"]

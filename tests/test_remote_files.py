@@ -10,6 +10,8 @@ import tensorflow as tf
 from object_detection_fpn import cli, config, run
 from object_detection_fpn.data import shapes
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 ROOT = "ram://remote_files"
 
@@ -32,6 +34,7 @@ def config_path(small_overrides) -> str:
     return path
 
 
+@pytest.mark.usefixtures("tiny_resnet18")
 def test_training_evaluation_and_export_work_on_remote_paths(config_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model_dir = f"{ROOT}/model"
