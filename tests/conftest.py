@@ -31,7 +31,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest first: started last, one of them would leave the other processes without work."""
-    longest = ("test_cli.py", "test_end_to_end.py", "test_run.py", "test_multi_worker.py", "test_step.py")
+    longest = ("test_cli.py", "test_end_to_end.py", "test_run.py", "test_multi_worker.py", "test_conformance.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 

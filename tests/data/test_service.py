@@ -24,19 +24,21 @@ from object_detection_fpn.data.report import DataReport, Notice
 COMMAND = """
 import os, sys, threading, time
 from object_detection_fpn import cli
+from object_detection_fpn.data import service
 def end_with_parent():
     while os.getppid() == int(sys.argv[1]):
         time.sleep(0.5)
     os._exit(1)
 threading.Thread(target=end_with_parent, daemon=True).start()
-sys.exit(cli.main(["data-service", *sys.argv[2:]]))
+service.wait_for_dispatcher.__kwdefaults__["timeout"] = float(sys.argv[2])
+sys.exit(cli.main(["data-service", *sys.argv[3:]]))
 """
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    """A server of `odfpn data-service`, which says a line once it is up."""
+def start(*arguments: str, timeout: float = 10.0) -> subprocess.Popen:
+    """A server of `odfpn data-service`, which says a line once it is up; `timeout` is that for its dispatcher."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", COMMAND, str(os.getpid()), *arguments]
+    command = [sys.executable, "-c", COMMAND, str(os.getpid()), str(timeout), *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -253,7 +255,7 @@ def test_servers_end_at_a_signal(signum):
 
 
 def test_a_worker_without_dispatcher_ends_with_one_line():
-    process = start("worker", "--dispatcher", "localhost:1")
+    process = start("worker", "--dispatcher", "localhost:1", timeout=0.2)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 1
     assert words.startswith("error: No data service answers at localhost:1") and words.count("\n") == 1
