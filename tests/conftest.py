@@ -7,6 +7,8 @@ import importlib.util
 import os
 import signal
 import socket
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -29,7 +31,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest first: started last, one of them would leave the other processes without work."""
-    longest = ("test_cli.py", "test_end_to_end.py", "test_run.py", "test_multi_worker.py", "test_step.py")
+    longest = ("test_cli.py", "test_end_to_end.py", "test_run.py", "test_multi_worker.py", "test_conformance.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 
@@ -40,11 +42,42 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def two_cpus() -> tf.distribute.Strategy:
+def two_cpus() -> Iterator[tf.distribute.Strategy]:
     """A strategy of two replicas, the same one for the whole process."""
-    # Not by collective operations, MirroredStrategy's choice: these number themselves anew in every strategy object, and
-    # TensorFlow aborts all of a process's collectives once two of one number differ in shape.
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    from tensorflow.python.data.ops import multi_device_iterator_ops
+
+    create = multi_device_iterator_ops._create_device_dataset
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    with pytest.MonkeyPatch.context() as patch:
+        # The iterators that TensorFlow makes for each device take no options, and the end of one that is tuned may take a
+        # minute: `data.input` says why.
+        patch.setattr(
+            multi_device_iterator_ops, "_create_device_dataset", lambda *given: create(*given).with_options(options)
+        )
+        # Not by collective operations, MirroredStrategy's choice: these number themselves anew in every strategy object,
+        # and TensorFlow aborts all of a process's collectives once two of one number differ in shape.
+        yield tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+
+
+@pytest.fixture(scope="session")
+def untraced():
+    """`with untraced():` runs functions as the Python they are; for few steps, tracing takes most of the time.
+
+    Not the functions of data sets, which are traced all the same.
+    """
+
+    @contextlib.contextmanager
+    def run_eagerly() -> Iterator[None]:
+        tf.config.run_functions_eagerly(True)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Even though the `tf.config.experimental_run_functions_eagerly`")
+                yield
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    return run_eagerly
 
 
 def _tiny_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
@@ -63,12 +96,24 @@ def _tiny_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
     return resnet_v1.Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name="tiny")
 
 
+def _put_tiny_backbone(patch: pytest.MonkeyPatch) -> None:
+    from object_detection_fpn import builder
+
+    patch.setitem(builder.BACKBONES, "faster_rcnn_resnet18_fpn_keras", _tiny_backbone)
+
+
 @pytest.fixture
 def tiny_resnet18(monkeypatch) -> None:
     """Configs that say ResNet-18 get a backbone that is built in a moment."""
-    from object_detection_fpn import builder
+    _put_tiny_backbone(monkeypatch)
 
-    monkeypatch.setitem(builder.BACKBONES, "faster_rcnn_resnet18_fpn_keras", _tiny_backbone)
+
+@pytest.fixture(scope="module")
+def tiny_resnet18_throughout() -> Iterator[None]:
+    """`tiny_resnet18` in all tests of a file, for what they share."""
+    with pytest.MonkeyPatch.context() as patch:
+        _put_tiny_backbone(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,9 @@ from absl import flags
 from object_detection_fpn import cli, config
 from object_detection_fpn.training import checkpoints
 
+# `test_end_to_end.py` goes the same road with the whole ResNet-18.
+pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
+
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 
 
@@ -25,11 +28,12 @@ def override_arguments(overrides) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def model_dir(small_overrides, tmp_path_factory) -> Path:
+def model_dir(small_overrides, tiny_resnet18_throughout, untraced, tmp_path_factory) -> Path:
     """Two steps of `odfpn train`."""
     folder = tmp_path_factory.mktemp("cli") / "model"
     arguments = ["train", "--config", RECIPE, "--model_dir", str(folder), "--num_steps", "2"]
-    assert cli.main([*arguments, *override_arguments(small_overrides)]) == 0
+    with untraced():
+        assert cli.main([*arguments, *override_arguments(small_overrides)]) == 0
     return folder
 
 
@@ -86,10 +90,11 @@ def test_corrupted_record_ends_with_its_file_and_reason(small_overrides, shapes_
 
 
 def test_evaluating_exporting_and_predicting_leave_their_files(
-    model_dir, small_overrides, shapes_data, tmp_path, capfd
+    model_dir, small_overrides, shapes_data, untraced, tmp_path, capfd
 ):
     common = ["--config", RECIPE, "--checkpoint", str(model_dir), *override_arguments(small_overrides)]
-    assert cli.main(["eval", *common, "--output_dir", str(tmp_path / "results")]) == 0
+    with untraced():
+        assert cli.main(["eval", *common, "--output_dir", str(tmp_path / "results")]) == 0
     assert "DetectionBoxes_Precision/mAP@.50IOU" in capfd.readouterr().out
     assert list((tmp_path / "results" / "eval").rglob("metrics.jsonl"))
 

@@ -17,10 +17,11 @@ from object_detection_fpn.training import checkpoints, optimizers
 
 
 @pytest.fixture(scope="module")
-def trained(small_config, tmp_path_factory) -> Path:
+def trained(small_config, untraced, tmp_path_factory) -> Path:
     """Four steps, stopped, and two more; evaluated after each checkpoint."""
     model_dir = tmp_path_factory.mktemp("model")
-    run.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
+    with untraced():
+        run.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
     run.train(small_config, model_dir=str(model_dir), num_steps=6, checkpoint_every_n=4, evaluate_checkpoints=True)
     return model_dir
 
@@ -39,8 +40,9 @@ def test_training_leaves_the_config_the_summaries_and_the_best_checkpoint(traine
     assert (trained / "best").is_dir()
 
 
-def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, read_summaries, tmp_path):
-    metrics = run.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
+def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, untraced, read_summaries, tmp_path):
+    with untraced():
+        metrics = run.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
     assert {
         "DetectionBoxes_Precision/mAP",
         "DetectionBoxes_Precision/mAP@.50IOU",
@@ -54,13 +56,14 @@ def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, re
     assert json.loads(lines[-1])["step"] == 6
 
 
-def test_evaluation_waits_for_checkpoints_until_the_last_step(trained, small_config, tmp_path):
+def test_evaluation_waits_for_checkpoints_until_the_last_step(trained, small_config, untraced, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
     message.train_config.num_steps = 6
-    results = run.evaluate_continuously(
-        message, checkpoint_dir=str(trained), output_dir=str(tmp_path), timeout=60, sample_1_of_n_eval_examples=3
-    )
+    with untraced():
+        results = run.evaluate_continuously(
+            message, checkpoint_dir=str(trained), output_dir=str(tmp_path), timeout=60, sample_1_of_n_eval_examples=3
+        )
     assert list(results) == [6]
 
 

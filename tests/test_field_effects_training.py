@@ -168,7 +168,7 @@ class _Seen(Exception):
 
 
 @pytest.fixture
-def what_is_trained(small_config, monkeypatch, tmp_path):
+def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
     """What a config makes of a training run: all that reaches the loop, which itself is tested beside it."""
     models = {}
 

@@ -20,8 +20,9 @@ def one_stage(small_overrides, tiny_resnet18):
     return config.load_config(recipe, overrides, require_data=["train", "eval"])
 
 
-def test_proposals_go_all_the_way(one_stage, tmp_path):
-    trained = run.train(one_stage, model_dir=str(tmp_path), num_steps=2, checkpoint_every_n=2)
+def test_proposals_go_all_the_way(one_stage, untraced, tmp_path):
+    with untraced():
+        trained = run.train(one_stage, model_dir=str(tmp_path), num_steps=2, checkpoint_every_n=2)
     assert trained is not None
     checkpoint = str(tmp_path / "ckpt-2")
 

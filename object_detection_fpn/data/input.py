@@ -225,7 +225,9 @@ def make_dataset(
 
         def read_stream(number: tf.Tensor) -> tf.data.Dataset:
             base_seed = tf.random.experimental.stateless_fold_in(first_seed, number)
-            return read_images(tf.cast(base_seed[0], tf.int64), base_seed)
+            # Drawn from both numbers of the seed: one of them is the same in all streams.
+            order_seed = tf.random.stateless_uniform([], base_seed, minval=None, maxval=None, dtype=tf.int64)
+            return read_images(order_seed, base_seed)
 
         images = data_service.in_streams(read_stream, num_streams=num_epochs)
 
@@ -248,21 +250,29 @@ def make_dataset(
             reader.settle(remarks, decode, report, batched=True)
             return batch
 
+        # Its workers get the options that are set here, not those below.
+        batches = batches.with_options(_untuned())
         batches = data_service.watch(data_service.distribute(batches, service), service).map(settle)
 
     if is_training and num_epochs == 0:
         # Filters hide that there is no end, for which several workers would prepare; that cannot be done with fields of None.
         batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    options = tf.data.Options()
+    options = _untuned()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
     )  # `input_context` did it
     options.deterministic = is_deterministic
-    # Parallel calls are then as many as cores. TensorFlow 2.20's thread that tunes their number sometimes misses that its
-    # iterator is deleted, which waits for it: at the end of training or evaluation, all stood still for up to a minute.
-    options.autotune.enabled = False
     options.experimental_warm_start = is_training  # the shuffle buffer fills while the train step compiles
     return batches.prefetch(num_prefetch_batches).with_options(options)
+
+
+def _untuned() -> tf.data.Options:
+    """Options by which parallel calls are as many as cores."""
+    # TensorFlow 2.20's thread that tunes their number sometimes misses that its iterator is deleted, which waits for it: at
+    # the end of training or evaluation, or of a worker of a data service, all stood still for up to a minute.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _prepare(

@@ -24,19 +24,21 @@ from object_detection_fpn.data.report import DataReport, Notice
 COMMAND = """
 import os, sys, threading, time
 from object_detection_fpn import cli
+from object_detection_fpn.data import service
 def end_with_parent():
     while os.getppid() == int(sys.argv[1]):
         time.sleep(0.5)
     os._exit(1)
 threading.Thread(target=end_with_parent, daemon=True).start()
-sys.exit(cli.main(["data-service", *sys.argv[2:]]))
+service.wait_for_dispatcher.__kwdefaults__["timeout"] = float(sys.argv[2])
+sys.exit(cli.main(["data-service", *sys.argv[3:]]))
 """
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    """A server of `odfpn data-service`, which says a line once it is up."""
+def start(*arguments: str, timeout: float = 10.0) -> subprocess.Popen:
+    """A server of `odfpn data-service`, which says a line once it is up; `timeout` is that for its dispatcher."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", COMMAND, str(os.getpid()), *arguments]
+    command = [sys.executable, "-c", COMMAND, str(os.getpid()), str(timeout), *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -96,10 +98,10 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
     tf.random.set_seed(0)  # as `run.train` sets it
     path = numbered(12)
     flip = functools.partial(geometry.random_horizontal_flip, probability=0.5)
-    batches = list(
-        make(path, address, name="once", num_epochs=3, label_to_id={"cat": 1, "dog": 2}, augmentations=[flip])
-    )
+    options = {"label_to_id": {"cat": 1, "dog": 2}, "augmentations": [flip], "shuffle_buffer_size": 12}
+    batches = list(make(path, address, name="once", num_epochs=3, **options))
     assert sorted(areas(batches)) == sorted(list(range(12)) * 3)
+    assert len({tuple(areas([batch])) for batch in batches}) == 9  # three a stream, whichever worker made it
     assert batches[0].images.shape == (4, 16, 16, 3)
     assert batches[0].groundtruth.classes[:, 0].numpy().tolist() == [1] * 4
     assert batches[0].groundtruth.class_scores is None and batches[0].source_id is None
@@ -107,7 +109,7 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
 
 def test_endless_streams_differ_from_each_other(address, numbered):
     path = numbered(12)
-    seen = areas(make(path, address, name="endless").take(12))
+    seen = areas(make(path, address, name="endless", shuffle_buffer_size=12).take(12))
     assert len(seen) == 48 and set(seen) == set(range(12))
     quarters = [tuple(seen[i : i + 4]) for i in range(0, 48, 4)]
     assert len(set(quarters)) == 12  # no worker repeats another one's batch
@@ -173,11 +175,12 @@ def test_weights_hold_elsewhere_too(address, numbered):
     assert set(seen) == set(range(4))
 
 
-def test_training_by_a_service_goes_through_all_steps(address, tiny_resnet18, small_overrides, tmp_path):
+def test_training_by_a_service_goes_through_all_steps(address, tiny_resnet18, untraced, small_overrides, tmp_path):
     """Three processes: this one trains, the workers read, augment and batch."""
     recipe = config.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     message = config.load_config(recipe, small_overrides, require_data="train")
-    result = run.train(message, model_dir=str(tmp_path), num_steps=3, data_service_address=address)
+    with untraced():
+        result = run.train(message, model_dir=str(tmp_path), num_steps=3, data_service_address=address)
     assert result.step == 3 and all(np.isfinite(loss) for loss in result.losses.values())
 
 
@@ -252,7 +255,7 @@ def test_servers_end_at_a_signal(signum):
 
 
 def test_a_worker_without_dispatcher_ends_with_one_line():
-    process = start("worker", "--dispatcher", "localhost:1")
+    process = start("worker", "--dispatcher", "localhost:1", timeout=0.2)
     _, words = process.communicate(timeout=60)
     assert process.returncode == 1
     assert words.startswith("error: No data service answers at localhost:1") and words.count("\n") == 1

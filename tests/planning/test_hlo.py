@@ -12,7 +12,7 @@ pytestmark = pytest.mark.no_cover  # tracing is slow under coverage
 
 
 @pytest.fixture(scope="module")
-def train(small_config) -> hlo.TrainStep:
+def train(small_config, tiny_resnet18_throughout) -> hlo.TrainStep:
     return hlo.TrainStep(small_config)
 
 
