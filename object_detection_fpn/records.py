@@ -78,6 +78,8 @@ class Proposals(NamedTuple):
     """[B, R] float32 objectness, 0 in padding rows."""
     num_proposals: tf.Tensor
     """[B] int32."""
+    matches: tf.Tensor | None = None
+    """[B, R] int32, the groundtruth row of each (`ops.matching`), where they were sampled by it."""
 
 
 class Targets(NamedTuple):

@@ -459,6 +459,7 @@ def test_one_stage_has_no_box_head():
 def test_static_chooses_what_xla_can_compile(static, suppress, crop):
     model = builder.build_model(model_message(), static=static)
     assert (model.rpn._implementation, model._postprocessor.implementation) == (suppress, suppress)
+    assert (model._anchor_sampler.implementation, model._roi_sampler.implementation) == (suppress, suppress)
     assert model.roi_pooler._implementation == crop
 
 

@@ -111,6 +111,7 @@ def build_model(
         anchor_sampler=targets.AnchorSampler(
             num_samples=config.first_stage_minibatch_size,
             positive_fraction=config.first_stage_positive_balance_fraction,
+            implementation=implementation,
         ),
         rpn_loss=losses.RpnLoss(
             localization_weight=config.first_stage_localization_loss_weight,
@@ -119,6 +120,7 @@ def build_model(
         roi_sampler=targets.RoISampler(
             num_samples=None if config.HasField("hard_example_miner") else config.second_stage_batch_size,
             positive_fraction=config.second_stage_balance_fraction,
+            implementation=implementation,
         ),
         roi_pooler=pooler,
         box_head=build_box_head(config, extractor, pooler, dtype=dtype) if pooler else None,

@@ -25,6 +25,7 @@ def match(
     unmatched_threshold: float,
     force_match: bool,
     is_valid: tf.Tensor | None = None,
+    implementation: str = "native",
 ) -> tf.Tensor:
     """Matches each box to the groundtruth box that it overlaps most.
 
@@ -35,6 +36,7 @@ def match(
         unmatched_threshold: below it a box is background; between the two it is ignored.
         force_match: each groundtruth box also gets the box that overlaps it most.
         is_valid: [B or 1, K] bool; others are ignored and not forced.
+        implementation: "native" or "xla", see `ops.matching`.
 
     Returns:
         [B, K] int32: row of the groundtruth, -1 background, -2 ignored.
@@ -48,8 +50,11 @@ def match(
         unmatched_threshold=unmatched_threshold,
         force_match=force_match,
         is_valid=is_valid,
+        implementation=implementation,
     )
-    crowd_share = matching.covered_share(boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range)
+    crowd_share = matching.covered_share(
+        boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range, implementation=implementation
+    )
     is_in_crowd = (crowd_share >= _CROWD_OVERLAP) & (matches == matching.BACKGROUND)
     return tf.where(is_in_crowd, matching.IGNORED, matches)
 
@@ -133,6 +138,7 @@ class AnchorSampler:
         positive_fraction: greatest share of objects.
         matched_threshold, unmatched_threshold: IoU of objects and of background (Faster R-CNN, section 3.1.2).
         box_scales: of the box coder.
+        implementation: "native" or "xla", see `ops.matching`.
     """
 
     num_samples: int = 256
@@ -140,6 +146,7 @@ class AnchorSampler:
     matched_threshold: float = 0.7
     unmatched_threshold: float = 0.3
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+    implementation: str = "native"
 
     def __call__(
         self, outputs: RpnOutputs, groundtruth: Groundtruth, seed: tf.Tensor
@@ -152,6 +159,7 @@ class AnchorSampler:
             unmatched_threshold=self.unmatched_threshold,
             force_match=True,
             is_valid=outputs.is_valid[None],
+            implementation=self.implementation,
         )
         num_anchors = outputs.anchors.shape[0]
         num_samples = self.num_samples if num_anchors is None else min(self.num_samples, num_anchors)
@@ -178,12 +186,14 @@ class RoISampler:
         positive_fraction: greatest share of objects.
         threshold: least IoU of an object; all others are background.
         box_scales: of the box coder.
+        implementation: "native" or "xla", see `ops.matching`.
     """
 
     num_samples: int | None = 64
     positive_fraction: float = 0.25
     threshold: float = 0.5
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+    implementation: str = "native"
 
     def match(self, boxes: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
         """[B, R] int32, as `match`."""
@@ -193,6 +203,7 @@ class RoISampler:
             matched_threshold=self.threshold,
             unmatched_threshold=self.threshold,
             force_match=False,
+            implementation=self.implementation,
         )
 
     def __call__(self, proposals: Proposals, groundtruth: Groundtruth, seed: tf.Tensor) -> Proposals:
@@ -216,11 +227,12 @@ class RoISampler:
             boxes=tf.where(sample.is_sampled[..., None], boxes, 0.0),
             scores=tf.where(sample.is_sampled, scores, 0.0),
             num_proposals=tf.reduce_sum(tf.cast(sample.is_sampled, tf.int32), axis=1),
+            matches=tf.gather(matches, sample.indices, batch_dims=1),
         )
 
     def targets(self, rois: Proposals, groundtruth: Groundtruth) -> Targets:
-        """Targets of RoIs; padding rows are ignored."""
-        matches = self.match(rois.boxes, groundtruth)
+        """Targets of RoIs, sampled by this groundtruth or not at all; padding rows are ignored."""
+        matches = self.match(rois.boxes, groundtruth) if rois.matches is None else rois.matches
         is_real = tf.sequence_mask(rois.num_proposals, tf.shape(rois.boxes)[1])
         matches = tf.where(is_real, matches, matching.IGNORED)
         return encode(rois.boxes, matches, groundtruth, class_agnostic=False, box_scales=self.box_scales)

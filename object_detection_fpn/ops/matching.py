@@ -18,9 +18,9 @@ IGNORED = -2
 
 _NONE = -1.0  # similarity to what cannot match; real similarities are never negative
 
-# Groundtruth rows compared with all anchors at a time. Few, so that the comparison stays in the cache and a batch with few
-# objects is done early; more than one, so that loop overhead does not show. Measured with 7 and 100 boxes, 204,600 anchors.
-_CHUNK = 8
+# Groundtruth rows that a turn of the loop compares with all anchors. Each is as many operations again to trace and to prepare,
+# which takes longer than a CPU's or a GPU's turns do; XLA's, of which each reads and writes what is best so far, are dearer.
+_ROWS_OF_A_TURN = {"native": 2, "xla": 8}
 
 
 def match_boxes(
@@ -32,6 +32,7 @@ def match_boxes(
     unmatched_threshold: float,
     force_match: bool,
     is_valid: tf.Tensor | None = None,
+    implementation: str = "native",
 ) -> tf.Tensor:
     """Matches each anchor to the groundtruth box with which it has the largest IoU.
 
@@ -47,6 +48,7 @@ def match_boxes(
         unmatched_threshold: IoU below which an anchor is background.
         force_match: whether each real groundtruth box gets an anchor.
         is_valid: [B or 1, K] bool, anchors that may match; the others are ignored. None admits all.
+        implementation: "native" or "xla", which is fast where XLA compiles it; the results are the same.
 
     Returns:
         [B, K] int32; all background where no groundtruth is real.
@@ -55,17 +57,20 @@ def match_boxes(
         ValueError: if `unmatched_threshold` exceeds `matched_threshold`.
     """
     _check(matched_threshold, unmatched_threshold)
-    overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou)
+    overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou, _ROWS_OF_A_TURN[implementation])
     return _decide(overlaps, matched_threshold, unmatched_threshold, force_match, is_valid)
 
 
-def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor) -> tf.Tensor:
+def covered_share(
+    boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor, implementation: str = "native"
+) -> tf.Tensor:
     """Measures how far each box lies within one of the regions, such as crowds.
 
     Args:
         boxes: [B or 1, K, 4] float32, in the frame of `regions`.
         regions: [B, G, 4] float32.
         is_real: [B, G] bool, regions that count.
+        implementation: as for `match_boxes`.
 
     Returns:
         [B, K] float32, the largest share of the box's area that lies in one real region; 0 without any.
@@ -74,7 +79,8 @@ def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor) -
     def ioa(regions: box_ops.Corners, boxes: box_ops.Corners) -> tf.Tensor:
         return box_ops.ioa(boxes, regions)
 
-    return tf.maximum(_best_overlaps(boxes, regions, is_real, None, ioa).similarity, 0.0)
+    overlaps = _best_overlaps(boxes, regions, is_real, None, ioa, _ROWS_OF_A_TURN[implementation])
+    return tf.maximum(overlaps.similarity, 0.0)
 
 
 class _Overlaps(NamedTuple):
@@ -91,18 +97,19 @@ def _best_overlaps(
     gt_is_real: tf.Tensor,
     is_valid: tf.Tensor | None,
     measure: Callable[[box_ops.Corners, box_ops.Corners], tf.Tensor],
+    num_rows: int,
 ) -> _Overlaps:
     """Finds the best partners without ever holding all K x G overlaps; time grows with the last real row, not with G.
 
-    `measure` takes corners [B, 1] and [B, K] to [B, K], not negative. No gradient passes.
+    `measure` takes corners [B, 1] and [B, K] to [B, K], not negative; `num_rows` are compared in a turn. No gradient passes.
     """
     boxes, gt_boxes = tf.stop_gradient(boxes), tf.stop_gradient(gt_boxes)
     batch, num_anchors, num_groundtruth = dim(gt_boxes, 0), dim(boxes, 1), dim(gt_boxes, 1)
-    num_chunks = -(-num_groundtruth // _CHUNK)
-    padding = num_chunks * _CHUNK - num_groundtruth
+    num_turns = -(-num_groundtruth // num_rows)
+    padding = num_turns * num_rows - num_groundtruth
     gt_corners = tf.transpose(tf.pad(gt_boxes, [[0, 0], [0, padding], [0, 0]]), [1, 2, 0])[..., tf.newaxis]
     is_real = tf.transpose(tf.pad(gt_is_real, [[0, 0], [0, padding]]))[..., tf.newaxis]  # [G, B, 1]
-    num_needed = tf.reduce_max(tf.where(is_real[..., 0], tf.range(num_chunks * _CHUNK)[:, tf.newaxis] + 1, 0))
+    num_needed = tf.reduce_max(tf.where(is_real[..., 0], tf.range(num_turns * num_rows)[:, tf.newaxis] + 1, 0))
     # For each image, although all may have the same: a TPU's compiler would lay them out anew in every turn of the loop.
     corners = [tf.broadcast_to(corner, [batch, num_anchors]) for corner in tf.unstack(boxes, axis=-1)]
 
@@ -110,20 +117,20 @@ def _best_overlaps(
         return start < num_needed
 
     def compare(start: tf.Tensor, best: tf.Tensor, row: tf.Tensor, anchor: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        chunk_corners = tf.unstack(tf.slice(gt_corners, [start, 0, 0, 0], [_CHUNK, 4, batch, 1]))
-        chunk_is_real = tf.unstack(tf.slice(is_real, [start, 0, 0], [_CHUNK, batch, 1]))
-        chunk_anchors = []
+        row_corners = tf.unstack(tf.slice(gt_corners, [start, 0, 0, 0], [num_rows, 4, batch, 1]))
+        row_is_real = tf.unstack(tf.slice(is_real, [start, 0, 0], [num_rows, batch, 1]))
+        anchors_of_rows = []
         # One by one: what is kept of each needs no second look at the overlaps of all.
-        for i in range(_CHUNK):
-            overlap = measure(tf.unstack(chunk_corners[i]), corners)
-            overlap = tf.where(chunk_is_real[i], overlap, _NONE)
+        for i in range(num_rows):
+            overlap = measure(tf.unstack(row_corners[i]), corners)
+            overlap = tf.where(row_is_real[i], overlap, _NONE)
             if is_valid is not None:
                 overlap = tf.where(is_valid, overlap, _NONE)
             row = tf.where(overlap > best, start + i, row)  # of equals, the one that came first stays
             best = tf.maximum(best, overlap)
-            chunk_anchors.append(tf.argmax(overlap, axis=1, output_type=tf.int32))
-        columns = (start + tf.range(_CHUNK))[:, tf.newaxis]
-        return start + _CHUNK, best, row, tf.tensor_scatter_nd_update(anchor, columns, tf.stack(chunk_anchors))
+            anchors_of_rows.append(tf.argmax(overlap, axis=1, output_type=tf.int32))
+        columns = (start + tf.range(num_rows))[:, tf.newaxis]
+        return start + num_rows, best, row, tf.tensor_scatter_nd_update(anchor, columns, tf.stack(anchors_of_rows))
 
     _, best, row, anchor = tf.while_loop(
         unseen,
@@ -132,9 +139,9 @@ def _best_overlaps(
             tf.constant(0),
             tf.fill([batch, num_anchors], _NONE),
             tf.zeros([batch, num_anchors], tf.int32),
-            tf.zeros([num_chunks * _CHUNK, batch], tf.int32),
+            tf.zeros([num_turns * num_rows, batch], tf.int32),
         ),
-        maximum_iterations=num_chunks,
+        maximum_iterations=num_turns,
     )
     can_match = gt_is_real if is_valid is None else gt_is_real & tf.reduce_any(is_valid, axis=1, keepdims=True)
     anchor = tf.where(can_match, tf.transpose(anchor)[:, :num_groundtruth], num_anchors)

@@ -288,6 +288,24 @@ def test_without_groundtruth_only_background_is_sampled(make_groundtruth):
     np.testing.assert_array_equal(encoded.class_weights, np.ones([1, 4]))
 
 
+def test_sampled_rois_keep_what_they_were_matched_with(make_groundtruth):
+    groundtruth = make_groundtruth([{"box": CAT, "class": 2}, {"box": DOG, "class": 0}])
+    sampler = targets.RoISampler(num_samples=8, positive_fraction=1.0)
+    rois = sampler(proposals_of(PROPOSALS), groundtruth, SEED)
+    num = int(rois.num_proposals[0])
+    matched_anew = sampler.match(rois.boxes, groundtruth)
+    assert len(set(matched_anew.numpy()[0, :num])) > 1
+    np.testing.assert_array_equal(rois.matches[:, :num], matched_anew[:, :num])
+    encoded, encoded_anew = (
+        sampler.targets(rois, groundtruth),
+        sampler.targets(rois._replace(matches=None), groundtruth),
+    )
+    for value, expected in zip(encoded, encoded_anew, strict=True):
+        assert (value is None) == (expected is None)
+        if value is not None:
+            np.testing.assert_array_equal(value, expected)
+
+
 def test_targets_of_rois_ignore_padding_rows(make_groundtruth):
     groundtruth = make_groundtruth([{"box": CAT, "class": 2}, {"box": DOG, "class": 0}])
     rois = proposals_of([SAME, DOG, FAR, SAME, FAR], num=3)
