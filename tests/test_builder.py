@@ -484,6 +484,17 @@ def test_winograds_algorithm_is_for_images_large_enough(resizer, is_large):
     assert not any(isinstance(conv, layers.WinogradConv) for conv in others)
 
 
+@pytest.mark.parametrize("override", ["", "override_base_feature_extractor_hyperparams: true"])
+def test_convolutions_that_are_restored_are_not_drawn(backbone_calls, override):
+    message = model_message(f"feature_extractor {{ {override} }}")
+    model = builder.build_model(message, is_restored=True)
+    drawn = [v.name for v in [*model.rpn.variables, *model.feature_extractor.fpn.variables] if np.any(v)]
+    assert [name for name in drawn if "kernel" in name] == []
+    assert backbone_calls[0]["spec"].initializer is tf_keras.initializers.Zeros
+    builder.build_model(message)
+    assert backbone_calls[1]["spec"].initializer is not tf_keras.initializers.Zeros
+
+
 def test_channels_of_the_images_arrive(backbone_calls):
     builder.build_model(model_message(), num_channels=1)
     assert backbone_calls[0]["num_channels"] == 1

@@ -19,11 +19,15 @@ _ACTIVATIONS = {
 
 
 def build_layer_spec(
-    message: hyperparams_pb2.Hyperparams, *, freeze_statistics: bool = False, dtype: str = "float32"
+    message: hyperparams_pb2.Hyperparams,
+    *,
+    freeze_statistics: bool = False,
+    dtype: str = "float32",
+    is_restored: bool = False,
 ) -> layers.LayerSpec:
-    """What `conv_hyperparams` and `fc_hyperparams` say of layers."""
+    """What `conv_hyperparams` and `fc_hyperparams` say of layers; if those are to be restored, they begin as zeros."""
     return layers.LayerSpec(
-        initializer=_build_initializer(message.initializer),
+        initializer=tf_keras.initializers.Zeros if is_restored else _build_initializer(message.initializer),
         regularizer=_build_regularizer(message.regularizer),
         activation=_ACTIVATIONS[message.activation],
         norm=_build_norm(message),

@@ -54,6 +54,7 @@ def build_model(
     num_channels: int = 3,
     recompute_backbone: bool | None = None,
     winograd: bool = False,
+    is_restored: bool = False,
 ) -> faster_rcnn.FasterRCNN:
     """Builds the detector with all its variables.
 
@@ -67,6 +68,7 @@ def build_model(
             its first stage alone, and with `static` of none.
         winograd: compute the 3 x 3 convolutions of pyramid and RPN as is faster on a CPU (`ops.winograd`), if the images are
             large enough for it. The results differ by rounding. Not for training.
+        is_restored: leave kernels of convolutions zero, as a checkpoint's follow; drawing them takes two fifths of the time.
     """
     config = message.faster_rcnn
     winograd = winograd and _has_large_maps(config)
@@ -80,6 +82,7 @@ def build_model(
         recomputed_stages=recomputed_stages,
         static=static,
         winograd=winograd,
+        is_restored=is_restored,
     )
     num_levels = extractor.max_level - extractor.min_level + 1
     generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
@@ -91,7 +94,8 @@ def build_model(
         kernel_size=config.first_stage_box_predictor_kernel_size,
         dilation_rate=config.first_stage_atrous_rate,
         spec=dataclasses.replace(
-            build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, dtype=dtype), winograd=winograd
+            build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, dtype=dtype, is_restored=is_restored),
+            winograd=winograd,
         ),
     )
     two_stages = config.number_of_stages == 2
@@ -123,7 +127,7 @@ def build_model(
             implementation=implementation,
         ),
         roi_pooler=pooler,
-        box_head=build_box_head(config, extractor, pooler, dtype=dtype) if pooler else None,
+        box_head=build_box_head(config, extractor, pooler, dtype=dtype, is_restored=is_restored) if pooler else None,
         box_loss=losses.BoxLoss(
             localization_weight=config.second_stage_localization_loss_weight,
             classification_weight=config.second_stage_classification_loss_weight,
@@ -156,7 +160,7 @@ def build_inference_model(
     static: bool = False,
     device: Literal["cpu", "gpu"] | None = None,
 ) -> faster_rcnn.FasterRCNN:
-    """The model without training; nothing of it has a gradient.
+    """The model without training: its weights are to be restored, and nothing of it has a gradient.
 
     Args:
         config: a checked config.
@@ -172,6 +176,7 @@ def build_inference_model(
         num_channels=num_image_channels(config.model.faster_rcnn, reader),
         recompute_backbone=False,
         winograd=device == "cpu" and not static,
+        is_restored=True,
     )
 
 
@@ -196,14 +201,21 @@ def build_feature_extractor(
     recomputed_stages: int = 0,
     static: bool = False,
     winograd: bool = False,
+    is_restored: bool = False,
 ) -> fpn.FeatureExtractor:
     """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
     freeze = not message.batch_norm_trainable
-    pyramid_spec = build_layer_spec(message.conv_hyperparams, freeze_statistics=freeze, dtype=dtype)
+    pyramid_spec = build_layer_spec(
+        message.conv_hyperparams, freeze_statistics=freeze, dtype=dtype, is_restored=is_restored
+    )
     backbone_spec = pyramid_spec
     if not message.override_base_feature_extractor_hyperparams:
         backbone_spec = dataclasses.replace(resnet_v1.DEFAULT_SPEC, freeze_statistics=freeze, dtype=dtype)
-    backbone_spec = dataclasses.replace(backbone_spec, static=static)
+    backbone_spec = dataclasses.replace(
+        backbone_spec,
+        initializer=pyramid_spec.initializer if is_restored else backbone_spec.initializer,
+        static=static,
+    )
     backbone = BACKBONES[message.type](
         max_level=min(message.fpn.max_level, 5),
         num_channels=num_channels,
@@ -245,7 +257,12 @@ def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, static: bool, dtype:
 
 
 def build_box_head(
-    config: faster_rcnn_pb2.FasterRcnn, extractor: fpn.FeatureExtractor, pooler: roi.RoIPooler, *, dtype: str
+    config: faster_rcnn_pb2.FasterRcnn,
+    extractor: fpn.FeatureExtractor,
+    pooler: roi.RoIPooler,
+    *,
+    dtype: str,
+    is_restored: bool = False,
 ) -> box.BoxHead:
     """Box features and predictors of `model.faster_rcnn.second_stage_box_predictor`."""
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
@@ -256,6 +273,7 @@ def build_box_head(
             config.feature_extractor.conv_hyperparams,
             freeze_statistics=not config.feature_extractor.batch_norm_trainable,
             dtype=dtype,
+            is_restored=is_restored,
         ),
     )
     return box.BoxHead(
@@ -263,7 +281,7 @@ def build_box_head(
         num_classes=config.num_classes,
         share_box_across_classes=message.share_box_across_classes,
         dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else None,
-        spec=build_layer_spec(message.fc_hyperparams, dtype=dtype),
+        spec=build_layer_spec(message.fc_hyperparams, dtype=dtype, is_restored=is_restored),
     )
 
 
