@@ -267,6 +267,14 @@ def _scores_are_loaded(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) 
         yield single(config.train_config, "train_config", "use_multiclass_scores", problem, "false, or true in both")
 
 
+def _crop_comes_first(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    reader, steps = config.train_input_reader, config.train_config.data_augmentation_options
+    first = steps[0].WhichOneof("preprocessing_step") if steps else None
+    if reader.decode_and_crop and first != "random_crop_image":
+        problem = f"needs random_crop_image as the first of train_config.data_augmentation_options, which is {first or 'empty'}"
+        yield single(reader, "train_input_reader", "decode_and_crop", problem, "false, or that step in front")
+
+
 def _records_are_examples(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
     if message.input_type == input_reader_pb2.TF_SEQUENCE_EXAMPLE:
         problem = "is not supported: write one tf.Example per frame instead"
@@ -292,6 +300,9 @@ def _channels_fit_image(message: input_reader_pb2.InputReader, path: str) -> Ite
     if message.jpeg_min_side and message.num_additional_channels:
         problem = "would decode images smaller than the additional channels"
         yield single(message, path, "jpeg_min_side", problem, "0 beside num_additional_channels")
+    for name in ("jpeg_min_side", "num_additional_channels"):
+        if message.decode_and_crop and getattr(message, name):
+            yield single(message, path, "decode_and_crop", f"does not go with {name}", f"false, or {name}: 0")
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -300,6 +311,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _averages_exist,
         _scores_are_loaded,
         _augmentations_fit,
+        _crop_comes_first,
     ),
     "FasterRcnn": (
         _second_stage_is_complete,

@@ -16,6 +16,8 @@ from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from object_detection_fpn import builder, config_checks, config_fields, records, run
+from object_detection_fpn.data import decoder
+from object_detection_fpn.data import reader as record_reader
 from object_detection_fpn.label_map import load_label_map
 from object_detection_fpn.protos import eval_pb2, input_reader_pb2, pipeline_pb2, string_int_label_map_pb2
 
@@ -226,6 +228,72 @@ def test_jpegs_of_training_alone_are_decoded_smaller(folder, tmp_path):
         assert batch[0] == (2, 64, 64, 3) and [original_shape] * 2 in batch
 
 
+CROP = "data_augmentation_options { random_crop_image { min_object_covered: 0 min_area: 0.1 random_coef: 0.2 } }"
+FLIP = "data_augmentation_options { random_horizontal_flip { } }"
+
+
+def test_crops_while_decoding_give_the_same_batches(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_reader, "_RECORDS_BETWEEN_MARKS", 3)  # marks of which none may count
+    decoded = []
+    monkeypatch.setattr(decoder, "_decode_window", functools.partial(_noting, decoded, decoder._decode_window))
+    rng = np.random.default_rng(0)
+    with tf.io.TFRecordWriter(str(tmp_path / "jpeg.tfrecord")) as writer:
+        for _ in range(8):
+            record = tf.train.Example()
+            feature = record.features.feature
+            encoded = tf.io.encode_jpeg(rng.integers(0, 256, [90, 120, 3], np.uint8)).numpy()
+            feature["image/encoded"].bytes_list.value.append(encoded)
+            for side, value in (("ymin", 0.2), ("xmin", 0.3), ("ymax", 0.6), ("xmax", 0.9)):
+                feature[f"image/object/bbox/{side}"].float_list.value.append(value)
+            feature["image/object/class/label"].int64_list.value.append(1)
+            writer.write(record.SerializeToString())
+    batches = []
+    for reader in ("", "decode_and_crop: true"):
+        reader += f' num_epochs: 1 tf_record_input_reader {{ input_path: "{tmp_path}/jpeg.tfrecord" }}'
+        config = make_config(folder, reader=reader, training=CROP + FLIP)
+        for is_training in (True, False):
+            dataset = builder.build_dataset(
+                config,
+                config.train_input_reader,
+                label_map=load_label_map(config.train_input_reader.label_map_path),
+                batch_size=4,
+                is_training=is_training,
+                seed=3,
+            )
+            batches.append([(batch.images.numpy(), batch.groundtruth.boxes.numpy()) for batch in dataset])
+    assert decoded == [True]  # traced once, for training with the option
+    trained, evaluated, trained_so, evaluated_so = batches
+    assert len(trained) == 2 and not np.array_equal(trained[0][1][0], trained[0][1][1])
+    for expected, found in ((trained, trained_so), (evaluated, evaluated_so)):
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(a[0], b[0])
+            np.testing.assert_array_equal(a[1], b[1])
+
+
+def _noting(calls, function, *arguments):
+    calls.append(True)
+    return function(*arguments)
+
+
+@pytest.mark.parametrize(
+    "reader, training, words",
+    [
+        ("", "", "which is empty"),
+        ("", FLIP + CROP, "which is random_horizontal_flip"),
+        ("jpeg_min_side: 9", CROP, "does not go with jpeg_min_side"),
+        ("num_additional_channels: 1", CROP, "does not go with num_additional_channels"),
+        ("", CROP + FLIP, None),
+    ],
+)
+def test_crops_while_decoding_need_a_crop_in_front(folder, reader, training, words):
+    config = make_config(folder, reader=f"decode_and_crop: true {reader}", training=training)
+    found = [p for p in config_checks.find_problems(config) if p.field == "train_input_reader.decode_and_crop"]
+    assert [words in p.problem for p in found] == ([] if words is None else [True])
+    if reader:
+        with pytest.raises(ValueError, match="A crop while images are decoded beside"):
+            observe_batches(folder, f"decode_and_crop: true {reader}", is_training=TRAINING, training=CROP)
+
+
 def test_another_kind_of_record_is_refused(folder):
     config = make_config(folder, reader="input_type: TF_SEQUENCE_EXAMPLE")
     problems = [p for p in config_checks.find_problems(config) if p.field.endswith("input_type")]
@@ -415,6 +483,7 @@ ELSEWHERE = {
     "InputReader.input_type",
     "InputReader.cache_dir",
     "InputReader.jpeg_min_side",
+    "InputReader.decode_and_crop",
 }  # tests of their own above
 
 

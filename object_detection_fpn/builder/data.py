@@ -194,13 +194,17 @@ def build_dataset(
     resizer = build_resizer(model.image_resizer)
     if not is_training and evaluation.force_no_resize:
         resizer = resize.pad_to_multiple(multiple=1, convert_to_grayscale=num_image_channels(model) == 1)
+    steps, first_crop = list(training.data_augmentation_options), None
+    if is_training and reader.decode_and_crop:
+        first_crop = functools.partial(crop.random_crop_window, **_keywords(steps.pop(0).random_crop_image))
     return input_pipeline.make_dataset(
         list(reader.tf_record_input_reader.input_path),
         resizer=resizer,
         num_classes=model.num_classes,
         batch_size=batch_size,
         is_training=is_training,
-        augmentations=build_augmentations(training.data_augmentation_options) if is_training else (),
+        augmentations=build_augmentations(steps) if is_training else (),
+        crop=first_crop,
         max_num_boxes=max_number_of_boxes(config, reader),
         label_to_id=label_map.label_to_id,
         num_additional_channels=reader.num_additional_channels,

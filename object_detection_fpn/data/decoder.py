@@ -70,6 +70,11 @@ class DecodedExample(NamedTuple):
     """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
 
 
+Crop = Callable[[tf.Tensor, Objects], tuple[tf.Tensor, Objects]]
+"""From the size of an image, [2] int32, and its objects to a window of it, [4] int32 (top, left, height, width), and what it
+leaves of them, in its frame."""
+
+
 def without_none(structure: Any) -> list[tf.Tensor]:
     """The tensors of an example, without its optional fields that are None, which tf.cond and padded_batch refuse."""
     return [leaf for leaf in tf.nest.flatten(structure) if isinstance(leaf, (tf.Tensor, tf.TensorSpec))]
@@ -83,6 +88,8 @@ def with_none(tensors: Iterable[tf.Tensor], *, like: Any) -> Any:
 
 
 _IMAGE_CHANNELS = 3
+# Around a window of a JPEG that is decoded alone: at its edge, colours of half the resolution lack their neighbours.
+_JPEG_MARGIN = 16
 _JPEG_RATIOS = (2, 4, 8)  # by which a JPEG can be decoded smaller, in less time
 _ROUNDING = 1e-3  # share of the image side by which a box may stick out before its clipping is worth a notice
 
@@ -134,6 +141,7 @@ def decode_example(
     map_empty_labeled_classes_to_ones: bool = True,
     hierarchy: Hierarchy | None = None,
     jpeg_min_side: int = 0,
+    crop: Crop | None = None,
 ) -> DecodedExample:
     """Decodes a record; boxes that cannot train are dropped and counted, a record that contradicts itself is refused.
 
@@ -154,6 +162,8 @@ def decode_example(
             what is there (`image/class/confidence` 1, or not given) to ancestors, what is not (0) to descendants.
         jpeg_min_side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves its shorter side this
             long, in pixels; 0 for the whole size. Not beside additional channels.
+        crop: cut this out, and do not decode more of a JPEG than that takes; the pixels are those of the whole image. Not
+            beside `jpeg_min_side` and additional channels.
 
     Returns:
         A `DecodedExample`; its image is uint8 [H, W, 3 + num_additional_channels].
@@ -172,7 +182,10 @@ def decode_example(
         features |= _IMAGE_LABEL_FEATURES
     parsed = tf.io.parse_single_example(serialized, features)
     objects, notices = _decode_objects(parsed, num_classes, label_table, load_class_scores, hierarchy)
-    image = _decode_image(parsed, num_additional_channels, jpeg_min_side)
+    if crop is None:
+        image = _decode_image(parsed, num_additional_channels, jpeg_min_side)
+    else:
+        image, objects = _decode_window(_encoded_image(parsed), objects, crop)
     labeled_classes = None
     if load_labeled_classes:
         labeled_classes = _decode_labeled_classes(parsed, num_classes, label_table, hierarchy)
@@ -229,8 +242,7 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
 
 def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int, jpeg_min_side: int) -> tf.Tensor:
     """[H, W, 3 + num_additional_channels] uint8."""
-    encoded = parsed["image/encoded"]
-    _require(tf.strings.length(encoded) > 0, "image/encoded is missing or empty.")
+    encoded = _encoded_image(parsed)
     image = _decode_smaller(encoded, jpeg_min_side) if jpeg_min_side else _decode_whole(encoded)
     image = tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS])
     if not num_additional_channels:
@@ -255,6 +267,34 @@ def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int,
         )  # fmt: skip
         channels.append(channel)
     return tf.concat(channels, axis=-1)
+
+
+def _encoded_image(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    encoded = parsed["image/encoded"]
+    _require(tf.strings.length(encoded) > 0, "image/encoded is missing or empty.")
+    return encoded
+
+
+def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
+    """The image [h, w, 3] uint8 of the window that `crop` chooses, and the objects that it leaves."""
+    is_jpeg = tf.io.is_jpeg(encoded)
+    # A JPEG says its size before it is decoded.
+    whole = tf.cond(is_jpeg, lambda: tf.zeros([0, 0, _IMAGE_CHANNELS], tf.uint8), lambda: _decode_whole(encoded))
+    size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(whole))[:2]
+    window, objects = crop(size, objects)
+    begin, end = window[:2], window[:2] + window[2:]
+
+    def decode_window() -> tf.Tensor:
+        outer_begin, outer_end = tf.maximum(begin - _JPEG_MARGIN, 0), tf.minimum(end + _JPEG_MARGIN, size)
+        outer = tf.concat([outer_begin, outer_end - outer_begin], axis=0)
+        return cut(tf.image.decode_and_crop_jpeg(encoded, outer, channels=_IMAGE_CHANNELS), begin - outer_begin)
+
+    def cut(image: tf.Tensor, begin: tf.Tensor) -> tf.Tensor:
+        end = begin + window[2:]
+        return image[begin[0] : end[0], begin[1] : end[1]]
+
+    image = tf.cond(is_jpeg, decode_window, lambda: cut(whole, begin))
+    return tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS]), objects
 
 
 def _decode_whole(encoded: tf.Tensor) -> tf.Tensor:

@@ -26,6 +26,9 @@ from object_detection_fpn.records import Batch, Groundtruth
 Augmentation = Callable[..., decoder.Example]
 """Called as `augmentation(example, seed=[2] int32)`, usually a function of `data.augment` with its keywords bound."""
 
+WindowCrop = Callable[..., tuple[tf.Tensor, decoder.Objects]]
+"""Called as `crop(size, objects, seed=[2] int32)`, a `decoder.Crop` to which the seed is still to come."""
+
 
 class _Image(NamedTuple):
     """One row of a `Batch`; G = max_num_boxes."""
@@ -59,6 +62,7 @@ def make_dataset(
     map_empty_labeled_classes_to_ones: bool = True,
     hierarchy: decoder.Hierarchy | None = None,
     jpeg_min_side: int = 0,
+    crop: WindowCrop | None = None,
     shuffle: bool = True,
     shuffle_buffer_size: int = 2048,
     filenames_shuffle_buffer_size: int = 100,
@@ -102,6 +106,8 @@ def make_dataset(
         hierarchy: see `decoder.decode_example`.
         jpeg_min_side: see `decoder.decode_example`; in training only, whose `Batch.original_shapes` are then those of the
             decoded images.
+        crop: done before the augmentations, in training only, while images are decoded: see `decoder.decode_example`. Its
+            seeds are those of a first augmentation. `Batch.original_shapes` are then those of the windows.
         shuffle: shuffle files and records (training only).
         shuffle_buffer_size: records to choose the next one from.
         filenames_shuffle_buffer_size: file names to choose the next one from.
@@ -125,7 +131,7 @@ def make_dataset(
     Raises:
         FileNotFoundError: if no file matches.
         ValueError: if a count is not positive, weights and patterns differ in number, the files hold no records, a data
-            service is to make batches of evaluation, or `jpeg_min_side` stands beside additional channels.
+            service is to make batches of evaluation, or of `jpeg_min_side`, `crop` and additional channels two stand together.
         tf.errors.InvalidArgumentError: while iterating, if a file is truncated or corrupted or a record does not decode;
             `decoder.refusal_words` takes the one-line reason out of it.
     """
@@ -157,6 +163,11 @@ def make_dataset(
         raise ValueError(
             f"jpeg_min_side = {jpeg_min_side} beside additional channels, which have the size of the image."
         )
+    if crop is not None and (jpeg_min_side or num_additional_channels):
+        raise ValueError(
+            f"A crop while images are decoded beside jpeg_min_side = {jpeg_min_side} or num_additional_channels = "
+            f"{num_additional_channels}. Allowed: 0."
+        )
     groups = [[pattern] for pattern in patterns] if weights else [patterns]
     files = [reader.list_record_files(group) for group in groups]
     decode = functools.partial(
@@ -174,6 +185,7 @@ def make_dataset(
     prepare = functools.partial(
         _prepare,
         augmentations=augmentations if is_training else (),
+        num_done=int(crop is not None),
         resizer=resizer,
         merge_classes=num_classes if merge_multiple_label_boxes else None,
         use_class_scores=use_class_scores,
@@ -204,8 +216,19 @@ def make_dataset(
             records = reader.every_nth(records, sample_1_of_n)
         if is_training and shuffle:
             records = records.shuffle(shuffle_buffer_size, seed=order_seed)
+
+        def decode_and_crop(serialized: tf.Tensor, number: tf.Tensor) -> decoder.DecodedExample:
+            assert crop is not None
+            seed = _augmentation_seed(tf.random.experimental.stateless_fold_in(base_seed, number), 0)
+            return decode(serialized, crop=functools.partial(crop, seed=seed))
+
         decoded = reader.decode_records(
-            records, decode, end=end, report=report if service is None else None, num_parallel_calls=num_parallel_calls
+            records,
+            decode,
+            end=end,
+            report=report if service is None else None,
+            num_parallel_calls=num_parallel_calls,
+            decode_one=decode_and_crop if crop is not None and is_training else None,
         )
 
         @reader.without_autograph
@@ -282,6 +305,7 @@ def _prepare(
     *,
     seed: tf.Tensor,
     augmentations: Iterable[Augmentation],
+    num_done: int,
     resizer: Resizer,
     merge_classes: int | None,
     use_class_scores: bool,
@@ -290,11 +314,12 @@ def _prepare(
 ) -> _Image:
     """Augments, merges, resizes, moves boxes to pixels of the resized image, pads them to `max_num_boxes` rows.
 
-    `merge_classes` is the number of classes where objects of one box are to be merged.
+    `merge_classes` is the number of classes where objects of one box are to be merged; `num_done` of augmentations that were
+    done before.
     """
     original_shape = tf.shape(example.image)[:2]
-    for i, augmentation in enumerate(augmentations):
-        example = augmentation(example, seed=tf.random.experimental.stateless_fold_in(seed, i))
+    for i, augmentation in enumerate(augmentations, start=num_done):
+        example = augmentation(example, seed=_augmentation_seed(seed, i))
     image, true_shape = resizer(example.image)
     objects = example.objects
     if merge_classes is not None:
@@ -336,6 +361,11 @@ def _prepare(
         example.labeled_classes,
         remarks,
     )
+
+
+def _augmentation_seed(seed: tf.Tensor, number: int) -> tf.Tensor:
+    """[2] int32 of an image's augmentation, counted from 0."""
+    return tf.random.experimental.stateless_fold_in(seed, number)
 
 
 def _fill_up(images: tf.data.Dataset, *, group_size: int) -> tf.data.Dataset:

@@ -185,6 +185,7 @@ def decode_records(
     end: bytes,
     report: DataReport | None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
+    decode_one: Callable[[tf.Tensor, tf.Tensor], decoder.DecodedExample] | None = None,
 ) -> tf.data.Dataset:
     """Decodes records in parallel and in order, naming the one (or the file) that fails, and counts what was dropped.
 
@@ -195,6 +196,7 @@ def decode_records(
         report: takes the counts. None puts off both counting and failing: every element then has `Remarks` as its third
             component, for `settle`, and what follows a record that fails is to be thrown away.
         num_parallel_calls: records to decode at the same time.
+        decode_one: instead of `decode`, which then only explains, takes a record and its number among the results.
 
     Returns:
         A data set of (`Example`, source id); the source id is "<file>:<index>" for records that have none. Iterating
@@ -215,7 +217,11 @@ def decode_records(
 
     @without_autograph
     def decode_numbered(position, record, previous):
-        return position, Record(tf.constant(""), record.file, record.index), previous, decode(record.serialized)
+        if decode_one is None:
+            decoded = decode(record.serialized)
+        else:
+            decoded = decode_one(record.serialized, position - position // (_RECORDS_BETWEEN_MARKS + 1))
+        return position, Record(tf.constant(""), record.file, record.index), previous, decoded
 
     @without_autograph
     def check(expected, element):

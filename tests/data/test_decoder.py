@@ -381,6 +381,36 @@ def test_a_jpeg_is_decoded_no_larger_than_is_needed(make_record, encode_image, m
     np.testing.assert_allclose(decoded.example.objects.boxes, [[0.1, 0.2, 0.5, 0.6]], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["420", "444", "progressive", "gray", "png"])
+def test_a_window_has_the_pixels_of_the_whole_image(make_record, kind):
+    rng = np.random.default_rng(0)
+    colours = tf.image.resize(rng.uniform(0, 255, (8, 12, 3)), (61, 90), "bicubic") + rng.normal(0, 20, (61, 90, 3))
+    image = tf.saturate_cast(colours, tf.uint8)
+    encoded = {
+        "420": lambda: tf.io.encode_jpeg(image),
+        "444": lambda: tf.io.encode_jpeg(image, chroma_downsampling=False),
+        "progressive": lambda: tf.io.encode_jpeg(image, progressive=True),
+        "gray": lambda: tf.io.encode_jpeg(image[..., :1], "grayscale"),
+        "png": lambda: tf.io.encode_png(image),
+    }[kind]()
+    record = make_record(image=encoded.numpy())
+    whole = decode(record).example.image.numpy()
+    for _ in range(20):
+        (top, left), sizes = rng.integers(0, [61, 90]), []
+
+        def crop(size, objects, top=top, left=left, sizes=sizes):
+            sizes.append(size.numpy().tolist())
+            window = [top, left, rng.integers(1, 62 - top), rng.integers(1, 91 - left)]
+            sizes.append(window)
+            return tf.constant(window, tf.int32), objects._replace(boxes=objects.boxes / 2)
+
+        example = decode(record, crop=crop).example
+        size, (_, _, height, width) = sizes
+        assert size == [61, 90]
+        np.testing.assert_array_equal(example.image, whole[top : top + height, left : left + width])
+        np.testing.assert_allclose(example.objects.boxes, [[0.05, 0.1, 0.25, 0.3]], atol=1e-6)
+
+
 def test_what_is_no_jpeg_is_decoded_whole(make_record, encode_image):
     record = make_record(image=encode_image(64, 90, "png"))
     assert decode(record, jpeg_min_side=8).example.image.shape == (64, 90, 3)

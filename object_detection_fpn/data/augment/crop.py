@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common, pad
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.decoder import Example, Objects
 
 
 def random_crop_image(
@@ -44,12 +44,61 @@ def random_crop_image(
         random_coef: probability of leaving the image whole.
         clip_boxes: clip the boxes to the window; False leaves boxes that reach beyond it.
     """
+    window, objects = random_crop_window(
+        tf.shape(example.image)[:2],
+        example.objects,
+        seed=seed,
+        min_object_covered=min_object_covered,
+        min_aspect_ratio=min_aspect_ratio,
+        max_aspect_ratio=max_aspect_ratio,
+        min_area=min_area,
+        max_area=max_area,
+        overlap_thresh=overlap_thresh,
+        random_coef=random_coef,
+        clip_boxes=clip_boxes,
+    )
+    top, left, height, width = tf.unstack(window)
+    return example._replace(image=example.image[top : top + height, left : left + width], objects=objects)
+
+
+def random_crop_window(
+    image_size: tf.Tensor,
+    objects: Objects,
+    *,
+    seed: tf.Tensor,
+    min_object_covered: float = 1.0,
+    min_aspect_ratio: float = 0.75,
+    max_aspect_ratio: float = 1.33,
+    min_area: float = 0.1,
+    max_area: float = 1.0,
+    overlap_thresh: float = 0.3,
+    random_coef: float = 0.0,
+    clip_boxes: bool = True,
+) -> tuple[tf.Tensor, Objects]:
+    """What `random_crop_image` does, without the image.
+
+    Args:
+        image_size: [2] int32, height and width.
+        objects: of the image.
+        seed: [2] int32.
+        min_object_covered: see `random_crop_image`, like all that follow.
+        min_aspect_ratio: of the window.
+        max_aspect_ratio: of the window.
+        min_area: of the window.
+        max_area: of the window.
+        overlap_thresh: of boxes and window.
+        random_coef: probability of the whole image.
+        clip_boxes: to the window.
+
+    Returns:
+        The window, [4] int32 (top, left, height, width) in pixels, and the objects in its frame.
+    """
     choice_seed, window_seed = common.split(seed, 2)
 
     def crop() -> Example:
         begin, size, window = tf.image.stateless_sample_distorted_bounding_box(
-            tf.shape(example.image),
-            tf.clip_by_value(example.objects.boxes, 0.0, 1.0)[tf.newaxis],
+            tf.concat([image_size, [1]], axis=0),
+            tf.clip_by_value(objects.boxes, 0.0, 1.0)[tf.newaxis],
             window_seed,
             min_object_covered=min_object_covered,
             aspect_ratio_range=(min_aspect_ratio, max_aspect_ratio),
@@ -57,17 +106,14 @@ def random_crop_image(
             max_attempts=100,
             use_image_if_no_bounding_boxes=True,
         )
-        image = tf.ensure_shape(tf.slice(example.image, begin, size), [None, None, example.image.shape[-1]])
-        return Example(
-            image,
-            common.move_into_window(
-                example.objects, window[0, 0], overlap_thresh=overlap_thresh, clip_boxes=clip_boxes
-            ),
-        )
+        moved = common.move_into_window(objects, window[0, 0], overlap_thresh=overlap_thresh, clip_boxes=clip_boxes)
+        return Example(tf.concat([begin[:2], size[:2]], axis=0), moved)
 
-    if random_coef <= 0:
-        return crop()
-    return common.choose(common.happens(choice_seed, random_coef), lambda: example, crop)
+    whole = Example(tf.concat([[0, 0], image_size], axis=0), objects)
+    chosen = (
+        crop() if random_coef <= 0 else common.choose(common.happens(choice_seed, random_coef), lambda: whole, crop)
+    )
+    return chosen.image, chosen.objects
 
 
 def random_crop_pad_image(
