@@ -42,22 +42,11 @@ def _seeded() -> None:
 
 
 @pytest.fixture(scope="session")
-def two_cpus() -> Iterator[tf.distribute.Strategy]:
+def two_cpus() -> tf.distribute.Strategy:
     """A strategy of two replicas, the same one for the whole process."""
-    from tensorflow.python.data.ops import multi_device_iterator_ops
-
-    create = multi_device_iterator_ops._create_device_dataset
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    with pytest.MonkeyPatch.context() as patch:
-        # The iterators that TensorFlow makes for each device take no options, and the end of one that is tuned may take a
-        # minute: `data.input` says why.
-        patch.setattr(
-            multi_device_iterator_ops, "_create_device_dataset", lambda *given: create(*given).with_options(options)
-        )
-        # Not by collective operations, MirroredStrategy's choice: these number themselves anew in every strategy object,
-        # and TensorFlow aborts all of a process's collectives once two of one number differ in shape.
-        yield tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    # Not by collective operations, MirroredStrategy's choice: these number themselves anew in every strategy object, and
+    # TensorFlow aborts all of a process's collectives once two of one number differ in shape.
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
 
 
 @pytest.fixture(scope="session")

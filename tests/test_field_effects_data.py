@@ -16,7 +16,7 @@ from google.protobuf import text_format
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from object_detection_fpn import builder, config_checks, config_fields, records, run
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import images
 from object_detection_fpn.data import reader as record_reader
 from object_detection_fpn.label_map import load_label_map
 from object_detection_fpn.protos import eval_pb2, input_reader_pb2, pipeline_pb2, string_int_label_map_pb2
@@ -235,7 +235,7 @@ FLIP = "data_augmentation_options { random_horizontal_flip { } }"
 def test_crops_while_decoding_give_the_same_batches(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(record_reader, "_RECORDS_BETWEEN_MARKS", 3)  # marks of which none may count
     decoded = []
-    monkeypatch.setattr(decoder, "_decode_window", functools.partial(_noting, decoded, decoder._decode_window))
+    monkeypatch.setattr(images, "decode_window", functools.partial(_noting, decoded, images.decode_window))
     rng = np.random.default_rng(0)
     with tf.io.TFRecordWriter(str(tmp_path / "jpeg.tfrecord")) as writer:
         for _ in range(8):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from object_detection_fpn.data import images
 from object_detection_fpn.data.report import Notice
 
 
@@ -87,10 +88,6 @@ def with_none(tensors: Iterable[tf.Tensor], *, like: Any) -> Any:
     return tf.nest.pack_sequence_as(like, [next(remaining) if there else None for there in is_tensor])
 
 
-_IMAGE_CHANNELS = 3
-# Around a window of a JPEG that is decoded alone: at its edge, colours of half the resolution lack their neighbours.
-_JPEG_MARGIN = 16
-_JPEG_RATIOS = (2, 4, 8)  # by which a JPEG can be decoded smaller, in less time
 _ROUNDING = 1e-3  # share of the image side by which a box may stick out before its clipping is worth a notice
 
 _FEATURES: dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature] = {
@@ -185,7 +182,7 @@ def decode_example(
     if crop is None:
         image = _decode_image(parsed, num_additional_channels, jpeg_min_side)
     else:
-        image, objects = _decode_window(_encoded_image(parsed), objects, crop)
+        image, objects = images.decode_window(_encoded_image(parsed), lambda size: crop(size, objects))
     labeled_classes = None
     if load_labeled_classes:
         labeled_classes = _decode_labeled_classes(parsed, num_classes, label_table, hierarchy)
@@ -243,8 +240,7 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
 def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int, jpeg_min_side: int) -> tf.Tensor:
     """[H, W, 3 + num_additional_channels] uint8."""
     encoded = _encoded_image(parsed)
-    image = _decode_smaller(encoded, jpeg_min_side) if jpeg_min_side else _decode_whole(encoded)
-    image = tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS])
+    image = images.decode_smaller(encoded, jpeg_min_side) if jpeg_min_side else images.decode_whole(encoded)
     if not num_additional_channels:
         return image
     encoded_channels = parsed[_CHANNELS_KEY]
@@ -273,47 +269,6 @@ def _encoded_image(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
     encoded = parsed["image/encoded"]
     _require(tf.strings.length(encoded) > 0, "image/encoded is missing or empty.")
     return encoded
-
-
-def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
-    """The image [h, w, 3] uint8 of the window that `crop` chooses, and the objects that it leaves."""
-    is_jpeg = tf.io.is_jpeg(encoded)
-    # A JPEG says its size before it is decoded.
-    whole = tf.cond(is_jpeg, lambda: tf.zeros([0, 0, _IMAGE_CHANNELS], tf.uint8), lambda: _decode_whole(encoded))
-    size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(whole))[:2]
-    window, objects = crop(size, objects)
-    begin, end = window[:2], window[:2] + window[2:]
-
-    def decode_window() -> tf.Tensor:
-        outer_begin, outer_end = tf.maximum(begin - _JPEG_MARGIN, 0), tf.minimum(end + _JPEG_MARGIN, size)
-        outer = tf.concat([outer_begin, outer_end - outer_begin], axis=0)
-        return cut(tf.image.decode_and_crop_jpeg(encoded, outer, channels=_IMAGE_CHANNELS), begin - outer_begin)
-
-    def cut(image: tf.Tensor, begin: tf.Tensor) -> tf.Tensor:
-        end = begin + window[2:]
-        return image[begin[0] : end[0], begin[1] : end[1]]
-
-    image = tf.cond(is_jpeg, decode_window, lambda: cut(whole, begin))
-    return tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS]), objects
-
-
-def _decode_whole(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(encoded, channels=_IMAGE_CHANNELS, expand_animations=False)
-
-
-def _decode_smaller(encoded: tf.Tensor, min_side: int) -> tf.Tensor:
-    """A JPEG whose shorter side keeps `min_side` pixels is decoded smaller: fewer coefficients, and fewer pixels to resize."""
-    side = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2]),
-        lambda: tf.constant(0),
-    )
-    index = tf.math.count_nonzero(side >= min_side * tf.constant(_JPEG_RATIOS), dtype=tf.int32)
-
-    def decode(ratio: int) -> Callable[[], tf.Tensor]:
-        return lambda: tf.io.decode_jpeg(encoded, channels=_IMAGE_CHANNELS, ratio=ratio)
-
-    return tf.switch_case(index, [lambda: _decode_whole(encoded), *map(decode, _JPEG_RATIOS)])
 
 
 def _decode_objects(

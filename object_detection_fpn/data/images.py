@@ -1,0 +1,75 @@
+"""Decodes image files, and of JPEGs, which allow it, no more than is needed; TensorFlow has the decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tensorflow as tf
+
+_Rest = TypeVar("_Rest")
+
+_IMAGE_CHANNELS = 3
+# Around a window of a JPEG that is decoded alone: at its edge, colours of half the resolution lack their neighbours.
+_JPEG_MARGIN = 16
+_JPEG_RATIOS = (2, 4, 8)  # by which a JPEG can be decoded smaller, in less time
+
+
+def decode_whole(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a JPEG, PNG, GIF (first frame) or BMP: scalar string -> [H, W, 3] uint8."""
+    image = tf.io.decode_image(encoded, channels=_IMAGE_CHANNELS, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS])
+
+
+def decode_smaller(encoded: tf.Tensor, min_side: int) -> tf.Tensor:
+    """Decodes a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size whose shorter side keeps `min_side` pixels.
+
+    Fewer coefficients are transformed then, and fewer pixels resized. Other images are decoded whole.
+
+    Returns:
+        [h, w, 3] uint8.
+    """
+    side = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.reduce_min(tf.io.extract_jpeg_shape(encoded)[:2]),
+        lambda: tf.constant(0),
+    )
+    index = tf.math.count_nonzero(side >= min_side * tf.constant(_JPEG_RATIOS), dtype=tf.int32)
+
+    def decode(ratio: int) -> Callable[[], tf.Tensor]:
+        return lambda: tf.io.decode_jpeg(encoded, channels=_IMAGE_CHANNELS, ratio=ratio)
+
+    image = tf.switch_case(index, [lambda: decode_whole(encoded), *map(decode, _JPEG_RATIOS)])
+    return tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS])
+
+
+def decode_window(
+    encoded: tf.Tensor, choose: Callable[[tf.Tensor], tuple[tf.Tensor, _Rest]]
+) -> tuple[tf.Tensor, _Rest]:
+    """Decodes a window, and of a JPEG not much more than it; the pixels are those of the whole image.
+
+    Args:
+        encoded: scalar string.
+        choose: from the size of the image, [2] int32, to a window, [4] int32 (top, left, height, width), and anything else.
+
+    Returns:
+        [h, w, 3] uint8, and what `choose` returned beside the window.
+    """
+    is_jpeg = tf.io.is_jpeg(encoded)
+    # A JPEG says its size before it is decoded.
+    whole = tf.cond(is_jpeg, lambda: tf.zeros([0, 0, _IMAGE_CHANNELS], tf.uint8), lambda: decode_whole(encoded))
+    size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(whole))[:2]
+    window, rest = choose(size)
+    begin, end = window[:2], window[:2] + window[2:]
+
+    def decode_window() -> tf.Tensor:
+        outer_begin, outer_end = tf.maximum(begin - _JPEG_MARGIN, 0), tf.minimum(end + _JPEG_MARGIN, size)
+        outer = tf.concat([outer_begin, outer_end - outer_begin], axis=0)
+        return cut(tf.image.decode_and_crop_jpeg(encoded, outer, channels=_IMAGE_CHANNELS), begin - outer_begin)
+
+    def cut(image: tf.Tensor, begin: tf.Tensor) -> tf.Tensor:
+        end = begin + window[2:]
+        return image[begin[0] : end[0], begin[1] : end[1]]
+
+    image = tf.cond(is_jpeg, decode_window, lambda: cut(whole, begin))
+    return tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS]), rest
