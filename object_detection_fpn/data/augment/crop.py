@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -16,22 +15,8 @@ from object_detection_fpn.data.augment import common, pad
 from object_detection_fpn.data.decoder import Example, Objects
 
 
-def random_crop_image(example: Example, *, seed: tf.Tensor, **settings: Any) -> Example:
-    """Cuts out a random window and drops the objects that lie too little inside it.
-
-    Args:
-        example: image and objects.
-        seed: [2] int32.
-        settings: the other keywords of `random_crop_window`.
-    """
-    window, objects = random_crop_window(tf.shape(example.image)[:2], example.objects, seed=seed, **settings)
-    top, left, height, width = tf.unstack(window)
-    return example._replace(image=example.image[top : top + height, left : left + width], objects=objects)
-
-
-def random_crop_window(
-    image_size: tf.Tensor,
-    objects: Objects,
+def random_crop_image(
+    example: Example,
     *,
     seed: tf.Tensor,
     min_object_covered: float = 1.0,
@@ -42,14 +27,13 @@ def random_crop_window(
     overlap_thresh: float = 0.3,
     random_coef: float = 0.0,
     clip_boxes: bool = True,
-) -> tuple[tf.Tensor, Objects]:
-    """Chooses the window that `random_crop_image` cuts out, for images that are not decoded yet.
+) -> Example:
+    """Cuts out a random window and drops the objects that lie too little inside it.
 
-    If no window within the ranges covers an object sufficiently in 100 tries, it is the whole image.
+    If no window within the ranges covers an object sufficiently in 100 tries, the image stays whole.
 
     Args:
-        image_size: [2] int32, height and width.
-        objects: of the image.
+        example: image and objects.
         seed: [2] int32.
         min_object_covered: the window holds at least this share of at least one box.
         min_aspect_ratio: smallest width / height of the window.
@@ -59,6 +43,52 @@ def random_crop_window(
         overlap_thresh: boxes of which a smaller share lies inside the window are dropped.
         random_coef: probability of leaving the image whole.
         clip_boxes: clip the boxes to the window; False leaves boxes that reach beyond it.
+    """
+    window, objects = random_crop_window(
+        tf.shape(example.image)[:2],
+        example.objects,
+        seed=seed,
+        min_object_covered=min_object_covered,
+        min_aspect_ratio=min_aspect_ratio,
+        max_aspect_ratio=max_aspect_ratio,
+        min_area=min_area,
+        max_area=max_area,
+        overlap_thresh=overlap_thresh,
+        random_coef=random_coef,
+        clip_boxes=clip_boxes,
+    )
+    top, left, height, width = tf.unstack(window)
+    return example._replace(image=example.image[top : top + height, left : left + width], objects=objects)
+
+
+def random_crop_window(
+    image_size: tf.Tensor,
+    objects: Objects,
+    *,
+    seed: tf.Tensor,
+    min_object_covered: float,
+    min_aspect_ratio: float,
+    max_aspect_ratio: float,
+    min_area: float,
+    max_area: float,
+    overlap_thresh: float,
+    random_coef: float,
+    clip_boxes: bool,
+) -> tuple[tf.Tensor, Objects]:
+    """Chooses the window that `random_crop_image` cuts out, for images that are not decoded yet.
+
+    Args:
+        image_size: [2] int32, height and width.
+        objects: of the image.
+        seed: [2] int32.
+        min_object_covered: see `random_crop_image`, like all that follow.
+        min_aspect_ratio: of the window.
+        max_aspect_ratio: of the window.
+        min_area: of the window.
+        max_area: of the window.
+        overlap_thresh: of boxes and window.
+        random_coef: probability of the whole image.
+        clip_boxes: to the window.
 
     Returns:
         The window, [4] int32 (top, left, height, width) in pixels, and the objects in its frame.
@@ -107,7 +137,7 @@ def random_crop_pad_image(
     Args:
         example: image and objects.
         seed: [2] int32.
-        min_object_covered: see `random_crop_window`, like all up to `clip_boxes`.
+        min_object_covered: see `random_crop_image`, like all up to `clip_boxes`.
         min_aspect_ratio: of the window.
         max_aspect_ratio: of the window.
         min_area: of the window.
