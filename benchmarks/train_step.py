@@ -25,6 +25,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     import tensorflow as tf
 
     from object_detection_fpn import builder
+    from object_detection_fpn.protos import train_pb2
     from object_detection_fpn.training.step import Trainer
 
     config = _common.load_recipe(arguments.side)
@@ -32,9 +33,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     start = time.perf_counter()
     strategy = tf.distribute.get_strategy()
-    model = builder.build_model(
-        config.model, static=arguments.jit_compile, recompute_backbone=arguments.recompute_backbone
-    )
+    if arguments.recompute_backbone is not None:
+        config.train_config.recompute_backbone = arguments.recompute_backbone
+    model = builder.build_training_model(config, precision=train_pb2.FLOAT32, static=arguments.jit_compile)
     optimizer = builder.build_optimizer(config.train_config.optimizer)
     variables = list(model.trainable_variables)
     optimizer.build(variables)

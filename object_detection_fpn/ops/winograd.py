@@ -56,9 +56,11 @@ def _cut_tiles(image: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor
     height, width, num_filters = dim(image, 0), dim(image, 1), image.shape[2]
     padded_height, padded_width = rows * _TILE + _KERNEL - 1, columns * _TILE + _KERNEL - 1
     padded = tf.pad(image, [[1, padded_height - 1 - height], [1, padded_width - 1 - width], [0, 0]])
-    row = tf.range(_WINDOW)[:, tf.newaxis] + tf.range(rows) * _TILE  # [6, rows]
-    column = tf.range(_WINDOW)[:, tf.newaxis] + tf.range(columns) * _TILE
-    pixels = row[:, tf.newaxis, :, tf.newaxis] * padded_width + column[tf.newaxis, :, tf.newaxis, :]
+    # One constant where the size is known, instead of twenty operations to trace.
+    count_up = np.arange if isinstance(rows, int) and isinstance(columns, int) else tf.range
+    row = count_up(_WINDOW)[:, np.newaxis] + count_up(rows) * _TILE  # [6, rows]
+    column = count_up(_WINDOW)[:, np.newaxis] + count_up(columns) * _TILE
+    pixels = tf.cast(row[:, np.newaxis, :, np.newaxis] * padded_width + column[np.newaxis, :, np.newaxis, :], tf.int32)
     return tf.gather(
         tf.reshape(padded, [padded_height * padded_width, num_filters]), tf.reshape(pixels, [_WINDOW**2, -1])
     )
