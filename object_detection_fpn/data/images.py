@@ -60,16 +60,19 @@ def decode_window(
     whole = tf.cond(is_jpeg, lambda: tf.zeros([0, 0, _IMAGE_CHANNELS], tf.uint8), lambda: decode_whole(encoded))
     size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(whole))[:2]
     window, rest = choose(size)
-    begin, end = window[:2], window[:2] + window[2:]
-
-    def decode_window() -> tf.Tensor:
-        outer_begin, outer_end = tf.maximum(begin - _JPEG_MARGIN, 0), tf.minimum(end + _JPEG_MARGIN, size)
-        outer = tf.concat([outer_begin, outer_end - outer_begin], axis=0)
-        return cut(tf.image.decode_and_crop_jpeg(encoded, outer, channels=_IMAGE_CHANNELS), begin - outer_begin)
+    window_begin, window_size = window[:2], window[2:]
 
     def cut(image: tf.Tensor, begin: tf.Tensor) -> tf.Tensor:
-        end = begin + window[2:]
+        end = begin + window_size
         return image[begin[0] : end[0], begin[1] : end[1]]
 
-    image = tf.cond(is_jpeg, decode_window, lambda: cut(whole, begin))
+    def decode_around() -> tf.Tensor:
+        begin = tf.maximum(window_begin - _JPEG_MARGIN, 0)
+        end = tf.minimum(window_begin + window_size + _JPEG_MARGIN, size)
+        around = tf.image.decode_and_crop_jpeg(
+            encoded, tf.concat([begin, end - begin], axis=0), channels=_IMAGE_CHANNELS
+        )
+        return cut(around, window_begin - begin)
+
+    image = tf.cond(is_jpeg, decode_around, lambda: cut(whole, window_begin))
     return tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS]), rest
