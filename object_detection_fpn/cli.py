@@ -393,7 +393,10 @@ def _convert(arguments: argparse.Namespace) -> None:
         )
     except coco.CocoError as error:
         raise UsageError(str(error)) from error
-    _say(f"Wrote {conversion}.")
+    _say(
+        f"Wrote {conversion.num_images} images with {conversion.num_boxes} boxes to {conversion.record_pattern}, and "
+        f"{conversion.label_map_path}; {conversion.num_dropped} boxes without area inside their image were left out."
+    )
 
 
 def _data_service(arguments: argparse.Namespace) -> int:

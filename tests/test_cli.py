@@ -117,9 +117,13 @@ def test_predict_needs_a_model(tmp_path, capfd):
     assert "--saved_model" in capfd.readouterr().err
 
 
-def test_convert_writes_records_and_label_map(shapes_data, tmp_path):
+def test_convert_writes_records_and_label_map(shapes_data, tmp_path, capsys):
     arguments = ["--annotations", shapes_data.eval_annotations, "--image_dir", shapes_data.eval_images]
     assert cli.main(["convert", *arguments, "--output", str(tmp_path / "data"), "--num_shards", "2"]) == 0
+    output = "".join(capsys.readouterr())
+    assert (
+        f" boxes to {tmp_path}/data-*-of-00002.tfrecord, and {tmp_path}/label_map.pbtxt; 0 boxes without area" in output
+    )
     assert len(list(tmp_path.glob("data-*-of-*"))) == 2
     assert "circle" in (tmp_path / "label_map.pbtxt").read_text()
 
