@@ -17,7 +17,7 @@ import sys
 
 from absl import app, flags
 
-from object_detection_fpn import cli
+from object_detection_fpn.cli import main as cli
 
 FLAGS = flags.FLAGS
 

@@ -73,11 +73,12 @@ def medians(runs: Sequence[dict[str, float]], keys: Sequence[str]) -> dict[str, 
 
 def load_recipe(side: int, *overrides: str) -> pipeline_pb2.TrainEvalPipelineConfig:
     """The config of the Object Detection API's ResNet-50 FPN for images of `side` x `side` pixels."""
-    from object_detection_fpn import config
+    from object_detection_fpn.config import pipeline as config
+    from object_detection_fpn.config import recipes
 
     resizer = "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer"
     sizes = (f"{resizer}.min_dimension={side}", f"{resizer}.max_dimension={side}")
-    return config.load_config(config.recipe_path(RECIPE), [*sizes, *overrides])
+    return config.load_config(recipes.recipe_path(RECIPE), [*sizes, *overrides])
 
 
 def make_batch(side: int, batch_size: int) -> Batch:

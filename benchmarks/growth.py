@@ -48,7 +48,9 @@ def measure(point: dict[str, int]) -> dict[str, float]:
     import numpy as np
     import tensorflow as tf
 
-    from object_detection_fpn import builder, config
+    from object_detection_fpn import builder
+    from object_detection_fpn.config import pipeline as config
+    from object_detection_fpn.config import recipes
     from object_detection_fpn.records import Groundtruth
 
     side, batch_size, num_boxes = point["side"], point["batch_size"], point["num_boxes"]
@@ -61,7 +63,7 @@ def measure(point: dict[str, int]) -> dict[str, float]:
         f"{model_field}.second_stage_batch_size={point['num_rois']}",
         f"{model_field}.second_stage_post_processing.batch_non_max_suppression.max_total_detections=100",
     ]
-    message = config.load_config(config.recipe_path(RECIPE), overrides)
+    message = config.load_config(recipes.recipe_path(RECIPE), overrides)
     rng = np.random.default_rng(1)
     corners = rng.uniform(0, 0.6 * side, (batch_size, num_boxes, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.05 * side, 0.4 * side, corners.shape)], -1)

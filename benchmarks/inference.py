@@ -40,8 +40,9 @@ def measure(side: int, batch_size: int, *, num_steps: int, model_name: str, jit:
     """One run in this process. Importing is not counted, as it is not for the peer."""
     import tensorflow as tf
 
-    from object_detection_fpn import builder, saved_model
-    from object_detection_fpn.modeling.folding import Folding
+    from object_detection_fpn import builder
+    from object_detection_fpn.serving import saved_model
+    from object_detection_fpn.serving.folding import Folding
 
     config = _common.load_recipe(side, *MODELS[model_name])
     images = _common.make_batch(side, batch_size).images

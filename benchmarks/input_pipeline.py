@@ -33,8 +33,9 @@ def draw(folder: str, *, side: int, batch_size: int, augmentations: list[str] | 
     """Writes records, a label map and the config that reads them; returns the config's path."""
     from google.protobuf import text_format
 
-    from object_detection_fpn import config
-    from object_detection_fpn.data import coco
+    from object_detection_fpn.config import pipeline as config
+    from object_detection_fpn.config import recipes
+    from object_detection_fpn.tools.convert import coco
 
     label_map_path = os.path.join(folder, "label_map.pbtxt")
     coco.write_label_map(label_map_path, {i: f"class {i}" for i in range(1, NUM_CLASSES + 1)})
@@ -47,7 +48,7 @@ def draw(folder: str, *, side: int, batch_size: int, augmentations: list[str] | 
         f'train_input_reader.label_map_path="{label_map_path}"',
         f'train_input_reader.tf_record_input_reader.input_path=["{folder}/*.tfrecord"]',
     ]
-    message = config.load_config(config.recipe_path(RECIPE), overrides)
+    message = config.load_config(recipes.recipe_path(RECIPE), overrides)
     if augmentations is not None:
         del message.train_config.data_augmentation_options[:]
         for step in augmentations:
@@ -97,8 +98,9 @@ def draw_records(folder: str) -> None:
 
 def measure(config_path: str, num_batches: int, is_seeded: bool) -> dict[str, float]:
     """One run in this process. Importing is not counted, as it is not for the peer."""
-    from object_detection_fpn import builder, config
-    from object_detection_fpn.label_map import load_label_map
+    from object_detection_fpn import builder
+    from object_detection_fpn.config import pipeline as config
+    from object_detection_fpn.config.label_map import load_label_map
 
     message = config.load_config(config_path)
     reader = message.train_input_reader

@@ -27,8 +27,9 @@ NUM_TRAIN = 64
 
 def draw(folder: str, *, side: int, batch_size: int, num_steps: int, num_eval: int) -> str:
     """Writes records and the config that reads them; returns the config's path."""
-    from object_detection_fpn import config
-    from object_detection_fpn.data import shapes
+    from object_detection_fpn.config import pipeline as config
+    from object_detection_fpn.config import recipes
+    from object_detection_fpn.tools import shapes
 
     data = shapes.write_dataset(
         os.path.join(folder, "data"), num_train=NUM_TRAIN, num_eval=num_eval, image_size=side, show_progress=False
@@ -48,13 +49,14 @@ def draw(folder: str, *, side: int, batch_size: int, num_steps: int, num_eval: i
         f'eval_input_reader.0.tf_record_input_reader.input_path=["{data.eval_records}"]',
     ]
     path = os.path.join(folder, "pipeline.config")
-    config.save_config(config.load_config(config.recipe_path(RECIPE), overrides), path)
+    config.save_config(config.load_config(recipes.recipe_path(RECIPE), overrides), path)
     return path
 
 
 def measure(config_path: str, model_dir: str) -> dict[str, float]:
     """One run in this process. Importing is not counted, as it is not for the peer."""
-    from object_detection_fpn import config, run
+    from object_detection_fpn.config import pipeline as config
+    from object_detection_fpn.jobs import train as run
 
     seconds = [time.perf_counter()]
     message = config.load_config(config_path, require_data=["train", "eval"])

@@ -27,7 +27,8 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
 
-from object_detection_fpn import builder, config
+from object_detection_fpn import builder
+from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.data import resize
 from object_detection_fpn.interop import sources
 from object_detection_fpn.modeling import targets

@@ -51,8 +51,9 @@ def main() -> None:
     parser.add_argument("--peer_hlo", metavar="FILE")
     arguments = parser.parse_args()
 
-    from object_detection_fpn import config as config_lib
-    from object_detection_fpn.planning import hlo, plan, tpu
+    from object_detection_fpn.config import pipeline as config_lib
+    from object_detection_fpn.config import recipes
+    from object_detection_fpn.tools.planning import hlo, plan, tpu
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -63,7 +64,7 @@ def main() -> None:
     def compile_program(program: bytes) -> plan.Compiled:
         return compiler.compile(program, kind, is_fast=arguments.fast)
 
-    path = arguments.config if arguments.config.endswith(".config") else config_lib.recipe_path(arguments.config)
+    path = arguments.config if arguments.config.endswith(".config") else recipes.recipe_path(arguments.config)
     step = hlo.TrainStep(config_lib.load_config(path))
     result: dict = {"tpu": arguments.tpu, "batch_size": arguments.batch_size}
     result["own"] = own = measure(step.lower, compile_program, arguments, kind)

@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the comments in protos/ and the tables of `object_detection_fpn.config_fields`.
+"""Writes docs/config.md from the comments in protos/ and the tables of `object_detection_fpn.config.tables`.
 
 `python docs/generate_config.py` writes it; with `--check`, the exit status is 1 if it is not what would be written.
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from object_detection_fpn import config_fields
-from object_detection_fpn.config_text import format_value, is_repeated
+from object_detection_fpn.config import tables
+from object_detection_fpn.config.text import format_value, is_repeated
 from object_detection_fpn.protos import pipeline_pb2, string_int_label_map_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ configs are read as they are. What becomes of a field stands in the column "stat
 Any field can be changed on the command line: `--config_override train_config.batch_size=4`.
 
 This page is written by `python docs/generate_config.py` from the comments in [protos](../protos) and the tables in
-[config_fields.py](../object_detection_fpn/config_fields.py).
+[config/tables.py](../object_detection_fpn/config/tables.py).
 """
 _DECLARATION = re.compile(r"\s*(?:optional |repeated |required )?[\w.<>, ]+? (\w+) = \d+")
 
@@ -97,7 +97,7 @@ def generate() -> str:
         for message in file.message_types_by_name.values():
             for nested in _messages(message):
                 parts.append(_section(nested, notes))
-    left_out = [f"| `{field}` | refused: {reason} |" for field, reason in sorted(config_fields.LEFT_OUT.items())]
+    left_out = [f"| `{field}` | refused: {reason} |" for field, reason in sorted(tables.LEFT_OUT.items())]
     parts.append(
         "## Left out\n\nFields of the Object Detection API that this config language does not have.\n\n"
         "| field | instead |\n|---|---|\n" + "\n".join(left_out) + "\n"
@@ -133,13 +133,13 @@ def _fate(message: Descriptor, field: FieldDescriptor, note: str) -> tuple[str, 
     """What becomes of a field, and the words on it."""
     key = f"{message.name}.{field.name}"
     bare = re.split(r" ?(?:Refused|Not supported|No effect)\b", note)[0]
-    if reason := config_fields.REFUSED.get(key):
+    if reason := tables.REFUSED.get(key):
         return "refused", f"{bare} Refused: {reason}.".strip()
-    if reason := config_fields.NO_EFFECT.get(key):
+    if reason := tables.NO_EFFECT.get(key):
         return "no effect", f"{bare} No effect: {reason}.".strip()
-    if key in config_fields.DOCUMENTATION:
+    if key in tables.DOCUMENTATION:
         return "no effect", f"{note} It only tells the reader."
-    bounds = config_fields.BOUNDS.get(key) or config_fields.BOUNDS.get(f"*.{field.name}")
+    bounds = tables.BOUNDS.get(key) or tables.BOUNDS.get(f"*.{field.name}")
     if bounds and not field.message_type:
         note += f" Allowed: {bounds}."
     return "works", note

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from object_detection_fpn.builder import build_model
-    from object_detection_fpn.config import load_config
+    from object_detection_fpn.config.pipeline import load_config
+    from object_detection_fpn.jobs.train import evaluate, export, train
     from object_detection_fpn.modeling.fpn import FeatureExtractor
     from object_detection_fpn.modeling.heads.box import BoxFeatureExtractor
-    from object_detection_fpn.run import evaluate, export, train
 
 __version__ = "0.1.0"
 __all__ = ["BoxFeatureExtractor", "FeatureExtractor", "build_model", "evaluate", "export", "load_config", "train"]
@@ -21,10 +21,10 @@ _HOMES = {
     "BoxFeatureExtractor": "modeling.heads.box",
     "FeatureExtractor": "modeling.fpn",
     "build_model": "builder",
-    "evaluate": "run",
-    "export": "run",
-    "load_config": "config",
-    "train": "run",
+    "evaluate": "jobs.train",
+    "export": "jobs.train",
+    "load_config": "config.pipeline",
+    "train": "jobs.train",
 }
 
 

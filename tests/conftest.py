@@ -31,7 +31,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest first: started last, one of them would leave the other processes without work."""
-    longest = ("test_cli.py", "test_end_to_end.py", "test_run.py", "test_multi_worker.py", "test_conformance.py")
+    longest = ("test_main.py", "test_end_to_end.py", "test_train.py", "test_multi_worker.py", "test_conformance.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 
@@ -141,7 +141,7 @@ def parity(root_dir):
 @pytest.fixture(scope="session")
 def shapes_data(tmp_path_factory):
     """A small drawn data set: 24 training and 6 held-out images of 96 pixels."""
-    from object_detection_fpn.data import shapes
+    from object_detection_fpn.tools import shapes
 
     folder = tmp_path_factory.mktemp("shapes")
     return shapes.write_dataset(
@@ -170,9 +170,10 @@ def small_overrides(shapes_data) -> list[str]:
 @pytest.fixture(scope="session")
 def small_config(small_overrides):
     """The demo's recipe made small; copy it before changing it."""
-    from object_detection_fpn import config
+    from object_detection_fpn.config import pipeline as config
+    from object_detection_fpn.config import recipes
 
-    recipe = config.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
+    recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     return config.load_config(recipe, small_overrides, require_data=["train", "eval"])
 
 
@@ -181,7 +182,7 @@ def effective_fields():
     """Given names of .proto files: "Message.field" of all their fields that are neither refused nor without effect."""
     from google.protobuf import descriptor_pool
 
-    from object_detection_fpn import config_fields
+    from object_detection_fpn.config import tables
     from object_detection_fpn.protos import pipeline_pb2, string_int_label_map_pb2
 
     assert pipeline_pb2 and string_int_label_map_pb2  # importing them registers every file
@@ -196,7 +197,7 @@ def effective_fields():
         pool = descriptor_pool.Default()
         files = [pool.FindFileByName(f"object_detection_fpn/protos/{name}.proto") for name in names]
         found = set().union(*(fields_of(m) for file in files for m in file.message_types_by_name.values()))
-        return found - set(config_fields.REFUSED) - set(config_fields.NO_EFFECT)
+        return found - set(tables.REFUSED) - set(tables.NO_EFFECT)
 
     return find
 

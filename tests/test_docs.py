@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from object_detection_fpn import cli, config_fields
+from object_detection_fpn.cli import main as cli
+from object_detection_fpn.config import tables
 
 PAGES = ("README.md", "docs/scale.md", "docs/migrating.md")
 
@@ -81,7 +82,7 @@ def test_every_field_has_a_row_with_a_status_and_words(page):
 def test_every_field_of_the_tables_is_on_the_page(page):
     sections = {part.split("\n")[0]: part for part in re.split(r"^### ", page, flags=re.MULTILINE)[1:]}
     by_name = {name.split(".")[-1]: text for name, text in sections.items()}
-    for table, status in ((config_fields.REFUSED, "refused"), (config_fields.NO_EFFECT, "no effect")):
+    for table, status in ((tables.REFUSED, "refused"), (tables.NO_EFFECT, "no effect")):
         for key, reason in table.items():
             message, field = key.split(".")
             row = next(line for line in by_name[message].splitlines() if line.startswith(f"| `{field}` |"))

@@ -11,8 +11,11 @@ import tensorflow as tf
 import tf_keras
 from PIL import Image
 
-from object_detection_fpn import builder, config, label_map, run
+from object_detection_fpn import builder
+from object_detection_fpn.config import label_map
+from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.evaluation import coco
+from object_detection_fpn.jobs import train as run
 from object_detection_fpn.training import checkpoints, optimizers
 
 

@@ -15,7 +15,8 @@ import setuptools
 from setuptools.errors import CompileError
 
 import object_detection_fpn.protos
-from object_detection_fpn import config
+from object_detection_fpn.config import pipeline as config
+from object_detection_fpn.config import recipes
 
 OLDEST_PROTOBUF = (5, 28)  # of the runtimes that TensorFlow 2.20 admits
 
@@ -61,7 +62,7 @@ def test_build_compiles_every_proto_under_its_place_in_the_package(command, root
 def test_wheel_carries_the_recipes(command, tmp_path):
     command.run()
     carried = tmp_path / "object_detection_fpn" / "configs" / "tf2"
-    assert sorted(path.stem for path in carried.glob("*.config")) == sorted(config.recipes())
+    assert sorted(path.stem for path in carried.glob("*.config")) == sorted(recipes.recipes())
     assert {str(path) for path in carried.glob("*.config")} <= set(command.get_outputs())
 
 
@@ -90,29 +91,31 @@ def test_generated_files_are_not_in_git(root_dir):
 
 
 def test_recipes_are_found_by_name(root_dir):
-    assert config.recipes() == {
+    assert recipes.recipes() == {
         path.stem: str(path) for path in sorted((root_dir / "configs" / "tf2").glob("*.config"))
     }
-    name, path = next(iter(config.recipes().items()))
-    assert config.recipe_path(name) == config.recipe_path(f"{name}.config") == path
+    name, path = next(iter(recipes.recipes().items()))
+    assert recipes.recipe_path(name) == recipes.recipe_path(f"{name}.config") == path
 
 
 def test_recipes_of_an_installed_package_are_those_inside_it(monkeypatch, tmp_path):
     inside = tmp_path / "object_detection_fpn" / "configs" / "tf2"
     inside.mkdir(parents=True)
     (inside / "small.config").touch()
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "object_detection_fpn" / "config.py"))
-    assert config.recipes() == {"small": str(inside / "small.config")}
-    monkeypatch.setattr(config, "__file__", str(tmp_path / "elsewhere" / "object_detection_fpn" / "config.py"))
-    assert config.recipes() == {}
+    monkeypatch.setattr(recipes, "__file__", str(tmp_path / "object_detection_fpn" / "config" / "recipes.py"))
+    assert recipes.recipes() == {"small": str(inside / "small.config")}
+    monkeypatch.setattr(
+        recipes, "__file__", str(tmp_path / "elsewhere" / "object_detection_fpn" / "config" / "recipes.py")
+    )
+    assert recipes.recipes() == {}
 
 
 def test_unknown_recipe_is_refused():
-    name = next(iter(config.recipes()))
+    name = next(iter(recipes.recipes()))
     with pytest.raises(
         config.ConfigError, match=rf'among the recipes of this package \(nearest: "{name}"\). Allowed: '
     ):
-        config.recipe_path(f"{name}x")
+        recipes.recipe_path(f"{name}x")
 
 
 def test_newer_protobuf_is_admitted():
@@ -122,4 +125,4 @@ def test_newer_protobuf_is_admitted():
 
 def test_console_script_is_the_command_line():
     [script] = importlib.metadata.entry_points(group="console_scripts", name="odfpn")
-    assert script.value == "object_detection_fpn.cli:main"
+    assert script.value == "object_detection_fpn.cli.main:main"

@@ -8,8 +8,8 @@ import re
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from object_detection_fpn import config_fields
-from object_detection_fpn.config_text import is_repeated
+from object_detection_fpn.config import tables
+from object_detection_fpn.config.text import is_repeated
 from object_detection_fpn.protos import pipeline_pb2, string_int_label_map_pb2
 
 LEFT_OUT_MESSAGES = {
@@ -117,7 +117,7 @@ def test_fields_of_left_out_messages_are_refused_with_words(odapi):
         for field, row in odapi["messages"][message].items()
         if row[1] in LEFT_OUT_MESSAGES
     }
-    assert set(config_fields.LEFT_OUT) == left_out
+    assert set(tables.LEFT_OUT) == left_out
 
 
 def test_enums_are_those_of_the_object_detection_api(odapi):
@@ -163,23 +163,23 @@ def test_every_field_has_a_comment(root_dir):
 
 def test_comments_say_no_effect_exactly_where_fields_have_none(root_dir):
     said = {f: c for f, c in comments(root_dir).items() if c.startswith("No effect") and not f.startswith("GraphRew")}
-    assert said == {field: f"No effect: {reason}." for field, reason in config_fields.NO_EFFECT.items()}
+    assert said == {field: f"No effect: {reason}." for field, reason in tables.NO_EFFECT.items()}
 
 
 def test_comments_say_refused_where_values_are(root_dir):
     said = {field for field, comment in comments(root_dir).items() if comment.startswith("Refused")}
-    assert said <= set(config_fields.REFUSED)
+    assert said <= set(tables.REFUSED)
 
 
 def test_comments_say_what_is_not_supported_yet(root_dir):
     said = {field for field, comment in comments(root_dir).items() if comment.endswith("Not supported yet.")}
-    assert said == {field for field, reason in config_fields.REFUSED.items() if reason == "is not supported yet"}
+    assert said == {field for field, reason in tables.REFUSED.items() if reason == "is not supported yet"}
 
 
 def test_tables_name_fields_that_exist():
     fields = {f"{d.name}.{f.name}" for d in MESSAGES.values() for f in d.fields}
     fields |= {f"*.{field.split('.')[1]}" for field in fields}
-    for table in (config_fields.BOUNDS, config_fields.REFUSED, config_fields.NO_EFFECT):
+    for table in (tables.BOUNDS, tables.REFUSED, tables.NO_EFFECT):
         assert set(table) <= fields
-    for message, names in config_fields.REQUIRED.items():
+    for message, names in tables.REQUIRED.items():
         assert set(names) <= {*MESSAGES[message].fields_by_name, *MESSAGES[message].oneofs_by_name}

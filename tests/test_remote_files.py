@@ -7,8 +7,11 @@ import json
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn import cli, config, run
-from object_detection_fpn.data import shapes
+from object_detection_fpn.cli import main as cli
+from object_detection_fpn.config import pipeline as config
+from object_detection_fpn.config import recipes
+from object_detection_fpn.jobs import train as run
+from object_detection_fpn.tools import shapes
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -30,7 +33,7 @@ def config_path(small_overrides) -> str:
         "train_config.num_steps=1",
     ]
     path = f"{ROOT}/my.config"
-    config.save_config(config.load_config(config.recipe_path(RECIPE), overrides), path)
+    config.save_config(config.load_config(recipes.recipe_path(RECIPE), overrides), path)
     return path
 
 

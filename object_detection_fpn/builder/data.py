@@ -8,13 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from object_detection_fpn.config_text import is_repeated
+from object_detection_fpn.config.label_map import LabelMap
+from object_detection_fpn.config.text import is_repeated
 from object_detection_fpn.data import decoder, resize
-from object_detection_fpn.data import input as input_pipeline
+from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
 from object_detection_fpn.data.report import DataReport
-from object_detection_fpn.data.service import DataService
-from object_detection_fpn.label_map import LabelMap
+from object_detection_fpn.data.source.service import DataService
 from object_detection_fpn.protos import (
     faster_rcnn_pb2,
     image_resizer_pb2,

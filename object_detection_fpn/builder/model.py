@@ -9,14 +9,16 @@ from typing import Literal
 
 import tensorflow as tf
 
-from object_detection_fpn import losses
 from object_detection_fpn.builder.data import num_image_channels
 from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.builder.training import dtype_name
-from object_detection_fpn.modeling import calibration, faster_rcnn, fpn, postprocess, roi, rpn, targets
+from object_detection_fpn.modeling import calibration, fpn, postprocess, targets
+from object_detection_fpn.modeling import pooler as roi
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.modeling.heads import box
+from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.ops import losses
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
     box_predictor_pb2,

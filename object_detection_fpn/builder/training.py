@@ -7,8 +7,8 @@ from typing import Any
 
 import tf_keras
 
-from object_detection_fpn.config_fields import FORMER_METRICS_SETS
-from object_detection_fpn.config_text import split_names
+from object_detection_fpn.config.tables import FORMER_METRICS_SETS
+from object_detection_fpn.config.text import split_names
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.metric import Metric
 from object_detection_fpn.evaluation.open_images import OpenImagesBoxMetrics, OpenImagesChallengeBoxMetrics

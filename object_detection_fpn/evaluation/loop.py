@@ -1,6 +1,6 @@
 """Runs a model over an evaluation set: metrics and losses to the screen, to TensorBoard and to `metrics.jsonl`.
 
-The model is anything with the four verbs of `modeling.faster_rcnn` (`preprocess`, `predict`, `loss`, `postprocess`), the
+The model is a detector (`preprocess`, `predict`, `loss`, `postprocess`), the
 dataset one of `records.Batch`. `evaluate_continuously` does it again for every checkpoint that a training job writes.
 """
 
@@ -23,7 +23,7 @@ import tensorflow as tf
 import tqdm
 
 from object_detection_fpn import records
-from object_detection_fpn.evaluation import visualize
+from object_detection_fpn.drawing import boxes as visualize
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, Metric
 from object_detection_fpn.evaluation.pictures import Pictures
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.evaluation import visualize
+from object_detection_fpn.drawing import boxes as visualize
 
 
 class Pictures:

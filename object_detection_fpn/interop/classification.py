@@ -21,11 +21,11 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.config_fields import IMAGENET
+from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.interop.odapi import local_name
-from object_detection_fpn.modeling import faster_rcnn
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.training import checkpoints
 
 FILE_SUFFIXES = (".h5", ".hdf5", ".keras")

@@ -29,7 +29,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.interop.object_graph import ObjectGraph
-from object_detection_fpn.modeling import faster_rcnn
+from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.training import checkpoints
 
 FEATURES = "_feature_extractor_for_proposal_features"

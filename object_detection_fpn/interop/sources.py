@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from object_detection_fpn.config_fields import IMAGENET
+from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop import classification, odapi
 from object_detection_fpn.interop.object_graph import ObjectGraph
-from object_detection_fpn.modeling import faster_rcnn
+from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.training import checkpoints
 from object_detection_fpn.training.checkpoints import CheckpointError
 

@@ -90,7 +90,7 @@ def train(
     run starts at, so that a resumed run sees data in another order than the run before it.
 
     Args:
-        model: has the four verbs of `modeling.faster_rcnn` and all its variables, made under `strategy`.
+        model: has the four verbs of `modeling.detectors.faster_rcnn` and all its variables, made under `strategy`.
         optimizer: made under `strategy`; built here.
         dataset: given (input context, seed), makes the endless data set of one worker: `records.Batch` of one replica each.
         strategy: the `tf.distribute` strategy.

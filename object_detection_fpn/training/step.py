@@ -41,7 +41,7 @@ class Trainer(orbit.StandardTrainer):
 
     Args:
         dataset: distributed over the replicas.
-        model: has the four verbs of `modeling.faster_rcnn`.
+        model: has the four verbs of `modeling.detectors.faster_rcnn`.
         optimizer: built.
         variables: the variables to train.
         strategy: of all these.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from object_detection_fpn.drawing.boxes import Boxes
 from object_detection_fpn.evaluation.pictures import Pictures
-from object_detection_fpn.evaluation.visualize import Boxes
 
 GREY = np.full((100, 200, 3), 128, np.uint8)
 DETECTIONS = Boxes(np.array([[0.1, 0.1, 0.4, 0.4]]), np.array([0]), scores=np.array([0.9]))

@@ -10,7 +10,9 @@ import tensorflow as tf
 import tf_keras
 from PIL import Image
 
-from object_detection_fpn import builder, config, run
+from object_detection_fpn import builder
+from object_detection_fpn.config import pipeline as config
+from object_detection_fpn.jobs import train as run
 from object_detection_fpn.training import checkpoints
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from object_detection_fpn import builder, config
+from object_detection_fpn import builder
+from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.interop import odapi
 from object_detection_fpn.modeling.backbones import resnet_v1
 

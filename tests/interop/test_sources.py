@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn import builder, config
+from object_detection_fpn import builder
+from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.data import resize
 from object_detection_fpn.interop import odapi, sources
-from object_detection_fpn.saved_model import export_saved_model
+from object_detection_fpn.serving.saved_model import export_saved_model
 from object_detection_fpn.training import checkpoints, optimizers
 
 BACKBONE = "feature_extractor/backbone/"

@@ -9,11 +9,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn import losses
-from object_detection_fpn.modeling import faster_rcnn, fpn, layers, postprocess, roi, rpn, targets
+from object_detection_fpn.modeling import fpn, layers, postprocess, targets
+from object_detection_fpn.modeling import pooler as roi
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.modeling.heads import box
+from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.ops import losses
 from object_detection_fpn.records import Groundtruth
 
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn import config, run
+from object_detection_fpn.config import pipeline as config
+from object_detection_fpn.config import recipes
+from object_detection_fpn.jobs import train as run
 from object_detection_fpn.training import checkpoints
 
 pytestmark = pytest.mark.no_cover  # nearly all of it runs in other processes, whose coverage nobody measures
@@ -211,7 +213,7 @@ def test_the_command_trains_on_two_workers_like_one_process(
     for override in overrides:
         arguments += ["--config_override", override]
     workers = start(COMMAND, root_dir / "tests" / "conftest.py", *arguments)
-    message = config.load_config(config.recipe_path(recipe), overrides, require_data=["train"])
+    message = config.load_config(recipes.recipe_path(recipe), overrides, require_data=["train"])
     with untraced():
         run.train(message, model_dir=str(tmp_path / "one"), strategy=two_cpus, num_steps=4)
     assert [worker.wait() for worker in workers] == [0, 0], workers[0].err[-3000:] + workers[1].err[-3000:]

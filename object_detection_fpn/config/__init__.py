@@ -1,0 +1,1 @@
+"""Config language: read, override, check, write pipeline configs and label maps."""

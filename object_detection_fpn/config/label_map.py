@@ -1,0 +1,133 @@
+"""Label maps: the names of the classes, read from `StringIntLabelMap` text files.
+
+Ids start at 1 (0 is the background) and may have gaps: COCO names 80 classes with ids up to 90. Class c of a model is
+id c + 1, so a model for a label map needs `num_classes` equal to its largest id; ids without a name never occur in
+records.
+"""
+
+from __future__ import annotations
+
+import collections
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from object_detection_fpn.config.text import ConfigError, parse_text, read_text
+from object_detection_fpn.protos import string_int_label_map_pb2
+
+_BACKGROUND_NAMES = ("background", "none_of_the_above")  # the second is what the Object Detection API writes
+
+
+@dataclass(frozen=True)
+class LabelMapItem:
+    """One class: its id (from 1 up), its name, the name to show, and the ids of classes it is a kind of, or a kind of it."""
+
+    id: int
+    name: str
+    display_name: str
+    ancestor_ids: tuple[int, ...] = ()
+    descendant_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The classes of a label map in ascending order of id, background left out."""
+
+    items: tuple[LabelMapItem, ...]
+    use_display_name: bool = False
+
+    @property
+    def max_id(self) -> int:
+        """The `num_classes` of a model for this label map."""
+        return self.items[-1].id
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """`{"id": id, "name": name to show}` for each class, as COCO's metrics and drawings take it."""
+        return [{"id": item.id, "name": item.display_name} for item in self.items]
+
+    @property
+    def name_to_id(self) -> dict[str, int]:
+        """Ids by the text labels of records: `name`s, or with `use_display_name` display names."""
+        return {label: id for label, id, _ in self._labels()}
+
+    @property
+    def label_to_id(self) -> dict[str, int]:
+        """Ids by every text that can only mean one class: what `name_to_id` has, then the other of the two names.
+
+        The Object Detection API understands both kinds of names in records; a text that is one class's name and another
+        one's display name means here what `use_display_name` says.
+        """
+        others = collections.Counter(other for _, _, other in self._labels())
+        of_others = {other: id for _, id, other in self._labels() if others[other] == 1}
+        return of_others | self.name_to_id
+
+    def _labels(self) -> list[tuple[str, int, str]]:
+        """Text label of records, id, and the other name of each class."""
+        if self.use_display_name:
+            return [(item.display_name, item.id, item.name) for item in self.items]
+        return [(item.name, item.id, item.display_name) for item in self.items]
+
+    def hierarchy(self) -> tuple[np.ndarray, np.ndarray]:
+        """The relations of the classes, [C, C] bool each for C = `max_id`.
+
+        Returns:
+            ancestors: [i - 1, j - 1] says that class j is class i or one of its `ancestor_ids`.
+            descendants: the same of its `descendant_ids`. Ids that are no class of a model for this map are passed over.
+        """
+        ancestors, descendants = np.eye(self.max_id, dtype=bool), np.eye(self.max_id, dtype=bool)
+        for item in self.items:
+            for relation, ids in ((ancestors, item.ancestor_ids), (descendants, item.descendant_ids)):
+                relation[item.id - 1, [id - 1 for id in ids if 1 <= id <= self.max_id]] = True
+        return ancestors, descendants
+
+
+def load_label_map(path: str, *, use_display_name: bool = False) -> LabelMap:
+    """Reads a label map.
+
+    Args:
+        path: a `.pbtxt` file, local or remote.
+        use_display_name: text labels of records are `display_name`s instead of `name`s.
+
+    Raises:
+        ConfigError: if the file is missing or is no label map, an item lacks a name, two items share an id or a text
+            label, an id is negative, id 0 is not the background, or there is no class at all.
+    """
+    message = parse_text(read_text(path), string_int_label_map_pb2.StringIntLabelMap, path)
+    rows = [(f"item[{row}]", _read_item(item, f"item[{row}]", path)) for row, item in enumerate(message.item)]
+    _refuse_repeated(rows, "id", path)
+    _refuse_repeated(rows, "display_name" if use_display_name else "name", path)
+    items = tuple(sorted((item for _, item in rows if item.id), key=lambda item: item.id))
+    if not items:
+        raise ConfigError(path, "names no class", allowed='at least one item { id: 1 name: "..." }')
+    return LabelMap(items, use_display_name)
+
+
+def _read_item(item: string_int_label_map_pb2.StringIntLabelMapItem, field: str, path: str) -> LabelMapItem:
+    name = item.name or item.display_name  # some label maps write only the name to show
+    if not name:
+        raise ConfigError(path, f"(id {item.id}) has no name", field=field, allowed="a unique text")
+    if item.id < 0:
+        raise ConfigError(path, "is negative", field=f"{field}.id", value=str(item.id), allowed="1 or more")
+    if item.id == 0 and not {name, item.display_name} & set(_BACKGROUND_NAMES):
+        is_set = item.HasField("id")
+        raise ConfigError(
+            path,
+            f'("{name}") is the id of the background' if is_set else f'of "{name}" is not set',
+            field=f"{field}.id",
+            value="0" if is_set else None,
+            allowed=f"1 or more, or the name {' or '.join(_BACKGROUND_NAMES)}",
+        )
+    return LabelMapItem(item.id, name, item.display_name or name, tuple(item.ancestor_ids), tuple(item.descendant_ids))
+
+
+def _refuse_repeated(rows: list[tuple[str, LabelMapItem]], attribute: str, path: str) -> None:
+    seen: dict[Any, str] = {}
+    for place, item in rows:
+        value = getattr(item, attribute)
+        if value in seen:
+            shown = f'"{value}"' if isinstance(value, str) else value
+            problem = f"{attribute} {shown} stands twice, in {seen[value]} and {place}"
+            raise ConfigError(path, problem, allowed=f"a unique {attribute}")
+        seen[value] = place

@@ -1,0 +1,1 @@
+"""Boxes and sheets of images."""

@@ -1,0 +1,173 @@
+"""Evaluates a model on all evaluation readers of a config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from object_detection_fpn import builder, records
+from object_detection_fpn.config import label_map as label_map_lib
+from object_detection_fpn.data.report import DataReport
+from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.interop import sources
+from object_detection_fpn.jobs import strategies
+from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
+
+Config = pipeline_pb2.TrainEvalPipelineConfig
+
+
+class Evaluator:
+    """Evaluates a model, built once and traced once, on every evaluation reader of a config.
+
+    Args:
+        config: the config.
+        model: the model, built under `strategy`.
+        strategy: of the model.
+        output_dir: results go to its `eval/<name of the reader>`.
+        sample_1_of_n: evaluate every n-th example; None = as each reader says.
+        on_train_data: evaluate the training reader instead.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        model: faster_rcnn.FasterRCNN,
+        strategy: tf.distribute.Strategy,
+        output_dir: str,
+        sample_1_of_n: int | None = None,
+        on_train_data: bool = False,
+    ):
+        self.model = model
+        self._config = config
+        self._strategy = strategy
+        self._output_dir = output_dir
+        self._sample_1_of_n = sample_1_of_n
+        readers = [config.train_input_reader] if on_train_data else list(config.eval_input_reader)
+        self._readers = [
+            (
+                reader,
+                reader.name or ("train_data" if on_train_data else "" if i == 0 else str(i)),
+                load_label_map(reader),
+            )
+            for i, reader in enumerate(readers)
+        ]
+        self._eval_step = evaluation_loop.make_eval_step(
+            model=model,
+            strategy=strategy,
+            compute_losses=not config.eval_config.ignore_groundtruth,
+            add_regularization_loss=config.train_config.add_regularization_loss,
+        )
+
+    @property
+    def main_result(self) -> str:
+        """The name, among the results, of the number by which checkpoints are compared."""
+        categories = list_categories(self._config, self._readers[0][2])
+        return self.key(0, builder.build_metrics(self._config.eval_config, categories)[0].main_result)
+
+    def key(self, reader_index: int, metric: str) -> str:
+        """The name of a reader's metric among the results."""
+        name = self._readers[reader_index][1]
+        return metric if len(self._readers) == 1 or not name else f"{name}/{metric}"
+
+    def evaluate_checkpoint(self, checkpoint: str) -> dict[str, float]:
+        """Restores a checkpoint into the model, with averages if the config says so, and evaluates it."""
+        use_averages = self._config.eval_config.use_moving_averages
+        restored = sources.restore_model(checkpoint, self.model, use_averages=use_averages)
+        return self(restored.step)
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Evaluates the model as it is, on all readers in turn."""
+        settings = self._config.eval_config
+        color = settings.groundtruth_box_visualization_color
+        results: dict[str, float] = {}
+        num_replicas = self._strategy.num_replicas_in_sync
+        batch_size = -(-settings.batch_size // num_replicas) * num_replicas
+        for i, (reader, name, label_map) in enumerate(self._readers):
+            report = DataReport()
+            dataset = builder.build_dataset(
+                self._config,
+                reader,
+                label_map=label_map,
+                batch_size=batch_size,
+                is_training=False,
+                seed=0,
+                report=report,
+                sample_1_of_n=self._sample_1_of_n,
+            )
+            if self.model.num_stages == 1:
+                dataset = dataset.map(_as_one_class)
+            categories = list_categories(self._config, label_map)
+            metrics = evaluation_loop.evaluate(
+                model=self.model,
+                dataset=dataset,
+                metrics=builder.build_metrics(settings, categories),
+                step=step,
+                strategy=self._strategy,
+                eval_step=self._eval_step,
+                categories=categories,
+                output_dir=os.path.join(self._output_dir, "eval", name),
+                num_visualizations=settings.num_visualizations if settings.retain_original_images else 0,
+                min_score_threshold=settings.min_score_threshold,
+                max_num_boxes_to_visualize=settings.max_num_boxes_to_visualize,
+                skip_labels=settings.skip_labels,
+                skip_scores=settings.skip_scores,
+                groundtruth_color=color if settings.HasField("groundtruth_box_visualization_color") else None,
+                ignore_groundtruth=settings.ignore_groundtruth,
+                export_dir=os.path.join(folder, name) if (folder := settings.visualization_export_dir) else None,
+                export_with_groundtruth=settings.visualize_groundtruth_boxes,
+                export_with_source_id=settings.keep_image_id_for_visualization_export,
+            )
+            log_notices(report)
+            results |= {self.key(i, metric): value for metric, value in metrics.items()}
+        return results
+
+
+def build_evaluator(
+    config: Config,
+    *,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None,
+    sample_1_of_n: int | None,
+    on_train_data: bool,
+) -> Evaluator:
+    strategy = strategy or tf.distribute.get_strategy()
+    strategies.check_strategy(config, strategy, use="eval")
+    reader = config.train_input_reader if on_train_data else config.eval_input_reader[0]
+    with strategy.scope():
+        model = builder.build_inference_model(config, reader, static=strategies.is_tpu(strategy))
+    return Evaluator(
+        config,
+        model=model,
+        strategy=strategy,
+        output_dir=output_dir,
+        sample_1_of_n=sample_1_of_n,
+        on_train_data=on_train_data,
+    )
+
+
+def load_label_map(reader: input_reader_pb2.InputReader) -> label_map_lib.LabelMap:
+    return label_map_lib.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+
+
+def list_categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequence[Mapping[str, Any]]:
+    """What the model tells apart: a model of one stage knows objects only."""
+    is_one_stage = config.model.faster_rcnn.number_of_stages == 1
+    return [{"id": 1, "name": "object"}] if is_one_stage else label_map.categories
+
+
+def _as_one_class(batch: records.Batch) -> records.Batch:
+    """Groundtruth for proposals, which are of no class, so that it does not matter which classes were looked for."""
+    groundtruth = batch.groundtruth._replace(classes=tf.zeros_like(batch.groundtruth.classes))
+    return batch._replace(groundtruth=groundtruth, labeled_classes=None)
+
+
+def log_notices(report: DataReport) -> None:
+    """Says in the end what the data had to be forgiven."""
+    if summary := report.summary():
+        logging.warning("Imperfect data:\n%s", summary)

@@ -1,0 +1,1 @@
+"""Detectors: parts joined in four verbs."""

@@ -1,0 +1,1 @@
+"""What stands beside training: conversion, drawn data, plans for TPUs."""

@@ -1,0 +1,157 @@
+"""The steps of a pipeline config as XLA programs of one TPU replica: what `tf.distribute` would have each core compile.
+
+The program of another device than this machine's cannot be asked of TensorFlow, but HLO before its optimization is nearly the
+same for all; the TPU's compiler does the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from object_detection_fpn import builder
+from object_detection_fpn.protos import pipeline_pb2
+from object_detection_fpn.records import Batch, Groundtruth
+from object_detection_fpn.tools.planning import scopes
+from object_detection_fpn.training import optimizers
+from object_detection_fpn.training.step import Trainer
+
+Config = pipeline_pb2.TrainEvalPipelineConfig
+
+
+class Step(Protocol):
+    """A step that can be lowered for any number of images."""
+
+    state_bytes: int
+    """Weights and what the optimizer keeps of them, of one replica."""
+    reduced_bytes: int
+    """What a replica exchanges with the others in a step: the gradients."""
+    dtype: str
+    """In which convolutions compute."""
+
+    def lower(self, batch_size: int) -> bytes:
+        """The serialized `xla.HloModuleProto` for `batch_size` images of one replica."""
+
+
+class TrainStep:
+    """The train step of a config: forward, backward, update of the weights; its own model, with random weights.
+
+    Args:
+        config: checked, also by `config.check_strategy` for a TPU.
+    """
+
+    def __init__(self, config: Config):
+        settings = config.train_config
+        precision = builder.training_precision(settings, is_tpu=True)
+        self.dtype = builder.dtype_name(precision)
+        model = builder.build_training_model(config, precision=precision, static=True)
+        optimizer = builder.build_optimizer(settings.optimizer)
+        variables = optimizers.select_variables(
+            model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
+        )
+        optimizer.build(variables)
+        all_reduce_dtype = tf.as_dtype(builder.dtype_name(settings.all_reduce_precision))
+        self.state_bytes = _num_bytes([*model.variables, *optimizer.variables()])
+        self.reduced_bytes = sum(math.prod(v.shape) for v in variables) * all_reduce_dtype.size
+        self._config = config
+        trainer = Trainer(
+            None,  # batches are described here, not read
+            model=model,
+            optimizer=optimizer,
+            variables=variables,
+            strategy=tf.distribute.get_strategy(),
+            gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
+            add_regularization_loss=settings.add_regularization_loss,
+            jit_compile=False,  # the whole step is compiled
+            seed=0,
+            num_parts=settings.accumulate_gradients,
+            all_reduce_dtype=all_reduce_dtype,
+        )
+
+        # TensorFlow describes a program only by arguments that are tensors.
+        @tf.function(jit_compile=True, autograph=False)
+        def step(*tensors: tf.Tensor) -> tf.Tensor:
+            rest = iter(tensors)
+            described = _describe_batch(config, tensors[0].shape[0])
+            return trainer.replica_step(tf.nest.map_structure(lambda spec: spec and next(rest), described))
+
+        self._step = step
+
+    def lower(self, batch_size: int) -> bytes:
+        """See `Step`."""
+        batch = _describe_batch(self._config, batch_size)
+        return _lower(self._step, *(spec for spec in tf.nest.flatten(batch) if spec is not None))
+
+
+class DetectionStep:
+    """Images to detections, as evaluation on a TPU computes them; the other details are those of `TrainStep`."""
+
+    def __init__(self, config: Config):
+        self.dtype = "float32"
+        reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
+        self._num_channels = builder.num_image_channels(config.model.faster_rcnn, reader)
+        model = builder.build_model(config.model, static=True, num_channels=self._num_channels)
+        self.state_bytes = _num_bytes(model.variables)
+        self.reduced_bytes = 0
+        self._config = config
+
+        @tf.function(jit_compile=True, autograph=False)
+        def detect(images: tf.Tensor, true_shapes: tf.Tensor) -> list[tf.Tensor]:
+            predictions = model.predict(model.preprocess(images), true_shapes, training=False)
+            detections = model.postprocess(predictions, true_shapes)
+            return [detections.boxes, detections.scores, detections.classes, detections.num_detections]
+
+        self._step = detect
+
+    def lower(self, batch_size: int) -> bytes:
+        """See `Step`."""
+        height, width = image_size(self._config)
+        images = tf.TensorSpec([batch_size, height, width, self._num_channels], tf.float32)
+        true_shapes = tf.TensorSpec([batch_size, 3], tf.int32)
+        return _lower(self._step, images, true_shapes)
+
+
+def image_size(config: Config) -> tuple[int, int]:
+    """(height, width) of every image, of a config whose images have one size."""
+    resizer = config.model.faster_rcnn.image_resizer
+    if resizer.WhichOneof("image_resizer_oneof") == "fixed_shape_resizer":
+        return resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width
+    side = resizer.keep_aspect_ratio_resizer.max_dimension
+    return side, side
+
+
+def _describe_batch(config: Config, batch_size: int) -> Batch:
+    """What the input pipeline hands to a replica in training."""
+    reader, model = config.train_input_reader, config.model.faster_rcnn
+    height, width = image_size(config)
+    num_boxes = builder.max_number_of_boxes(config, reader)
+
+    def spec(*shape: int, dtype: tf.DType = tf.float32) -> tf.TensorSpec:
+        return tf.TensorSpec([batch_size, *shape], dtype)
+
+    has_class_scores = reader.load_multiclass_scores and config.train_config.use_multiclass_scores
+    return Batch(
+        images=spec(height, width, builder.num_image_channels(model, reader)),
+        true_shapes=spec(3, dtype=tf.int32),
+        groundtruth=Groundtruth(
+            boxes=spec(num_boxes, 4),
+            classes=spec(num_boxes, dtype=tf.int32),
+            num_boxes=spec(dtype=tf.int32),
+            weights=spec(num_boxes),
+            is_crowd=spec(num_boxes, dtype=tf.bool),
+            class_scores=spec(num_boxes, model.num_classes + 1) if has_class_scores else None,
+        ),
+        original_shapes=spec(2, dtype=tf.int32),
+    )
+
+
+def _lower(step: Any, *specs: Any) -> bytes:
+    with scopes.named_parts():
+        return step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
+
+
+def _num_bytes(variables: list[tf.Variable]) -> int:
+    return sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in variables)

@@ -1,0 +1,550 @@
+"""Every field of the model's messages changes something, has no effect and says so, or is refused.
+
+A row of the table is a field, what it is seen in, what the configuration needs for it, and the change; observations before and
+after must differ. A field of these messages that is in no table fails the last tests.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from google.protobuf import text_format
+
+from object_detection_fpn import builder
+from object_detection_fpn.config import tables
+from object_detection_fpn.config.checks import find_problems
+from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.protos import (
+    anchor_generator_pb2,
+    box_predictor_pb2,
+    calibration_pb2,
+    faster_rcnn_pb2,
+    fpn_pb2,
+    grid_anchor_generator_pb2,
+    hyperparams_pb2,
+    image_resizer_pb2,
+    losses_pb2,
+    model_pb2,
+    multiscale_anchor_generator_pb2,
+    pipeline_pb2,
+    post_processing_pb2,
+)
+from object_detection_fpn.records import Groundtruth
+
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
+FILES = (
+    anchor_generator_pb2,
+    box_predictor_pb2,
+    calibration_pb2,
+    faster_rcnn_pb2,
+    fpn_pb2,
+    grid_anchor_generator_pb2,
+    hyperparams_pb2,
+    image_resizer_pb2,
+    losses_pb2,
+    model_pb2,
+    multiscale_anchor_generator_pb2,
+    post_processing_pb2,
+)
+
+BASE = """
+num_classes: 3
+image_resizer { fixed_shape_resizer { height: 20 width: 30 } }
+feature_extractor {
+  type: "faster_rcnn_resnet18_fpn_keras"
+  conv_hyperparams { }
+  fpn { min_level: 3 max_level: 5 additional_layer_depth: 6 }
+}
+first_stage_anchor_generator {
+  multiscale_anchor_generator {
+    min_level: 3 max_level: 5 anchor_scale: 2 aspect_ratios: 1 scales_per_octave: 1 normalize_coordinates: false
+  }
+}
+first_stage_box_predictor_conv_hyperparams { }
+first_stage_box_predictor_depth: 6
+first_stage_max_proposals: 40
+initial_crop_size: 4
+maxpool_kernel_size: 2
+maxpool_stride: 2
+second_stage_box_predictor { mask_rcnn_box_predictor { fc_hyperparams { } } }
+second_stage_batch_size: 16
+second_stage_post_processing {
+  batch_non_max_suppression { score_threshold: 0.05 max_detections_per_class: 8 max_total_detections: 10 }
+  score_converter: SOFTMAX
+}
+"""
+
+# Where the rows' texts belong in a FasterRcnn.
+CONV = "feature_extractor {{ conv_hyperparams {{ {} }} }}".format
+RESIZER = "image_resizer {{ {} }}".format
+FPN = "feature_extractor {{ fpn {{ {} }} }}".format
+ANCHORS = "first_stage_anchor_generator {{ multiscale_anchor_generator {{ {} }} }}".format
+HEAD = "second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {} }} }}".format
+POST = "second_stage_post_processing {{ {} }}".format
+NMS = "second_stage_post_processing {{ batch_non_max_suppression {{ {} }} }}".format
+CALIBRATE = "second_stage_post_processing {{ calibration_config {{ {} }} }}".format
+CLASS_LOSS = "second_stage_classification_loss {{ {} }}".format
+MINER = "hard_example_miner {{ {} }}".format
+CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
+
+LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
+MIN_LEVEL, MAX_LEVEL = (FPN(level) + ANCHORS(level) for level in LEVELS)
+AGNOSTIC = NMS("use_class_agnostic_nms: true max_total_detections: 40")
+MANY = NMS("score_threshold: 0 max_detections_per_class: 40 max_total_detections: 120")
+TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams { batch_norm { } } }"
+SOFT = NMS("soft_nms_sigma: 0.5")
+
+EFFECTS = [
+    # field, seen in, what it needs, the change
+    ("FasterRcnn.number_of_stages", "losses", "", "number_of_stages: 1"),
+    ("FasterRcnn.num_classes", "variables", "", "num_classes: 5"),
+    ("FasterRcnn.first_stage_atrous_rate", "proposals", "", "first_stage_atrous_rate: 2"),
+    ("FasterRcnn.first_stage_box_predictor_kernel_size", "variables", "", "first_stage_box_predictor_kernel_size: 5"),
+    ("FasterRcnn.first_stage_box_predictor_depth", "variables", "", "first_stage_box_predictor_depth: 8"),
+    ("FasterRcnn.first_stage_minibatch_size", "losses", "", "first_stage_minibatch_size: 8"),
+    ("FasterRcnn.first_stage_positive_balance_fraction", "losses", "", "first_stage_positive_balance_fraction: 0"),
+    ("FasterRcnn.first_stage_nms_score_threshold", "proposals", "", "first_stage_nms_score_threshold: 0.6"),
+    ("FasterRcnn.first_stage_nms_iou_threshold", "proposals", "", "first_stage_nms_iou_threshold: 0.2"),
+    ("FasterRcnn.first_stage_max_proposals", "proposals", "", "first_stage_max_proposals: 20"),
+    ("FasterRcnn.first_stage_localization_loss_weight", "losses", "", "first_stage_localization_loss_weight: 2"),
+    ("FasterRcnn.first_stage_objectness_loss_weight", "losses", "", "first_stage_objectness_loss_weight: 2"),
+    ("FasterRcnn.initial_crop_size", "inference", "", "initial_crop_size: 5"),
+    ("FasterRcnn.maxpool_kernel_size", "variables", "", "maxpool_kernel_size: 3"),
+    ("FasterRcnn.maxpool_stride", "variables", "", "maxpool_stride: 1"),
+    ("FasterRcnn.second_stage_batch_size", "losses", "", "second_stage_batch_size: 4"),
+    ("FasterRcnn.second_stage_balance_fraction", "losses", "", "second_stage_balance_fraction: 0"),
+    ("FasterRcnn.second_stage_localization_loss_weight", "losses", "", "second_stage_localization_loss_weight: 2"),
+    ("FasterRcnn.second_stage_classification_loss_weight", "losses", "", "second_stage_classification_loss_weight: 2"),
+    ("FasterRcnn.hard_example_miner", "losses", "", "hard_example_miner { }"),
+    ("FasterRcnn.clip_anchors_to_image", "losses", "", "clip_anchors_to_image: true"),
+    ("FasterRcnn.return_raw_detections_during_predict", "raw", "", "return_raw_detections_during_predict: true"),
+    ("FasterRcnn.use_combined_nms_in_first_stage", "proposals", "", "use_combined_nms_in_first_stage: true"),
+    ("FasterRcnn.output_final_box_features", "detections", "", "output_final_box_features: true"),
+    ("FasterRcnn.output_final_box_rpn_features", "detections", "", "output_final_box_rpn_features: true"),
+    # the feature extractor
+    (
+        "FasterRcnnFeatureExtractor.type",
+        "variables",
+        "",
+        'feature_extractor { type: "faster_rcnn_resnet34_fpn_keras" }',
+    ),
+    (
+        "FasterRcnnFeatureExtractor.batch_norm_trainable",
+        "statistics",
+        CONV("batch_norm { }"),
+        "feature_extractor { batch_norm_trainable: true }",
+    ),
+    (
+        "FasterRcnnFeatureExtractor.override_base_feature_extractor_hyperparams",
+        "variables",
+        "",
+        "feature_extractor { override_base_feature_extractor_hyperparams: true }",
+    ),
+    ("FasterRcnnFeatureExtractor.pad_to_multiple", "inference", "", "feature_extractor { pad_to_multiple: 128 }"),
+    ("FeaturePyramidNetworks.min_level", "variables", "", MIN_LEVEL),
+    ("FeaturePyramidNetworks.max_level", "variables", "", MAX_LEVEL),
+    ("FeaturePyramidNetworks.additional_layer_depth", "variables", "", FPN("additional_layer_depth: 4")),
+    # anchors
+    ("MultiscaleAnchorGenerator.min_level", "anchors", "", MIN_LEVEL),
+    ("MultiscaleAnchorGenerator.max_level", "anchors", "", MAX_LEVEL),
+    ("MultiscaleAnchorGenerator.anchor_scale", "anchors", "", ANCHORS("anchor_scale: 3")),
+    ("MultiscaleAnchorGenerator.aspect_ratios", "anchors", "", ANCHORS("aspect_ratios: 2")),
+    ("MultiscaleAnchorGenerator.scales_per_octave", "anchors", "", ANCHORS("scales_per_octave: 2")),
+    # layers
+    ("Hyperparams.activation", "inference", "", CONV("activation: SWISH")),
+    ("Hyperparams.group_norm", "layers", FPN("additional_layer_depth: 32"), CONV("group_norm { }")),
+    ("Hyperparams.sync_batch_norm", "layers", CONV("batch_norm { }"), CONV("sync_batch_norm { }")),
+    ("Hyperparams.force_use_bias", "variables", CONV("batch_norm { }"), CONV("force_use_bias: true")),
+    ("L1Regularizer.weight", "losses", "", CONV("regularizer { l1_regularizer { weight: 0.1 } }")),
+    ("L2Regularizer.weight", "losses", "", CONV("regularizer { l2_regularizer { weight: 0.1 } }")),
+    ("Initializer.keras_initializer_by_name", "values", "", CONV('initializer { keras_initializer_by_name: "zeros" }')),
+    *(
+        (
+            f"{name}.{field}",
+            "values",
+            CONV(f"initializer {{ {kind} {{ }} }}"),
+            CONV(f"initializer {{ {kind} {{ {field}: {value} }} }}"),
+        )
+        for name, kind, field, value in [
+            ("TruncatedNormalInitializer", "truncated_normal_initializer", "mean", 2),
+            ("TruncatedNormalInitializer", "truncated_normal_initializer", "stddev", 2),
+            ("RandomNormalInitializer", "random_normal_initializer", "mean", 2),
+            ("RandomNormalInitializer", "random_normal_initializer", "stddev", 2),
+            ("VarianceScalingInitializer", "variance_scaling_initializer", "factor", 4),
+            ("VarianceScalingInitializer", "variance_scaling_initializer", "uniform", "true"),
+            ("VarianceScalingInitializer", "variance_scaling_initializer", "mode", "FAN_OUT"),
+        ]
+    ),
+    *(
+        (
+            f"BatchNorm.{field}",
+            seen_in,
+            TRAINED_NORM,
+            CONV(f"batch_norm {{ {field}: {value} }}"),
+        )
+        for field, seen_in, value in [
+            ("decay", "statistics", 0.5),
+            ("center", "variables", "false"),
+            ("scale", "variables", "true"),
+            ("epsilon", "inference", 0.5),
+            ("train", "statistics", "false"),
+        ]
+    ),
+    # the box head
+    ("MaskRCNNBoxPredictor.fc_hyperparams", "variables", "", HEAD("fc_hyperparams { batch_norm { } }")),
+    ("MaskRCNNBoxPredictor.use_dropout", "losses", "", HEAD("use_dropout: true")),
+    (
+        "MaskRCNNBoxPredictor.dropout_keep_probability",
+        "losses",
+        HEAD("use_dropout: true"),
+        HEAD("dropout_keep_probability: 0.9"),
+    ),
+    ("MaskRCNNBoxPredictor.share_box_across_classes", "variables", "", HEAD("share_box_across_classes: true")),
+    # losses of the second stage
+    ("ClassificationLoss.weighted_sigmoid", "losses", "", CLASS_LOSS("weighted_sigmoid { }")),
+    ("WeightedSoftmaxClassificationLoss.logit_scale", "losses", "", CLASS_LOSS("weighted_softmax { logit_scale: 2 }")),
+    (
+        "SigmoidFocalClassificationLoss.gamma",
+        "losses",
+        CLASS_LOSS("weighted_sigmoid_focal { }"),
+        CLASS_LOSS("weighted_sigmoid_focal { gamma: 1 }"),
+    ),
+    (
+        "SigmoidFocalClassificationLoss.alpha",
+        "losses",
+        CLASS_LOSS("weighted_sigmoid_focal { }"),
+        CLASS_LOSS("weighted_sigmoid_focal { alpha: 0 }"),
+    ),
+    (
+        "WeightedSoftmaxClassificationAgainstLogitsLoss.logit_scale",
+        "losses",
+        CLASS_LOSS("weighted_logits_softmax { }"),
+        CLASS_LOSS("weighted_logits_softmax { logit_scale: 2 }"),
+    ),
+    ("HardExampleMiner.num_hard_examples", "losses", MINER(""), MINER("num_hard_examples: 2")),
+    ("HardExampleMiner.iou_threshold", "losses", MINER(""), MINER("iou_threshold: 0.05")),
+    ("HardExampleMiner.loss_type", "losses", MINER("num_hard_examples: 2"), MINER("loss_type: LOCALIZATION")),
+    ("HardExampleMiner.max_negatives_per_positive", "losses", MINER(""), MINER("max_negatives_per_positive: 1")),
+    (
+        "HardExampleMiner.min_negatives_per_image",
+        "losses",
+        MINER("max_negatives_per_positive: 1"),
+        MINER("min_negatives_per_image: 9"),
+    ),
+    # from logits to detections
+    ("PostProcessing.score_converter", "suppression", "", POST("score_converter: SIGMOID")),
+    ("PostProcessing.logit_scale", "suppression", "", POST("logit_scale: 2")),
+    ("BatchNonMaxSuppression.score_threshold", "suppression", "", NMS("score_threshold: 0.6")),
+    ("BatchNonMaxSuppression.iou_threshold", "suppression", "", NMS("iou_threshold: 0.1")),
+    ("BatchNonMaxSuppression.max_detections_per_class", "suppression", "", NMS("max_detections_per_class: 1")),
+    ("BatchNonMaxSuppression.max_total_detections", "suppression", "", NMS("max_total_detections: 4")),
+    ("BatchNonMaxSuppression.use_class_agnostic_nms", "suppression", "", AGNOSTIC),
+    ("BatchNonMaxSuppression.max_classes_per_detection", "suppression", AGNOSTIC, NMS("max_classes_per_detection: 2")),
+    ("BatchNonMaxSuppression.soft_nms_sigma", "suppression", "", SOFT),
+    ("BatchNonMaxSuppression.use_combined_nms", "suppression", MANY, NMS("use_combined_nms: true")),
+    ("BatchNonMaxSuppression.use_hard_nms", "suppression", SOFT, NMS("use_hard_nms: true")),
+    (
+        "XYPairs.XYPair.x",
+        "suppression",
+        *(CALIBRATE(f"function_approximation {{ x_y_pairs {{ {CURVE(x, 0.8)} }} }}") for x in (0.1, 0.5)),
+    ),
+    (
+        "XYPairs.XYPair.y",
+        "suppression",
+        *(CALIBRATE(f"function_approximation {{ x_y_pairs {{ {CURVE(0.1, y)} }} }}") for y in (0.8, 0.5)),
+    ),
+    (
+        "ClassIdFunctionApproximations.class_id_xy_pairs_map",
+        "suppression",
+        "",
+        CALIBRATE(
+            f"class_id_function_approximations {{ class_id_xy_pairs_map {{ key: 1 value {{ {CURVE(0.1, 0.5)} }} }} }}"
+        ),
+    ),
+    (
+        "ClassIdSigmoidCalibrations.class_id_sigmoid_parameters_map",
+        "suppression",
+        "",
+        CALIBRATE("class_id_sigmoid_calibrations { class_id_sigmoid_parameters_map { key: 2 value { } } }"),
+    ),
+    (
+        "SigmoidParameters.a",
+        "suppression",
+        CALIBRATE("sigmoid_calibration { }"),
+        CALIBRATE("sigmoid_calibration { sigmoid_parameters { a: -3 } }"),
+    ),
+    (
+        "SigmoidParameters.b",
+        "suppression",
+        CALIBRATE("sigmoid_calibration { }"),
+        CALIBRATE("sigmoid_calibration { sigmoid_parameters { b: 1 } }"),
+    ),
+    (
+        "TemperatureScalingCalibration.scaler",
+        "suppression",
+        "",
+        CALIBRATE("temperature_scaling_calibration { scaler: 2 }"),
+    ),
+    # images
+    ("ImageResizer.identity_resizer", "image", "", RESIZER("identity_resizer { }")),
+    *(
+        (f"{name}.{field}", "image", RESIZER(f"{kind} {{ {needs} }}"), RESIZER(f"{kind} {{ {field}: {value} }}"))
+        for name, kind, needs, field, value in [
+            ("FixedShapeResizer", "fixed_shape_resizer", "", "height", 10),
+            ("FixedShapeResizer", "fixed_shape_resizer", "", "width", 10),
+            ("FixedShapeResizer", "fixed_shape_resizer", "", "resize_method", "NEAREST_NEIGHBOR"),
+            ("FixedShapeResizer", "fixed_shape_resizer", "", "convert_to_grayscale", "true"),
+            ("KeepAspectRatioResizer", "keep_aspect_ratio_resizer", "", "min_dimension", 20),
+            ("KeepAspectRatioResizer", "keep_aspect_ratio_resizer", "", "max_dimension", 610),
+            ("KeepAspectRatioResizer", "keep_aspect_ratio_resizer", "min_dimension: 20", "resize_method", "AREA"),
+            (
+                "KeepAspectRatioResizer",
+                "keep_aspect_ratio_resizer",
+                "min_dimension: 20",
+                "pad_to_max_dimension",
+                "true",
+            ),
+            (
+                "KeepAspectRatioResizer",
+                "keep_aspect_ratio_resizer",
+                "min_dimension: 20",
+                "convert_to_grayscale",
+                "true",
+            ),
+            (
+                "KeepAspectRatioResizer",
+                "keep_aspect_ratio_resizer",
+                "min_dimension: 20 max_dimension: 50 pad_to_max_dimension: true",
+                "per_channel_pad_value",
+                "[1, 2, 3]",
+            ),
+            ("ConditionalShapeResizer", "conditional_shape_resizer", "size_threshold: 25", "condition", "SMALLER"),
+            ("ConditionalShapeResizer", "conditional_shape_resizer", "", "size_threshold", 20),
+            ("ConditionalShapeResizer", "conditional_shape_resizer", "size_threshold: 20", "resize_method", "BICUBIC"),
+            ("ConditionalShapeResizer", "conditional_shape_resizer", "", "convert_to_grayscale", "true"),
+            ("PadToMultipleResizer", "pad_to_multiple_resizer", "", "multiple", 16),
+            ("PadToMultipleResizer", "pad_to_multiple_resizer", "", "convert_to_grayscale", "true"),
+        ]
+    ),
+]
+
+REFUSED_BY_RULES = {
+    "BatchNonMaxSuppression.change_coordinate_frame": NMS("change_coordinate_frame: false"),
+    "MaskRCNNBoxPredictor.box_code_size": HEAD("box_code_size: 5"),
+}
+"""Fields that may have one value only, and another value."""
+
+
+# Observations ---------------------------------------------------------------------------------------------------------
+
+RANDOM = np.random.RandomState(0)
+IMAGES = tf.constant(RANDOM.uniform(0, 255, [2, 64, 64, 3]), tf.float32)
+TRUE_SHAPES = tf.constant([[64, 64, 3], [40, 44, 3]])
+GROUNDTRUTH = Groundtruth(
+    boxes=tf.constant([[[8.0, 8, 24, 24], [30, 34, 62, 62]], [[4.0, 6, 36, 40], [0, 0, 0, 0]]]),
+    classes=tf.constant([[0, 2], [1, 0]]),
+    num_boxes=tf.constant([2, 1]),
+    weights=tf.constant([[1.0, 1.0], [1.0, 0.0]]),
+    is_crowd=tf.zeros([2, 2], tf.bool),
+)
+
+
+def tiny_backbone(filters, *, max_level, num_channels, spec, recomputed_stages=0):
+    inputs = features = tf_keras.Input([None, None, num_channels])
+    outputs = []
+    for level in range(2, max_level + 1):
+        conv = spec.make_conv(filters, 3, strides=4 if level == 2 else 2, name=f"conv{level}")
+        features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
+        outputs.append(features)
+    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(range(2, max_level + 1)), name="tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_backbones():
+    with pytest.MonkeyPatch.context() as patch:
+        for depth, filters in ((18, 4), (34, 5)):
+            name = f"faster_rcnn_resnet{depth}_fpn_keras"
+            patch.setitem(builder.BACKBONES, name, functools.partial(tiny_backbone, filters))
+        yield
+
+
+def parse(*texts):
+    config = text_format.Parse(BASE, faster_rcnn_pb2.FasterRcnn())
+    for text in texts:
+        if "calibration_config" in text:  # corners of a curve would join those that are there
+            config.second_stage_post_processing.ClearField("calibration_config")
+        config.MergeFrom(text_format.Parse(text, faster_rcnn_pb2.FasterRcnn()))
+    return config
+
+
+def build(config):
+    tf_keras.utils.set_random_seed(0)
+    return builder.build_model(model_pb2.DetectionModel(faster_rcnn=config))
+
+
+def build_lively(config):
+    """A model whose scores and boxes are spread as those of a trained one."""
+    model, random = build(config), np.random.RandomState(0)
+    scales = [(predictor, 0.15) for predictor in (*model.rpn.head.objectness, *model.rpn.head.deltas)]
+    if model.box_head is not None:  # whose boxes go far, some beyond the image
+        scales += [(model.box_head.class_predictor, 0.15), (model.box_head.box_predictor, 3.0)]
+    for predictor, scale in scales:
+        scale /= np.sqrt(np.prod(predictor.kernel.shape[:-1]))
+        predictor.kernel.assign(random.normal(0, scale, predictor.kernel.shape))
+    return model
+
+
+def predict(model, training=False):
+    groundtruth = GROUNDTRUTH if training else None
+    images = model.preprocess(IMAGES)
+    return model.predict(images, TRUE_SHAPES, training=training, groundtruth=groundtruth, seed=tf.constant([1, 2]))
+
+
+@functools.lru_cache
+def base_predictions():
+    return predict(build_lively(parse()))
+
+
+def training_losses(config):
+    model = build_lively(config)
+    return model.loss(predict(model, training=True), GROUNDTRUTH)
+
+
+def statistics(config):
+    model = build(config)
+    model.feature_extractor(model.preprocess(IMAGES), training=True)
+    return [variable for variable in model.variables if "moving" in variable.name]
+
+
+def inference(config):
+    predictions = predict(build_lively(config))
+    return predictions.pyramid, predictions.class_logits
+
+
+def detections(config):
+    model = build_lively(config)
+    return model.postprocess(predict(model), TRUE_SHAPES)
+
+
+def norms(config):
+    kinds = (layers.BatchNorm, tf_keras.layers.GroupNormalization)
+    found = [layer for layer in build(config).submodules if isinstance(layer, kinds)]
+    return [(type(layer).__name__, getattr(layer, "synchronized", None)) for layer in found]
+
+
+def suppression(config):
+    return builder.build_postprocessor(config.second_stage_post_processing)(base_predictions(), TRUE_SHAPES)
+
+
+def image(config):
+    picture = tf.constant(np.random.RandomState(0).randint(0, 256, [24, 36, 3]), tf.uint8)
+    return builder.build_resizer(config.image_resizer)(picture)
+
+
+OBSERVATIONS = {
+    "variables": lambda config: [(v.shape.as_list(), v.trainable) for v in build(config).variables],
+    "values": lambda config: build(config).variables,
+    "layers": norms,
+    "losses": training_losses,
+    "statistics": statistics,
+    "anchors": lambda config: predict(build(config)).rpn.anchors,
+    "proposals": lambda config: predict(build_lively(config)).rois,
+    "inference": inference,
+    "raw": lambda config: predict(build(config)).raw_boxes,
+    "detections": detections,
+    "suppression": suppression,
+    "image": image,
+}
+
+
+@functools.lru_cache
+def observe(seen_in, *texts):
+    found = OBSERVATIONS[seen_in](parse(*texts))
+    return [np.asarray(value) for value in tf.nest.flatten(found) if value is not None]
+
+
+def differ(one, other):
+    return len(one) != len(other) or any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("field, seen_in, needs, change", EFFECTS, ids=[row[0] for row in EFFECTS])
+def test_field_changes_something(field, seen_in, needs, change):
+    before, after = observe(seen_in, needs), observe(seen_in, needs, change)
+    assert differ(before, after)
+    numbers = [value for value in (*before, *after) if value.dtype.kind == "f"]
+    assert all(np.all(np.isfinite(value)) for value in numbers)
+
+
+@pytest.mark.parametrize("seen_in", ["values", "losses", "proposals", "detections", "image"])
+def test_the_same_configuration_gives_the_same(seen_in):
+    observe.cache_clear()
+    one = observe(seen_in, "")
+    observe.cache_clear()
+    assert not differ(one, observe(seen_in, ""))
+
+
+# Completeness ---------------------------------------------------------------------------------------------------------
+
+
+def all_messages(messages):
+    for message in messages:
+        if not message.GetOptions().map_entry:
+            yield message
+            yield from all_messages(message.nested_types)
+
+
+MESSAGES = [m for file in FILES for m in all_messages(file.DESCRIPTOR.message_types_by_name.values())]
+
+
+def name_of(message):
+    return message.full_name.removeprefix("object_detection_fpn.protos.")
+
+
+def is_map(field):
+    return field.message_type and field.message_type.GetOptions().map_entry
+
+
+def containers_of(message):
+    return {f"{name_of(m)}.{f.name}" for m in MESSAGES for f in m.fields if f.message_type == message}
+
+
+def test_every_field_is_in_one_of_the_tables():
+    effective = {row[0] for row in EFFECTS}
+    others = {*tables.NO_EFFECT, *tables.REFUSED, *tables.DOCUMENTATION, *REFUSED_BY_RULES}
+    assert effective.isdisjoint(others)
+    known = effective | others
+    missing = []
+    for message in MESSAGES:
+        containers = containers_of(message)
+        if containers and containers <= set(tables.REFUSED):
+            continue  # a message that can stand nowhere
+        for field in message.fields:
+            name = f"{name_of(message)}.{field.name}"
+            # What a message does, its fields do, if it has one that does anything.
+            inside = (
+                [f"{name_of(field.message_type)}.{f.name}" for f in field.message_type.fields]
+                if field.message_type
+                else []
+            )
+            does_something = not is_map(field) and any(f not in tables.NO_EFFECT for f in inside)
+            if name not in known and not does_something:
+                missing.append(name)
+    assert missing == []
+
+
+def test_rows_name_fields_that_exist():
+    fields = {f"{name_of(message)}.{field.name}" for message in MESSAGES for field in message.fields}
+    assert {row[0] for row in EFFECTS} | set(REFUSED_BY_RULES) <= fields
+
+
+@pytest.mark.parametrize("field", REFUSED_BY_RULES)
+def test_fields_of_one_value_refuse_another(field):
+    model = model_pb2.DetectionModel(faster_rcnn=parse(REFUSED_BY_RULES[field]))
+    problems = list(find_problems(pipeline_pb2.TrainEvalPipelineConfig(model=model)))
+    assert [problem.field.split(".")[-1] for problem in problems] == [field.split(".")[-1]]

@@ -1,0 +1,313 @@
+"""The commands as their users run them: mistakes end with one line and a status, Ctrl-C saves, results are files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from object_detection_fpn.cli import main as cli
+from object_detection_fpn.config import recipes
+from object_detection_fpn.training import checkpoints
+
+# `test_end_to_end.py` goes the same road with the whole ResNet-18.
+pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
+
+RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
+
+
+def override_arguments(overrides) -> list[str]:
+    return [argument for override in overrides for argument in ("--config_override", override)]
+
+
+@pytest.fixture(scope="module")
+def model_dir(small_overrides, tiny_resnet18_throughout, untraced, tmp_path_factory) -> Path:
+    """Two steps of `odfpn train`."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(folder), "--num_steps", "2"]
+    with untraced():
+        assert cli.main([*arguments, *override_arguments(small_overrides)]) == 0
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_misspelt_field_ends_with_its_line_and_the_nearest_name(tmp_path, capfd):
+    text = (
+        Path(recipes.recipe_path(RECIPE)).read_text().replace("first_stage_max_proposals", "first_stage_max_proposal")
+    )
+    path = tmp_path / "my.config"
+    path.write_text(text)
+    assert cli.main(["train", "--config", str(path), "--model_dir", str(tmp_path / "model")]) == 2
+    message = capfd.readouterr().err
+    line = text[: text.index("first_stage_max_proposal:")].count("\n") + 1
+    assert f"{path}:{line}" in message
+    assert "first_stage_max_proposals" in message
+    assert "Traceback" not in message
+    assert not (tmp_path / "model").exists()
+
+
+def test_missing_records_end_with_the_pattern(tmp_path, small_overrides, capfd):
+    overrides = [*small_overrides, 'train_input_reader.tf_record_input_reader.input_path=["/nowhere/*.tfrecord"]']
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(overrides)]
+    assert cli.main(arguments) == 2
+    assert "/nowhere/*.tfrecord" in capfd.readouterr().err
+
+
+def test_checkpoint_of_another_model_is_refused_and_stays_as_it_is(model_dir, small_overrides, capfd):
+    before = files(model_dir)
+    overrides = [*small_overrides, "model.faster_rcnn.feature_extractor.fpn.additional_layer_depth=16"]
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(model_dir), *override_arguments(overrides)]
+    assert cli.main(arguments) == 2
+    message = capfd.readouterr().err
+    assert "ckpt-" in message
+    assert "Traceback" not in message
+    assert files(model_dir) == before
+
+
+def test_corrupted_record_ends_with_its_file_and_reason(small_overrides, shapes_data, tmp_path, capfd):
+    records = sorted(Path(shapes_data.train_records).parent.glob(Path(shapes_data.train_records).name))
+    damaged = tmp_path / "damaged.tfrecord"
+    damaged.write_bytes(records[0].read_bytes()[:-100])
+    overrides = [
+        *small_overrides,
+        f'train_input_reader.tf_record_input_reader.input_path=["{damaged}"]',
+        "train_config.num_steps=100",
+    ]
+    model_dir = tmp_path / "model"
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(model_dir), *override_arguments(overrides)]
+    assert cli.main(arguments) == 1
+    message = capfd.readouterr().err
+    assert f"error: {damaged}: truncated or corrupted at byte" in message
+    assert "Traceback" not in message
+
+
+def test_evaluating_exporting_and_predicting_leave_their_files(
+    model_dir, small_overrides, shapes_data, untraced, tmp_path, capfd
+):
+    common = ["--config", RECIPE, "--checkpoint", str(model_dir), *override_arguments(small_overrides)]
+    with untraced():
+        assert cli.main(["eval", *common, "--output_dir", str(tmp_path / "results")]) == 0
+    assert "DetectionBoxes_Precision/mAP@.50IOU" in capfd.readouterr().out
+    assert list((tmp_path / "results" / "eval").rglob("metrics.jsonl"))
+
+    assert cli.main(["export", *common, "--output_dir", str(tmp_path / "exported")]) == 0
+    assert (tmp_path / "exported" / "saved_model" / "saved_model.pb").exists()
+    assert (tmp_path / "exported" / "pipeline.config").exists()
+    assert tf.train.latest_checkpoint(str(tmp_path / "exported" / "checkpoint"))
+
+    predict = ["predict", shapes_data.eval_images, "--output_dir", str(tmp_path / "drawn"), "--min_score", "0"]
+    saved_model = ["--saved_model", str(tmp_path / "exported"), "--label_map", shapes_data.label_map_path]
+    assert cli.main([*predict, *saved_model]) == 0
+    result = json.loads((tmp_path / "drawn" / "detections.json").read_text())
+    assert len(result["images"]) == 6
+    assert {category["name"] for category in result["categories"]} == {"circle", "square", "triangle"}
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
+
+
+def test_predict_needs_a_model(tmp_path, capfd):
+    assert cli.main(["predict", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "--saved_model" in capfd.readouterr().err
+
+
+def test_convert_writes_records_and_label_map(shapes_data, tmp_path, capsys):
+    arguments = ["--annotations", shapes_data.eval_annotations, "--image_dir", shapes_data.eval_images]
+    assert cli.main(["convert", *arguments, "--output", str(tmp_path / "data"), "--num_shards", "2"]) == 0
+    output = "".join(capsys.readouterr())
+    assert (
+        f" boxes to {tmp_path}/data-*-of-00002.tfrecord, and {tmp_path}/label_map.pbtxt; 0 boxes without area" in output
+    )
+    assert len(list(tmp_path.glob("data-*-of-*"))) == 2
+    assert "circle" in (tmp_path / "label_map.pbtxt").read_text()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
+    model_dir = tmp_path / "model"
+    command = [sys.executable, "-m", "object_detection_fpn.cli.main", "train", "--config", RECIPE]
+    command += ["--model_dir", str(model_dir), "--num_steps", "100000", *override_arguments(small_overrides)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("step "):
+            process.send_signal(signal.SIGINT)
+            break
+    lines += process.stderr.readlines()
+    assert process.wait(timeout=120) == 130, "".join(lines)
+    assert checkpoints.latest_checkpoint(str(model_dir)), "".join(lines)
+    assert "Traceback" not in "".join(lines)
+
+
+_COMPILES = """
+import sys
+
+from object_detection_fpn import cli
+
+
+def act():
+    import tensorflow as tf
+
+    double = tf.function(lambda x: tf.sin(2.0 * x), jit_compile=True)
+    print(double(tf.ones([4])).numpy())
+
+
+sys.exit(cli.guarded(act, xla_cache_dir=sys.argv[1]))
+"""
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+    folder = tmp_path / "cache"
+    outputs, files = [], []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", _COMPILES, str(folder)], capture_output=True, text=True, check=False, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+        # What is not found is compiled and written again.
+        files.append({file.name: file.stat().st_mtime_ns for file in folder.iterdir()})
+    assert outputs[0] == outputs[1]
+    assert files[0]
+    assert files[0] == files[1]
+
+
+@pytest.fixture
+def scripts(root_dir):
+    """The Object Detection API's two scripts, loaded with flags of their own."""
+
+    def load(name: str):
+        spec = importlib.util.spec_from_file_location(name, root_dir / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    before = set(flags.FLAGS)
+    yield load
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+def test_model_main_trains_and_evaluates_with_the_flags_of_the_api(scripts, small_overrides, tmp_path):
+    module = scripts("model_main_tf2")
+    common = ["model_main_tf2.py", f"--pipeline_config_path={recipes.recipe_path(RECIPE)}", f"--model_dir={tmp_path}"]
+    common += [f"--config_override={override}" for override in small_overrides]
+    module.FLAGS([*common, "--num_train_steps=1", "--checkpoint_every_n=1"])
+    with pytest.raises(SystemExit) as train_end:
+        module.main([])
+    assert train_end.value.code == 0
+    module.FLAGS([*common, "--num_train_steps=1", f"--checkpoint_dir={tmp_path}", "--eval_timeout=60"])
+    with pytest.raises(SystemExit) as eval_end:
+        module.main([])
+    assert eval_end.value.code == 0
+    assert list((tmp_path / "eval").rglob("metrics.jsonl"))
+
+
+def test_evaluation_on_several_workers_is_refused(scripts, small_overrides, tmp_path, capfd):
+    module = scripts("model_main_tf2")
+    common = ["model_main_tf2.py", f"--pipeline_config_path={recipes.recipe_path(RECIPE)}", f"--model_dir={tmp_path}"]
+    module.FLAGS([*common, f"--checkpoint_dir={tmp_path}", "--num_workers=2"])
+    with pytest.raises(SystemExit) as end:
+        module.main([])
+    assert end.value.code == 2
+    assert (
+        "error: Evaluation works on one worker, on all its devices: leave out --num_workers." in capfd.readouterr().err
+    )
+
+
+def test_a_worker_that_never_arrives_is_named(small_overrides, free_addresses, tmp_path, capfd, monkeypatch):
+    addresses = free_addresses(2)
+    tf_config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(tf_config))
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(small_overrides)]
+    assert cli.main([*arguments, "--num_workers", "2", "--worker_timeout", "0.2"]) == 75
+    message = capfd.readouterr().err
+    assert f"error: 1 of the 2 workers of TF_CONFIG did not come within 0.2 s: {addresses[1]} (" in message
+    assert "Traceback" not in message
+
+
+def test_exporter_main_takes_the_flags_of_the_api(scripts, model_dir, small_overrides, tmp_path):
+    module = scripts("exporter_main_v2")
+    arguments = ["exporter_main_v2.py", f"--pipeline_config_path={recipes.recipe_path(RECIPE)}"]
+    arguments += [f"--trained_checkpoint_dir={model_dir}", f"--output_directory={tmp_path}"]
+    arguments += ["--input_type=encoded_image_string_tensor", *(f"--config_override={o}" for o in small_overrides)]
+    module.FLAGS(arguments)
+    with pytest.raises(SystemExit) as end:
+        module.main([])
+    assert end.value.code == 0
+    assert (tmp_path / "saved_model" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["dispatcher"], "A dispatcher takes --port"),
+        (["dispatcher", "--port", "1", "--host", "here"], "A dispatcher takes --port"),
+        (["worker"], "A worker needs --dispatcher HOST:PORT."),
+        (["worker", "--dispatcher", "here"], 'address "here" of a data service is not understood. Allowed: HOST:PORT.'),
+    ],
+)
+def test_a_part_of_a_data_service_needs_its_flags(arguments, words, capfd):
+    assert cli.main(["data-service", *arguments]) == 2
+    assert words in capfd.readouterr().err
+
+
+def test_a_data_service_that_is_down_ends_training_with_one_line(small_overrides, tmp_path, capfd, monkeypatch):
+    from object_detection_fpn.data.source import service
+
+    monkeypatch.setattr(service.wait_for_service, "__kwdefaults__", {"timeout": 0.1, "worker_timeout": 1.0})
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(small_overrides)]
+    assert cli.main([*arguments, "--data_service_address", "localhost:1"]) == 1
+    message = capfd.readouterr().err
+    assert "error: No data service answers at localhost:1 within 0.1 s" in message
+    assert "Traceback" not in message
+    assert cli.main([*arguments, "--data_service_address", "localhost"]) == 2
+    assert 'address "localhost" of a data service is not understood' in capfd.readouterr().err
+
+
+def test_plan_for_an_unknown_tpu_ends_with_one_line(capfd):
+    assert cli.main(["plan", "--config", RECIPE, "--tpu", "v5x-8"]) == 2
+    message = capfd.readouterr().err
+    assert message.startswith("error: --tpu = v5x-8 is no TPU. Allowed: v2, v3,")
+    assert message.count("\n") == 1
+
+
+def test_plan_without_jax_ends_with_its_remedy(tmp_path, capfd):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho \'{"missing": "jax"}\'\n')
+    python.chmod(0o755)
+    coco = "faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8"
+    assert cli.main(["plan", "--config", coco, "--tpu", "v5e-8", "--plan_python", str(python)]) == 2
+    message = capfd.readouterr().err
+    assert 'pip install "object_detection_fpn[plan]"' in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("fits, status", [(True, 0), (False, 1)])
+def test_plan_prints_json_and_its_status_says_whether_it_fits(capfd, monkeypatch, fits, status):
+    from object_detection_fpn.tools.planning import plan
+
+    asked = {}
+
+    def make_plan(message, target, **options):
+        asked.update(options, batch_size=message.train_config.batch_size, tpu=target.name)
+        step = plan.StepPlan(**{**dict.fromkeys(plan.StepPlan._fields), "fits": fits})
+        return plan.Plan(tpu=target.name, num_chips=8, num_replicas=8, replica="chip", peak_flops=1.0, steps=[step])
+
+    monkeypatch.setattr(plan, "make_plan", make_plan)
+    arguments = ["plan", "--config", RECIPE, "--tpu", "v5e-8", "--batch_size", "24", "--fast", "--json"]
+    assert cli.main([*arguments, "--step", "train"]) == status
+    assert json.loads(capfd.readouterr().out)["steps"][0]["fits"] == fits
+    assert (asked["tpu"], asked["batch_size"], asked["is_fast"], asked["steps"]) == ("v5e-8", 24, True, ("train",))

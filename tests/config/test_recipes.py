@@ -1,0 +1,72 @@
+"""Every recipe in configs/tf2 reads, says what it is, builds and takes a train step."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from object_detection_fpn import builder
+from object_detection_fpn.config import pipeline as config
+from object_detection_fpn.config import recipes
+from object_detection_fpn.records import Groundtruth
+
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "tf2").glob("*.config"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_head_comment_names_paper_result_hardware_and_command(path):
+    head = re.match(r"(#.*\n)+", path.read_text())
+    assert head, "the file begins with a comment"
+    for word in ("Paper:", "Expected:", "Hardware:", "Command:"):
+        assert word in head.group(), word
+
+
+def test_the_package_knows_every_recipe():
+    assert recipes.recipes() == {path.stem: str(path) for path in RECIPES}
+
+
+def one_recipe_a_model() -> list[Path]:
+    """Recipes that differ in image size only have the same model; one of each takes the step."""
+    return list({path.stem.replace("1024x1024", "640x640"): path for path in reversed(RECIPES)}.values())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_passes_the_checks(path):
+    config.load_config(str(path))
+
+
+@pytest.mark.parametrize("path", one_recipe_a_model(), ids=lambda path: path.stem)
+def test_recipe_takes_a_train_step(path):
+    message = config.load_config(
+        str(path),
+        [
+            "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.min_dimension=64",
+            "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension=64",
+        ],
+    )
+    model = builder.build_model(message.model)
+    optimizer = builder.build_optimizer(message.train_config.optimizer)
+    optimizer.build(model.trainable_variables)
+    groundtruth = Groundtruth(
+        boxes=tf.constant([[[8.0, 8.0, 40.0, 48.0]]]),
+        classes=tf.constant([[1]]),
+        num_boxes=tf.constant([1]),
+        weights=tf.ones([1, 1]),
+        is_crowd=tf.zeros([1, 1], tf.bool),
+    )
+    images = model.preprocess(tf.random.uniform([1, 64, 64, 3], 0, 255, seed=1))
+    with tf.GradientTape() as tape:
+        predictions = model.predict(images, tf.constant([[64, 64, 3]]), training=True, groundtruth=groundtruth)
+        losses = model.loss(predictions, groundtruth)
+        total = tf.add_n(list(losses.values()))
+    gradients = tape.gradient(total, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    assert len(losses) == 5
+    assert all(np.isfinite(value.numpy()) for value in losses.values())
+    assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)

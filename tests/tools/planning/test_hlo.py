@@ -1,0 +1,46 @@
+"""Real programs of a small model."""
+
+from __future__ import annotations
+
+import pytest
+
+from object_detection_fpn.modeling import targets
+from object_detection_fpn.ops import nms
+from object_detection_fpn.tools.planning import hlo, scopes
+
+pytestmark = pytest.mark.no_cover  # tracing is slow under coverage
+
+
+@pytest.fixture(scope="module")
+def train(small_config, tiny_resnet18_throughout) -> hlo.TrainStep:
+    return hlo.TrainStep(small_config)
+
+
+@pytest.fixture(scope="module")
+def program(train) -> bytes:
+    return train.lower(2)
+
+
+def test_program_of_the_train_step_holds_the_update_and_the_names_of_all_parts(program):
+    for name in (scopes.CROP, scopes.SUPPRESSION, scopes.MATCHING, scopes.SAMPLING, scopes.LOSSES):
+        assert name.encode() in program, name
+    assert b"gradient_tape/feature_extractor" in program
+    assert b"ResourceApply" in program
+
+
+def test_program_does_not_grow_with_the_batch(train, program):
+    assert len(train.lower(8)) <= 1.2 * len(program)
+
+
+def test_state_is_the_weights_and_the_optimizers_share(train, small_config):
+    detection = hlo.DetectionStep(small_config)
+    assert detection.state_bytes < train.state_bytes <= 3 * detection.state_bytes
+    assert 0 < train.reduced_bytes < detection.state_bytes
+    assert b"suppression" in detection.lower(1)
+
+
+def test_names_are_given_only_while_a_step_is_traced():
+    before = nms.multiclass_nms, targets.encode
+    with scopes.named_parts():
+        assert nms.multiclass_nms is not before[0]
+    assert (nms.multiclass_nms, targets.encode) == before
