@@ -15,7 +15,10 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import label_map
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.evaluation import coco
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import evaluate as evaluate_job
+from object_detection_fpn.jobs import export as export_job
+from object_detection_fpn.jobs import predict as predict_job
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.training import checkpoints, optimizers
 
 
@@ -24,8 +27,10 @@ def trained(small_config, untraced, tmp_path_factory) -> Path:
     """Four steps, stopped, and two more; evaluated after each checkpoint."""
     model_dir = tmp_path_factory.mktemp("model")
     with untraced():
-        run.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
-    run.train(small_config, model_dir=str(model_dir), num_steps=6, checkpoint_every_n=4, evaluate_checkpoints=True)
+        train_job.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
+    train_job.train(
+        small_config, model_dir=str(model_dir), num_steps=6, checkpoint_every_n=4, evaluate_checkpoints=True
+    )
     return model_dir
 
 
@@ -45,7 +50,7 @@ def test_training_leaves_the_config_the_summaries_and_the_best_checkpoint(traine
 
 def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, untraced, read_summaries, tmp_path):
     with untraced():
-        metrics = run.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
+        metrics = evaluate_job.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
     assert {
         "DetectionBoxes_Precision/mAP",
         "DetectionBoxes_Precision/mAP@.50IOU",
@@ -64,7 +69,7 @@ def test_evaluation_waits_for_checkpoints_until_the_last_step(trained, small_con
     message.CopyFrom(small_config)
     message.train_config.num_steps = 6
     with untraced():
-        results = run.evaluate_continuously(
+        results = evaluate_job.evaluate_continuously(
             message, checkpoint_dir=str(trained), output_dir=str(tmp_path), timeout=60, sample_1_of_n_eval_examples=3
         )
     assert list(results) == [6]
@@ -73,9 +78,9 @@ def test_evaluation_waits_for_checkpoints_until_the_last_step(trained, small_con
 def test_exported_model_gives_the_same_detections_as_the_checkpoint(trained, small_config, shapes_data, tmp_path):
     image_path = sorted(Path(shapes_data.eval_images).iterdir())[0]
     image = np.asarray(Image.open(image_path))
-    expected = run.make_predictor(small_config, checkpoint=str(trained)).predict(image)
+    expected = predict_job.make_predictor(small_config, checkpoint=str(trained)).predict(image)
 
-    run.export(small_config, checkpoint=str(trained), output_dir=str(tmp_path), input_type="image_tensor")
+    export_job.export(small_config, checkpoint=str(trained), output_dir=str(tmp_path), input_type="image_tensor")
     serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
     outputs = serve(input_tensor=tf.constant(image)[None])
     num = int(outputs["num_detections"][0])

@@ -98,8 +98,9 @@ def run_model_main(flags: Any) -> int:
     """What `model_main_tf2.py` does with its flags."""
 
     def act() -> None:
+        from object_detection_fpn.jobs import evaluate as evaluate_job
         from object_detection_fpn.jobs import strategies
-        from object_detection_fpn.jobs import train as run
+        from object_detection_fpn.jobs import train as train_job
 
         is_evaluation = bool(flags.checkpoint_dir)
         if flags.train_and_eval and flags.num_workers > 1:
@@ -123,7 +124,7 @@ def run_model_main(flags: Any) -> int:
                 worker_timeout=flags.worker_timeout,
             )
         if is_evaluation:
-            run.evaluate_continuously(
+            evaluate_job.evaluate_continuously(
                 config,
                 checkpoint_dir=flags.checkpoint_dir,
                 output_dir=flags.model_dir,
@@ -134,7 +135,7 @@ def run_model_main(flags: Any) -> int:
                 sample_1_of_n_eval_on_train_examples=flags.sample_1_of_n_eval_on_train_examples,
             )
         else:
-            run.train(
+            train_job.train(
                 config,
                 model_dir=flags.model_dir,
                 strategy=strategy,
@@ -154,10 +155,10 @@ def run_exporter_main(flags: Any) -> int:
     """What `exporter_main_v2.py` does with its flags."""
 
     def act() -> None:
-        from object_detection_fpn.jobs import train as run
+        from object_detection_fpn.jobs import export as export_job
 
         config = _load_config(flags.pipeline_config_path, flags.config_override)
-        path = run.export(
+        path = export_job.export(
             config,
             checkpoint=flags.trained_checkpoint_dir,
             output_dir=flags.output_directory,
@@ -294,7 +295,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> None:
     from object_detection_fpn.jobs import strategies
-    from object_detection_fpn.jobs import train as run
+    from object_detection_fpn.jobs import train as train_job
 
     if arguments.train_and_eval and arguments.num_workers > 1:
         raise UsageError("--train_and_eval works on one worker. Evaluate in a process of its own: odfpn eval --wait.")
@@ -310,7 +311,7 @@ def _train(arguments: argparse.Namespace) -> None:
             num_workers=arguments.num_workers,
             worker_timeout=arguments.worker_timeout,
         )
-    run.train(
+    train_job.train(
         config,
         model_dir=arguments.model_dir,
         strategy=strategy,
@@ -325,8 +326,8 @@ def _train(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     import tensorflow as tf
 
+    from object_detection_fpn.jobs import evaluate as evaluate_job
     from object_detection_fpn.jobs import strategies
-    from object_detection_fpn.jobs import train as run
 
     use = "train" if arguments.eval_on_train_data else "eval"
     config = _load_config(arguments.config, arguments.config_override, require_data=[use])
@@ -341,16 +342,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "eval_on_train_data": arguments.eval_on_train_data,
     }
     if arguments.wait:
-        run.evaluate_continuously(config, checkpoint_dir=arguments.checkpoint, timeout=arguments.eval_timeout, **common)
+        evaluate_job.evaluate_continuously(
+            config, checkpoint_dir=arguments.checkpoint, timeout=arguments.eval_timeout, **common
+        )
     else:
-        run.evaluate(config, checkpoint=arguments.checkpoint, **common)
+        evaluate_job.evaluate(config, checkpoint=arguments.checkpoint, **common)
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from object_detection_fpn.jobs import train as run
+    from object_detection_fpn.jobs import export as export_job
 
     config = _load_config(arguments.config, arguments.config_override)
-    path = run.export(
+    path = export_job.export(
         config,
         checkpoint=arguments.checkpoint,
         output_dir=arguments.output_dir,
@@ -364,7 +367,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     from object_detection_fpn.config import label_map
     from object_detection_fpn.jobs import predict
-    from object_detection_fpn.jobs import train as run
+    from object_detection_fpn.jobs import predict as predict_job
 
     if bool(arguments.saved_model) == bool(arguments.checkpoint):
         raise UsageError("Give either --saved_model, or --checkpoint with --config.")
@@ -376,7 +379,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     else:
         if not arguments.config:
             raise UsageError("--checkpoint needs --config, the pipeline config it was trained with.")
-        predictor = run.make_predictor(
+        predictor = predict_job.make_predictor(
             _load_config(arguments.config, arguments.config_override), checkpoint=arguments.checkpoint
         )
     report = predictor.predict_files(images, output_dir=arguments.output_dir, min_score=arguments.min_score)
@@ -453,7 +456,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from object_detection_fpn.config import pipeline as config_lib
     from object_detection_fpn.config import recipes
-    from object_detection_fpn.jobs import train as run
+    from object_detection_fpn.jobs import evaluate as evaluate_job
+    from object_detection_fpn.jobs import export as export_job
+    from object_detection_fpn.jobs import train as train_job
     from object_detection_fpn.tools import shapes
 
     output_dir = Path(arguments.output_dir)
@@ -471,10 +476,10 @@ def _demo(arguments: argparse.Namespace) -> int:
     config = config_lib.load_config(recipes.recipe_path(_DEMO_RECIPE), overrides, require_data=["train", "eval"])
 
     start = time.monotonic()
-    run.train(config, model_dir=str(model_dir))
-    metrics = run.evaluate(config, checkpoint=str(model_dir), output_dir=str(model_dir))
+    train_job.train(config, model_dir=str(model_dir))
+    metrics = evaluate_job.evaluate(config, checkpoint=str(model_dir), output_dir=str(model_dir))
     minutes = (time.monotonic() - start) / 60
-    run.export(config, checkpoint=str(model_dir), output_dir=str(export_dir))
+    export_job.export(config, checkpoint=str(model_dir), output_dir=str(export_dir))
 
     # A process of its own, as a server would be: nothing of this one helps it.
     images = sorted(Path(data.eval_images).iterdir())[:_DEMO_NUM_DRAWN]

@@ -1,4 +1,4 @@
-"""Evaluates a model on all evaluation readers of a config."""
+"""Evaluates one checkpoint, or every one that appears, on all evaluation readers of a config."""
 
 from __future__ import annotations
 
@@ -19,6 +19,74 @@ from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
+
+
+def evaluate(
+    config: Config,
+    *,
+    checkpoint: str,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    sample_1_of_n_eval_examples: int | None = None,
+    eval_on_train_data: bool = False,
+    sample_1_of_n_eval_on_train_examples: int = 5,
+) -> dict[str, float]:
+    """Evaluates one checkpoint on every `eval_input_reader`.
+
+    Args:
+        config: a checked config (`require_data="eval"`).
+        checkpoint: a checkpoint, or a folder, which means its newest.
+        output_dir: folder for TensorBoard's `eval` and `metrics.jsonl`.
+        strategy: of `strategies.make_strategy`; None = one device.
+        sample_1_of_n_eval_examples: evaluate every n-th example; None = as the reader says.
+        eval_on_train_data: evaluate the training data instead.
+        sample_1_of_n_eval_on_train_examples: of which every n-th example is taken.
+
+    Returns:
+        The metrics and losses; with several readers, prefixed by their names.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing, damaged or of another model.
+        ConfigError: if the config does not suit the strategy.
+    """
+    evaluator = build_evaluator(
+        config,
+        output_dir=output_dir,
+        strategy=strategy,
+        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
+        on_train_data=eval_on_train_data,
+    )
+    return evaluator.evaluate_checkpoint(checkpoint)
+
+
+def evaluate_continuously(
+    config: Config,
+    *,
+    checkpoint_dir: str,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    timeout: float = 3600.0,
+    sample_1_of_n_eval_examples: int | None = None,
+    eval_on_train_data: bool = False,
+    sample_1_of_n_eval_on_train_examples: int = 5,
+) -> dict[int, dict[str, float]]:
+    """Evaluates every checkpoint that appears in a folder until training is over or none has come for `timeout` seconds.
+
+    The other arguments are those of `evaluate`; the result maps steps to metrics.
+    """
+    evaluator = build_evaluator(
+        config,
+        output_dir=output_dir,
+        strategy=strategy,
+        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
+        on_train_data=eval_on_train_data,
+    )
+    return evaluation_loop.evaluate_continuously(
+        checkpoint_dir=checkpoint_dir,
+        evaluate_fn=lambda path, _: evaluator.evaluate_checkpoint(path),
+        timeout=timeout,
+        final_step=config.train_config.num_steps or None,
+    )
 
 
 class Evaluator:

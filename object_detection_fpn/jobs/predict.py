@@ -18,9 +18,12 @@ import tensorflow as tf
 import tqdm
 from PIL import Image, UnidentifiedImageError
 
+from object_detection_fpn import builder
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.drawing import boxes as visualize
 from object_detection_fpn.interop import sources
+from object_detection_fpn.jobs.evaluate import list_categories, load_label_map
+from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.serving.saved_model import make_serving_function
 
 _LOGGER = logging.getLogger(__name__)
@@ -364,3 +367,16 @@ def _drawing_names(paths: Sequence[str]) -> dict[str, str]:
         taken.add(name.lower())
         names[path] = name
     return names
+
+
+def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: str) -> Predictor:
+    """A predictor with a checkpoint's weights and the label map's names."""
+    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
+    model = builder.build_inference_model(config, reader)
+    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
+    return Predictor.from_model(
+        model=model,
+        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
+        categories=list_categories(config, load_label_map(reader)),
+        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+    )

@@ -1,6 +1,6 @@
-"""The four things one does with a pipeline config: train, evaluate, both at once, export.
+"""Trains what a pipeline config describes, with or without an evaluation after every checkpoint.
 
-Each function takes a config that `config.load_config` has checked, builds what it describes, and hands it to the loops.
+A job takes a config that `config.pipeline.load_config` has checked, builds what it describes, and hands it to the loops.
 """
 
 from __future__ import annotations
@@ -12,30 +12,23 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config_lib
-from object_detection_fpn.data import decoder
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import service as data_service
-from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
-from object_detection_fpn.jobs import predict as predict_lib
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs.evaluate import (
     Evaluator,
-    build_evaluator,
-    list_categories,
     load_label_map,
     log_notices,
 )
 from object_detection_fpn.modeling.detectors import faster_rcnn
-from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2, train_pb2
-from object_detection_fpn.serving import saved_model
+from object_detection_fpn.protos import pipeline_pb2, train_pb2
 from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training import loop as training_loop
 
@@ -162,141 +155,6 @@ def train(
     )
     log_notices(report)
     return result
-
-
-def evaluate(
-    config: Config,
-    *,
-    checkpoint: str,
-    output_dir: str,
-    strategy: tf.distribute.Strategy | None = None,
-    sample_1_of_n_eval_examples: int | None = None,
-    eval_on_train_data: bool = False,
-    sample_1_of_n_eval_on_train_examples: int = 5,
-) -> dict[str, float]:
-    """Evaluates one checkpoint on every `eval_input_reader`.
-
-    Args:
-        config: a checked config (`require_data="eval"`).
-        checkpoint: a checkpoint, or a folder, which means its newest.
-        output_dir: folder for TensorBoard's `eval` and `metrics.jsonl`.
-        strategy: of `strategies.make_strategy`; None = one device.
-        sample_1_of_n_eval_examples: evaluate every n-th example; None = as the reader says.
-        eval_on_train_data: evaluate the training data instead.
-        sample_1_of_n_eval_on_train_examples: of which every n-th example is taken.
-
-    Returns:
-        The metrics and losses; with several readers, prefixed by their names.
-
-    Raises:
-        CheckpointError: if the checkpoint is missing, damaged or of another model.
-        ConfigError: if the config does not suit the strategy.
-    """
-    evaluator = build_evaluator(
-        config,
-        output_dir=output_dir,
-        strategy=strategy,
-        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
-        on_train_data=eval_on_train_data,
-    )
-    return evaluator.evaluate_checkpoint(checkpoint)
-
-
-def evaluate_continuously(
-    config: Config,
-    *,
-    checkpoint_dir: str,
-    output_dir: str,
-    strategy: tf.distribute.Strategy | None = None,
-    timeout: float = 3600.0,
-    sample_1_of_n_eval_examples: int | None = None,
-    eval_on_train_data: bool = False,
-    sample_1_of_n_eval_on_train_examples: int = 5,
-) -> dict[int, dict[str, float]]:
-    """Evaluates every checkpoint that appears in a folder until training is over or none has come for `timeout` seconds.
-
-    The other arguments are those of `evaluate`; the result maps steps to metrics.
-    """
-    evaluator = build_evaluator(
-        config,
-        output_dir=output_dir,
-        strategy=strategy,
-        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
-        on_train_data=eval_on_train_data,
-    )
-    return evaluation_loop.evaluate_continuously(
-        checkpoint_dir=checkpoint_dir,
-        evaluate_fn=lambda path, _: evaluator.evaluate_checkpoint(path),
-        timeout=timeout,
-        final_step=config.train_config.num_steps or None,
-    )
-
-
-def export(
-    config: Config,
-    *,
-    checkpoint: str,
-    output_dir: str,
-    input_type: str = "image_tensor",
-    jit_compile: bool = False,
-    device: Literal["cpu", "gpu"] | None = None,
-) -> str:
-    """Writes a checkpoint as a SavedModel in the Object Detection API's layout; returns the SavedModel's folder.
-
-    Args:
-        config: a checked config.
-        checkpoint: a checkpoint, or a folder, which means its newest.
-        output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
-        input_type: one of `saved_model.INPUT_TYPES`.
-        jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
-        device: what the model is to be fast on; it runs on both. None: what this machine has.
-
-    Raises:
-        CheckpointError: if the checkpoint is missing, damaged or of another model.
-        ConfigError: if `jit_compile` is asked for, and the resizer leaves images of different sizes.
-        ValueError: if `input_type` is unknown.
-    """
-    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-    strategies.check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
-    model = builder.build_inference_model(config, reader, static=jit_compile, device=device)
-    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
-    return saved_model.export_saved_model(
-        model=model,
-        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
-        input_type=input_type,
-        output_dir=output_dir,
-        pipeline_config_text=config_lib.format_config(config),
-        variables=checkpoints.variables_by_path(model),
-        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
-        decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
-        jit_compile=jit_compile,
-    )
-
-
-def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
-    """A predictor with a checkpoint's weights and the label map's names."""
-    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-    model = builder.build_inference_model(config, reader)
-    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
-    return predict_lib.Predictor.from_model(
-        model=model,
-        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
-        categories=list_categories(config, load_label_map(reader)),
-        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
-    )
-
-
-def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Serialized example -> image with its additional channels, which no image file holds."""
-
-    def decode(serialized: tf.Tensor) -> tf.Tensor:
-        return decoder.decode_example(
-            serialized,
-            num_classes=config.model.faster_rcnn.num_classes,
-            num_additional_channels=reader.num_additional_channels,
-        ).example.image
-
-    return decode
 
 
 def _say(line: str) -> None:

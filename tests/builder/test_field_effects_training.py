@@ -11,7 +11,7 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import checks
 from object_detection_fpn.config.text import apply_override
 from object_detection_fpn.jobs import strategies
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.protos import optimizer_pb2, pipeline_pb2, train_pb2
 from object_detection_fpn.training import checkpoints
 
@@ -217,10 +217,10 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
             raise _Seen
 
         with monkeypatch.context() as patch:
-            patch.setattr(run.training_loop, "train", train)
+            patch.setattr(train_job.training_loop, "train", train)
             patch.setattr(strategies, "is_tpu", lambda _: is_tpu)
             with pytest.raises(_Seen):
-                run.train(message, model_dir=str(tmp_path))
+                train_job.train(message, model_dir=str(tmp_path))
         return seen
 
     return observe

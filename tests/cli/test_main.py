@@ -153,7 +153,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
 _COMPILES = """
 import sys
 
-from object_detection_fpn import cli
+from object_detection_fpn.cli import main as cli
 
 
 def act():

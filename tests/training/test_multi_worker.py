@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.training import checkpoints
 
 pytestmark = pytest.mark.no_cover  # nearly all of it runs in other processes, whose coverage nobody measures
@@ -41,7 +41,7 @@ def load(path):
 
 """
 FAKES = """
-from object_detection_fpn import cli
+from object_detection_fpn.cli import main as cli
 
 
 def act():
@@ -215,7 +215,7 @@ def test_the_command_trains_on_two_workers_like_one_process(
     workers = start(COMMAND, root_dir / "tests" / "conftest.py", *arguments)
     message = config.load_config(recipes.recipe_path(recipe), overrides, require_data=["train"])
     with untraced():
-        run.train(message, model_dir=str(tmp_path / "one"), strategy=two_cpus, num_steps=4)
+        train_job.train(message, model_dir=str(tmp_path / "one"), strategy=two_cpus, num_steps=4)
     assert [worker.wait() for worker in workers] == [0, 0], workers[0].err[-3000:] + workers[1].err[-3000:]
     found, expected = (read_summaries(tmp_path / name / "train") for name in ("two", "one"))
     losses = [name for name in expected if name.startswith("Loss/")]
