@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags
 
-from object_detection_fpn.cli import main as cli
+from object_detection_fpn.cli import odapi
 
 FLAGS = flags.FLAGS
 
@@ -30,7 +30,7 @@ flags.mark_flags_as_required(["pipeline_config_path", "trained_checkpoint_dir", 
 
 
 def main(_: list[str]) -> None:
-    sys.exit(cli.run_exporter_main(FLAGS))
+    sys.exit(odapi.run_exporter_main(FLAGS))
 
 
 if __name__ == "__main__":

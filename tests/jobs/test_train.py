@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from object_detection_fpn import builder
 from object_detection_fpn.cli import main as cli
+from object_detection_fpn.cli import odapi
 from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.config import recipes
 from object_detection_fpn.jobs import evaluate as evaluate_job
@@ -46,7 +47,7 @@ def _flags(tmp_path, small_overrides, **others):
         "use_tpu": True,
         "tpu_name": "my-tpu",
     }
-    names = re.findall(r"flags\.(\w+)", inspect.getsource(cli.run_model_main))
+    names = re.findall(r"flags\.(\w+)", inspect.getsource(odapi.run_model_main))
     return SimpleNamespace(**dict.fromkeys(names) | values | others)
 
 
@@ -95,8 +96,8 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     monkeypatch.setattr(step.Trainer, "run", run_steps)
     monkeypatch.setattr(builder.model, "build_model", build_model)
     monkeypatch.setattr(evaluate_job.evaluation_loop, "evaluate", evaluate)
-    assert cli.run_model_main(_flags(tmp_path, small_overrides)) == 0
-    assert cli.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
+    assert odapi.run_model_main(_flags(tmp_path, small_overrides)) == 0
+    assert odapi.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
     recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     overrides = [word for override in small_overrides for word in ("--config_override", override)]
     command = ["eval", "--config", recipe, "--checkpoint", str(tmp_path), "--use_tpu", "--tpu_name", "my-tpu"]
