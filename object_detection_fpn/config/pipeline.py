@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn.config import checks
+from object_detection_fpn.config import checks, files
+from object_detection_fpn.config.problems import Problem
 from object_detection_fpn.config.rules import devices
 from object_detection_fpn.config.text import (
     ConfigError,
@@ -28,7 +29,6 @@ __all__ = [
     "check_config",
     "format_config",
     "load_config",
-    "num_classes",
     "save_config",
 ]
 
@@ -75,8 +75,8 @@ def check_config(
         ConfigError: for the first mistake, with all further ones as its `others` and in its text, a line each.
     """
     uses = (require_data,) if isinstance(require_data, str) else tuple(require_data)
-    problems: list[checks.Problem | ConfigError] = [*checks.find_problems(config)]
-    problems += [problem for use in uses for problem in checks.find_missing_data(config, use)]
+    problems: list[Problem | ConfigError] = [*checks.find_problems(config)]
+    problems += [problem for use in uses for problem in files.find_missing_data(config, use)]
     _refuse(problems, source)
 
 
@@ -101,7 +101,7 @@ def check_strategy(
     _refuse(found, source)
 
 
-def _refuse(problems: Iterable[checks.Problem | ConfigError], source: str) -> None:
+def _refuse(problems: Iterable[Problem | ConfigError], source: str) -> None:
     errors = [
         problem
         if isinstance(problem, ConfigError)
@@ -127,8 +127,3 @@ def save_config(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> None
     with tf.io.gfile.GFile(unfinished, "w") as file:
         file.write(format_config(config))
     tf.io.gfile.rename(unfinished, path, overwrite=True)
-
-
-def num_classes(config: pipeline_pb2.TrainEvalPipelineConfig) -> int:
-    """Object classes of the model, background not counted."""
-    return config.model.faster_rcnn.num_classes

@@ -11,6 +11,7 @@ from absl import logging
 
 from object_detection_fpn import builder, records
 from object_detection_fpn.config import label_map as label_map_lib
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
@@ -225,8 +226,7 @@ def load_label_map(reader: input_reader_pb2.InputReader) -> label_map_lib.LabelM
 
 def list_categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequence[Mapping[str, Any]]:
     """What the model tells apart: a model of one stage knows objects only."""
-    is_one_stage = config.model.faster_rcnn.number_of_stages == 1
-    return [{"id": 1, "name": "object"}] if is_one_stage else label_map.categories
+    return [{"id": 1, "name": "object"}] if model_config.is_class_agnostic(config.model) else label_map.categories
 
 
 def _as_one_class(batch: records.Batch) -> records.Batch:

@@ -8,6 +8,7 @@ from typing import Literal
 import tensorflow as tf
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.data import decoder
 from object_detection_fpn.interop import sources
@@ -49,12 +50,12 @@ def export(
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return saved_model.export_saved_model(
         model=model,
-        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
+        resizer=builder.build_resizer(model_config.image_resizer(config.model)),
         input_type=input_type,
         output_dir=output_dir,
         pipeline_config_text=config_lib.format_config(config),
         variables=checkpoints.variables_by_path(model),
-        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+        num_channels=model_config.num_image_channels(config.model, reader),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
         jit_compile=jit_compile,
     )
@@ -66,7 +67,7 @@ def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -
     def decode(serialized: tf.Tensor) -> tf.Tensor:
         return decoder.decode_example(
             serialized,
-            num_classes=config.model.faster_rcnn.num_classes,
+            num_classes=model_config.num_classes(config.model),
             num_additional_channels=reader.num_additional_channels,
         ).example.image
 

@@ -19,6 +19,7 @@ import tqdm
 from PIL import Image, UnidentifiedImageError
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.drawing import boxes as visualize
 from object_detection_fpn.interop import sources
@@ -376,7 +377,7 @@ def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: 
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return Predictor.from_model(
         model=model,
-        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
+        resizer=builder.build_resizer(model_config.image_resizer(config.model)),
         categories=list_categories(config, load_label_map(reader)),
-        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
+        num_channels=model_config.num_image_channels(config.model, reader),
     )

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth
 from object_detection_fpn.tools.planning import scopes
@@ -92,7 +93,7 @@ class DetectionStep:
     def __init__(self, config: Config):
         self.dtype = "float32"
         reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-        self._num_channels = builder.num_image_channels(config.model.faster_rcnn, reader)
+        self._num_channels = model_config.num_image_channels(config.model, reader)
         model = builder.build_model(config.model, static=True, num_channels=self._num_channels)
         self.state_bytes = _num_bytes(model.variables)
         self.reduced_bytes = 0
@@ -116,16 +117,16 @@ class DetectionStep:
 
 def image_size(config: Config) -> tuple[int, int]:
     """(height, width) of every image, of a config whose images have one size."""
-    resizer = config.model.faster_rcnn.image_resizer
-    if resizer.WhichOneof("image_resizer_oneof") == "fixed_shape_resizer":
-        return resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width
-    side = resizer.keep_aspect_ratio_resizer.max_dimension
+    kind, resizer = model_config.chosen_resizer(config.model)
+    if kind == "fixed_shape_resizer":
+        return resizer.height, resizer.width
+    side = resizer.max_dimension
     return side, side
 
 
 def _describe_batch(config: Config, batch_size: int) -> Batch:
     """What the input pipeline hands to a replica in training."""
-    reader, model = config.train_input_reader, config.model.faster_rcnn
+    reader = config.train_input_reader
     height, width = image_size(config)
     num_boxes = builder.max_number_of_boxes(config, reader)
 
@@ -134,7 +135,7 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
 
     has_class_scores = reader.load_multiclass_scores and config.train_config.use_multiclass_scores
     return Batch(
-        images=spec(height, width, builder.num_image_channels(model, reader)),
+        images=spec(height, width, model_config.num_image_channels(config.model, reader)),
         true_shapes=spec(3, dtype=tf.int32),
         groundtruth=Groundtruth(
             boxes=spec(num_boxes, 4),
@@ -142,7 +143,7 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
             num_boxes=spec(dtype=tf.int32),
             weights=spec(num_boxes),
             is_crowd=spec(num_boxes, dtype=tf.bool),
-            class_scores=spec(num_boxes, model.num_classes + 1) if has_class_scores else None,
+            class_scores=spec(num_boxes, model_config.num_classes(config.model) + 1) if has_class_scores else None,
         ),
         original_shapes=spec(2, dtype=tf.int32),
     )
