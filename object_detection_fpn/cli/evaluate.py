@@ -26,10 +26,15 @@ def run(arguments: argparse.Namespace) -> None:
     from object_detection_fpn.jobs import evaluate as evaluate_job
     from object_detection_fpn.jobs import strategies
 
+    command.check_input("--checkpoint", arguments.checkpoint, is_folder=arguments.wait)
+    command.check_xla_cache(arguments.xla_cache_dir)
     use = "train" if arguments.eval_on_train_data else "eval"
     config = command.load_config(arguments.config, arguments.config_override, require_data=[use])
     is_folder = tf.io.gfile.isdir(arguments.checkpoint)
-    output_dir = arguments.output_dir or (arguments.checkpoint if is_folder else os.path.dirname(arguments.checkpoint))
+    output_dir = arguments.output_dir
+    if output_dir is None:
+        output_dir = arguments.checkpoint if is_folder else os.path.dirname(arguments.checkpoint) or os.curdir
+    command.check_folder("--output_dir", output_dir)
     with command.usage():
         strategy = strategies.make_strategy(use_tpu=arguments.use_tpu, tpu_name=arguments.tpu_name)
     common = {

@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from object_detection_fpn.jobs import export as export_job
 
+    command.check_input("--checkpoint", arguments.checkpoint)
+    command.check_folder("--output_dir", arguments.output_dir)
     config = command.load_config(arguments.config, arguments.config_override)
     path = export_job.export(
         config,

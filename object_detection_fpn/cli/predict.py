@@ -22,15 +22,19 @@ def run(arguments: argparse.Namespace) -> int:
     from object_detection_fpn.config import label_map
     from object_detection_fpn.jobs import predict as predict_job
 
-    if bool(arguments.saved_model) == bool(arguments.checkpoint):
+    if (arguments.saved_model is None) == (arguments.checkpoint is None):
         raise command.UsageError("Give either --saved_model, or --checkpoint with --config.")
+    for flag in ("saved_model", "checkpoint"):
+        if getattr(arguments, flag) is not None:
+            command.check_input(f"--{flag}", getattr(arguments, flag))
+    command.check_folder("--output_dir", arguments.output_dir)
     images = predict_job.find_images(arguments.images)
-    if arguments.saved_model:
-        categories = label_map.load_label_map(arguments.label_map).categories if arguments.label_map else ()
+    if arguments.saved_model is not None:
+        categories = label_map.load_label_map(arguments.label_map).categories if arguments.label_map is not None else ()
         with command.usage():
             predictor = predict_job.Predictor.from_saved_model(arguments.saved_model, categories=categories)
     else:
-        if not arguments.config:
+        if arguments.config is None:
             raise command.UsageError("--checkpoint needs --config, the pipeline config it was trained with.")
         predictor = predict_job.make_predictor(
             command.load_config(arguments.config, arguments.config_override), checkpoint=arguments.checkpoint

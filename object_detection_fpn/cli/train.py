@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise command.UsageError(
             "--train_and_eval works on one worker. Evaluate in a process of its own: odfpn eval --wait."
         )
+    command.check_folder("--model_dir", arguments.model_dir)
+    command.check_xla_cache(arguments.xla_cache_dir)
     overrides = list(arguments.config_override)
     if arguments.num_steps is not None:
         overrides.append(f"train_config.num_steps={arguments.num_steps}")

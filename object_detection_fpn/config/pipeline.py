@@ -40,7 +40,7 @@ def load_config(
 ) -> pipeline_pb2.TrainEvalPipelineConfig:
     """Reads a pipeline config, changes it, and checks it.
 
-    Fields that are set but have no effect here are logged as warnings.
+    Fields that are set but have no effect here, and a class count that is not that of the label map, are logged as warnings.
 
     Args:
         path: a `.config` file in protobuf text format, local or remote.
@@ -54,7 +54,10 @@ def load_config(
     for override in overrides:
         apply_override(config, override)
     check_config(config, path, require_data=require_data)
-    for field, reason, _, value in checks.find_ineffective(config):
+    uses = _uses(require_data)
+    unusual = [*checks.find_ineffective(config)]
+    unusual += [problem for use in uses for problem in files.find_class_differences(config, use)]
+    for field, reason, _, value in dict.fromkeys(unusual):
         _logger.warning("%s: %s %s.", path, field if value is None else f"{field} = {value}", reason)
     return config
 
@@ -68,16 +71,20 @@ def check_config(
         config: the config.
         source: the file it comes from, for the error.
         require_data: "train", "eval" or both: what the config is about to be used for. Then label maps, records and the
-            checkpoint to start from must exist, and the class count must be that of the label maps. With nothing, no
+            checkpoint to start from must exist and be readable. With nothing, no
             file is looked at.
 
     Raises:
         ConfigError: for the first mistake, with all further ones as its `others` and in its text, a line each.
     """
-    uses = (require_data,) if isinstance(require_data, str) else tuple(require_data)
+    uses = _uses(require_data)
     problems: list[Problem | ConfigError] = [*checks.find_problems(config)]
     problems += [problem for use in uses for problem in files.find_missing_data(config, use)]
     _refuse(problems, source)
+
+
+def _uses(require_data: str | Iterable[str]) -> tuple[str, ...]:
+    return (require_data,) if isinstance(require_data, str) else tuple(require_data)
 
 
 def check_strategy(

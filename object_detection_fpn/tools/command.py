@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -31,6 +32,54 @@ def usage() -> Iterator[None]:
 def say(text: str) -> None:
     """Prints a line to the user; standard output stays for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def check_folder(flag: str, path: str | os.PathLike[str]) -> str:
+    """The path of a folder to be written, once it is known that this is possible.
+
+    Args:
+        flag: the name of the flag, with its dashes.
+        path: its value.
+
+    Raises:
+        UsageError: if it is empty, a file, a remote path that cannot be reached, or may not be written to.
+    """
+    from object_detection_fpn.config import paths
+
+    return _check(flag, os.fspath(path), paths.unusable_folder(os.fspath(path)))
+
+
+def check_xla_cache(path: str | None) -> None:
+    """`check_folder` for a flag that may be left out; here "" means to keep nothing."""
+    if path:
+        check_folder("--xla_cache_dir", path)
+
+
+def check_input(flag: str, path: str, *, is_folder: bool = False) -> str:
+    """A path to be read, once it is known that it can be asked for; whether it exists is seen where it is read.
+
+    Args:
+        flag: the name of the flag, with its dashes.
+        path: its value.
+        is_folder: a file is refused.
+
+    Raises:
+        UsageError: if it is empty, a web address, a remote path that cannot be reached, or a file for a folder.
+    """
+    import tensorflow as tf
+
+    from object_detection_fpn.config import paths
+
+    reason = paths.unusable_input(path)
+    if not reason and is_folder and tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+        reason = "is a file, where a folder is needed"
+    return _check(flag, path, reason)
+
+
+def _check(flag: str, path: str, reason: str | None) -> str:
+    if reason:
+        raise UsageError(f"{flag} {reason}." if not path.strip() else f"{flag} = {path} {reason}.")
+    return path
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

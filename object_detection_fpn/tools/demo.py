@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from object_detection_fpn.tools.command import say
+from object_detection_fpn.tools.command import check_folder, say
 
 _RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 _IMAGE_SIZE = 160  # that of the recipe: nothing is lost in resizing
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from object_detection_fpn.jobs import train as train_job
     from object_detection_fpn.tools import shapes
 
-    output_dir = Path(arguments.output_dir)
+    output_dir = Path(check_folder("--output_dir", arguments.output_dir))
     model_dir, export_dir = output_dir / "model", output_dir / "exported"
     say(f"Drawing circles, squares and triangles into {output_dir / 'data'} ...")
     data = shapes.write_dataset(str(output_dir / "data"), image_size=_IMAGE_SIZE)
