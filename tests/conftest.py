@@ -69,7 +69,7 @@ def untraced():
     return run_eagerly
 
 
-def _tiny_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
+def _tiny_backbone(*, max_level, num_channels, spec):
     """One convolution a level, of few channels, made as a whole ResNet's are."""
     import tf_keras
 
@@ -82,6 +82,7 @@ def _tiny_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
         features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
         outputs.append(features)
     network, levels = tf_keras.Model(inputs, outputs), tuple(range(2, max_level + 1))
+    recomputed_stages = spec.execution.recomputed_stages
     return resnet_v1.Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name="tiny")
 
 

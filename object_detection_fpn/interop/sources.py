@@ -21,13 +21,6 @@ from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.training import checkpoints
 from object_detection_fpn.training.checkpoints import CheckpointError
 
-# What `train_config.fine_tune_checkpoint_type` takes, as in the Object Detection API's `restore_from_objects`: its
-# "detection" is the feature extractors of both stages, without the RPN's head and the predictors.
-_PARTS: dict[str, tuple[str, ...] | None] = {
-    "classification": ("feature_extractor/backbone",),
-    "detection": ("feature_extractor", "box_head/feature_extractor"),
-    "full": None,
-}
 _ALLOWED = (
     "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or weights of a "
     "ResNet classifier"
@@ -131,11 +124,8 @@ def restore_for_fine_tuning(
             'Allowed: "classification", or to leave it out.'
         )
     kind = kind or ("full" if source.detector else "classification")
-    parts = _PARTS[kind]
-    if parts is not None and model.box_head is None:
-        parts = tuple(part for part in parts if not part.startswith("box_head"))
     weights = source.detector.weights() if source.detector else source.backbone or {}
-    report = checkpoints.assign_weights(model, weights, parts=parts, source=source.path)
+    report = checkpoints.assign_weights(model, weights, parts=model.restorable_parts(kind), source=source.path)
     return report, f"Weights from {source.path} ({source.origin}), {kind}"
 
 

@@ -140,7 +140,8 @@ def build_evaluator(
     strategies.check_strategy(config, strategy, use="eval")
     reader = config.train_input_reader if on_train_data else config.eval_input_reader[0]
     with strategy.scope():
-        model = builder.build_inference_model(config, reader, static=strategies.is_tpu(strategy))
+        execution = builder.inference_execution(config, is_tpu=strategies.is_tpu(strategy))
+        model = builder.build_detector(config, reader, execution=execution)
     return Evaluator(
         config,
         model=model,

@@ -26,6 +26,7 @@ def sample_balanced(
     num_samples: int,
     positive_fraction: float,
     seed: tf.Tensor | None,
+    is_alike: bool = False,
 ) -> Sample:
     """Chooses at most int(num_samples * positive_fraction) positives and fills up with negatives.
 
@@ -35,6 +36,7 @@ def sample_balanced(
         num_samples: rows to choose from each image.
         positive_fraction: largest share of positives, in [0, 1].
         seed: [2] int32, chooses uniformly at random, the same for the same seed; None takes the first rows of each kind.
+        is_alike: all images draw the same numbers, those of a batch of one.
 
     Returns:
         The chosen rows; fewer than `num_samples` where negatives run out.
@@ -51,7 +53,9 @@ def sample_balanced(
     if seed is None:  # falls with the row, and is exact in float32 up to 16.7 million rows
         priority = tf.broadcast_to(tf.cast(num_rows - tf.range(num_rows), tf.float32), shape)
     else:
-        priority = tf.random.stateless_uniform(shape, seed, alg="philox")  # the same numbers with and without XLA
+        drawn_shape = [1, num_rows] if is_alike else shape
+        priority = tf.random.stateless_uniform(drawn_shape, seed, alg="philox")  # the same numbers with and without XLA
+        priority = tf.broadcast_to(priority, shape) if is_alike else priority
 
     is_positive = tf.logical_and(is_candidate, is_positive)
     is_negative = tf.logical_and(is_candidate, tf.logical_not(is_positive))

@@ -202,7 +202,7 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
                 batch = next(iter(dataset(tf.distribute.InputContext(), 0)))
                 scores = batch.groundtruth.class_scores
                 seen.update(
-                    images=batch.images.numpy(),
+                    images=batch.inputs.images.numpy(),
                     boxes=batch.groundtruth.boxes.numpy(),
                     class_scores=None if scores is None else scores.numpy(),
                 )

@@ -18,8 +18,9 @@ from google.protobuf import text_format
 from object_detection_fpn import builder
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import model_pb2
-from object_detection_fpn.records import Groundtruth
+from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -107,7 +108,9 @@ def build(backbone, *, text="", **settings):
     random = np.random.RandomState(0)
     for predictor in (*model.rpn.head.objectness, model.box_head.class_predictor, model.box_head.box_predictor):
         predictor.kernel.assign(random.normal(0, 0.3, predictor.kernel.shape))
-    model.feature_extractor(model.preprocess(BATCH[0]), training=True)  # moving statistics that fit (decay is 0)
+    model.feature_extractor(
+        model.feature_extractor.normalize_pixels(BATCH[0]), training=True
+    )  # moving statistics that fit (decay is 0)
     return model
 
 
@@ -141,18 +144,18 @@ SEED = tf.constant([1, 2])
 
 def inference(model):
     def run(images, true_shapes):
-        predictions = model.predict(model.preprocess(images), true_shapes, training=False)
-        return predictions, model.postprocess(predictions, true_shapes)
+        inputs = model.preprocess(Inputs(images, true_shapes))
+        predictions = model.predict(inputs, training=False)
+        return predictions, model.postprocess(predictions, inputs)
 
     return run
 
 
 def training_losses(model):
     def run(images, true_shapes, groundtruth, seed=SEED):
-        predictions = model.predict(
-            model.preprocess(images), true_shapes, training=True, groundtruth=groundtruth, seed=seed
-        )
-        return model.loss(predictions, groundtruth)
+        inputs = model.preprocess(Inputs(images, true_shapes))
+        predictions = model.predict(inputs, training=True, groundtruth=groundtruth, seed=seed)
+        return mean_losses(model, predictions, groundtruth)
 
     return run
 

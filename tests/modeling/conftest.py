@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import fpn, layers, postprocess, targets
+from object_detection_fpn.execution import Execution
+from object_detection_fpn.modeling import fpn, hard_examples, layers, postprocess, proposals, targets
 from object_detection_fpn.modeling import pooler as roi
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
-from object_detection_fpn.ops import losses
 from object_detection_fpn.records import Groundtruth
 
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
@@ -60,11 +61,12 @@ def _make_model(
     share_box_across_classes: bool = False,
     max_proposals: int = 24,
     num_rois: int | None = 12,
-    miner: losses.HardExampleMiner | None = None,
+    miner: hard_examples.HardExampleMiner | None = None,
     outputs: tuple[str, ...] = (),
-    implementation: str = "native",
+    execution: Execution = Execution(),
 ) -> faster_rcnn.FasterRCNN:
     """Pyramid P2..P6, two anchors a cell, RoI features of 3 x 3 cells."""
+    static = execution.static
     extractor = _make_extractor(spec=spec, pad_to_multiple=pad_to_multiple)
     generate = functools.partial(
         anchor_ops.multiscale_anchors, min_level=2, anchor_scale=4.0, aspect_ratios=(1.0, 2.0), scales_per_octave=1
@@ -72,15 +74,17 @@ def _make_model(
     head = rpn.RPNHead(in_filters=8, num_levels=5, num_anchors=2, num_filters=8, spec=spec)
     pooler = box_head = None
     if num_stages == 2:
-        pooler = roi.RoIPooler(
-            crop_size=6, implementation="native" if implementation == "native" else "static", dtype=spec.dtype
-        )
+        pooler = roi.RoIPooler(crop_size=6, execution=dataclasses.replace(spec.execution, static=static))
         features = box.BoxFeatureExtractor(in_size=pooler.output_size, in_filters=8, num_units=16, spec=spec)
         box_head = box.BoxHead(
             feature_extractor=features,
             num_classes=num_classes,
             share_box_across_classes=share_box_across_classes,
             spec=spec,
+            loss=box.BoxLoss(miner=miner),
+            postprocessor=postprocess.Postprocessor(
+                max_detections_per_class=5, max_total_detections=8, static=static
+            ),
         )
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
@@ -88,19 +92,15 @@ def _make_model(
             head=head,
             generate_anchors=generate,
             clip_anchors=True,
-            max_proposals=max_proposals,
-            nms_score_threshold=nms_score_threshold,
-            implementation=implementation,
+            decoder=proposals.ProposalDecoder(
+                max_proposals=max_proposals, score_threshold=nms_score_threshold, static=static
+            ),
+            sampler=targets.AnchorSampler(num_samples=32),
+            execution=Execution(static=static),
         ),
-        anchor_sampler=targets.AnchorSampler(num_samples=32),
-        rpn_loss=losses.RpnLoss(),
         roi_sampler=targets.RoISampler(num_samples=num_rois),
         roi_pooler=pooler,
         box_head=box_head,
-        box_loss=losses.BoxLoss(miner=miner),
-        postprocessor=postprocess.Postprocessor(
-            max_detections_per_class=5, max_total_detections=8, implementation=implementation
-        ),
         outputs=outputs,
     )
 

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.training import checkpoints
@@ -163,12 +164,12 @@ def test_activation_arrives(depth):
 
 def test_bfloat16_features_of_a_small_network_come_from_float32_variables():
     before = tf_keras.mixed_precision.global_policy().name
-    assert_bfloat16(build(18, max_level=3, spec=layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16")))
+    assert_bfloat16(build(18, max_level=3, spec=layers.LayerSpec(norm=NORM, execution=Execution(dtype="mixed_bfloat16"))))
     assert tf_keras.mixed_precision.global_policy().name == before
 
 
 def test_a_network_in_bfloat16_up_to_level_3():
-    backbone = build(50, max_level=3, spec=layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16"))
+    backbone = build(50, max_level=3, spec=layers.LayerSpec(norm=NORM, execution=Execution(dtype="mixed_bfloat16")))
     assert_bfloat16(backbone)
     assert backbone.num_filters == {2: 256, 3: 512}
     assert len(convs(backbone)) == 1 + 3 * 3 + 1 + 4 * 3 + 1  # stem, blocks of three, a projection for each level
