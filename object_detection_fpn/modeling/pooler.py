@@ -71,7 +71,7 @@ class RoIPooler(tf_keras.layers.Layer):
             box_ops.normalize(boxes, tf.cast(image_size, tf.float32)),
             self.level_indices(len(pyramid), boxes, image_size),
             crop_size=self._crop_size,
-            implementation=self._implementation,
+            static=self._implementation == "static",
         )
         if self._pool_size == self._pool_stride == 1:
             return crops

@@ -50,10 +50,10 @@ def match(
         unmatched_threshold=unmatched_threshold,
         force_match=force_match,
         is_valid=is_valid,
-        implementation=implementation,
+        static=implementation == "xla",
     )
     crowd_share = matching.covered_share(
-        boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range, implementation=implementation
+        boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range, static=implementation == "xla"
     )
     is_in_crowd = (crowd_share >= _CROWD_OVERLAP) & (matches == matching.BACKGROUND)
     return tf.where(is_in_crowd, matching.IGNORED, matches)

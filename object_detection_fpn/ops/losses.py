@@ -149,7 +149,7 @@ class HardExampleMiner:
             max_outputs=num_rois if self.num_examples is None else min(self.num_examples, num_rois),
             iou_threshold=self.iou_threshold,
             score_threshold=float("-inf"),
-            implementation=self.implementation,
+            static=self.implementation == "xla",
         )
         is_chosen = tf.sequence_mask(num_chosen, indices.shape[1])
         if self.max_negatives_per_positive is not None:

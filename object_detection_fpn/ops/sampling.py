@@ -47,6 +47,13 @@ def sample_balanced(
     if not 0.0 <= positive_fraction <= 1.0:
         raise ValueError(f"positive_fraction = {positive_fraction}. Allowed: 0 to 1.")
 
+    with tf.name_scope("sampling"):
+        return _sample(is_candidate, is_positive, num_samples, int(num_samples * positive_fraction), seed)
+
+
+def _sample(
+    is_candidate: tf.Tensor, is_positive: tf.Tensor, num_samples: int, max_positives: int, seed: tf.Tensor | None
+) -> Sample:
     shape, num_rows = tf.shape(is_candidate), dim(is_candidate, 1)
     if seed is None:  # falls with the row, and is exact in float32 up to 16.7 million rows
         priority = tf.broadcast_to(tf.cast(num_rows - tf.range(num_rows), tf.float32), shape)
@@ -55,7 +62,7 @@ def sample_balanced(
 
     is_positive = tf.logical_and(is_candidate, is_positive)
     is_negative = tf.logical_and(is_candidate, tf.logical_not(is_positive))
-    num_positives = tf.minimum(_count(is_positive), int(num_samples * positive_fraction))
+    num_positives = tf.minimum(_count(is_positive), max_positives)
     num_negatives = tf.minimum(_count(is_negative), num_samples - num_positives)
     # Priorities are never negative. Both kinds at once, as twice as many rows.
     kinds = tf.concat([is_positive, is_negative], axis=0)

@@ -15,7 +15,7 @@ from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
-from object_detection_fpn.ops import losses
+from object_detection_fpn.ops import losses, nms
 from object_detection_fpn.records import Groundtruth
 
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
@@ -99,7 +99,8 @@ def _make_model(
         box_head=box_head,
         box_loss=losses.BoxLoss(miner=miner),
         postprocessor=postprocess.Postprocessor(
-            max_detections_per_class=5, max_total_detections=8, implementation=implementation
+            suppression=nms.Suppression(max_detections_per_class=5, max_total_detections=8),
+            implementation=implementation,
         ),
         outputs=outputs,
     )

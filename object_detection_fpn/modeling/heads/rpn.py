@@ -254,13 +254,15 @@ class RPN(tf_keras.layers.Layer):
         kept, scores, _, _, num_kept = nms.multiclass_nms(
             self._decode_some(outputs) if self._implementation == "xla" else self._decode_all(outputs),
             tf.stop_gradient(scores)[:, :, None],
+            nms.Suppression(
+                iou_threshold=self._nms_iou_threshold,
+                score_threshold=self._nms_score_threshold,
+                max_detections_per_class=self.max_proposals,
+                max_total_detections=self.max_proposals,
+                keep_empty=self._keep_empty,
+            ),
             clip_window=box_ops.image_window(true_shapes),
-            max_detections_per_class=self.max_proposals,
-            max_total_detections=self.max_proposals,
-            iou_threshold=self._nms_iou_threshold,
-            score_threshold=self._nms_score_threshold,
-            keep_empty=self._keep_empty,
-            implementation=self._implementation,
+            static=self._implementation == "xla",
         )
         return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)
 

@@ -1,7 +1,7 @@
 """Names for the parts of a step that are no Keras layers, so that what the compiler says of operations can be told by part.
 
-A program carries with every operation the name scopes it was traced in. Layers have theirs; the pure functions of `ops`,
-`losses` and `modeling.targets` get theirs here, and only while a step is traced to be planned.
+A program carries with every operation the name scopes it was traced in. Layers and most pure functions of `ops` have theirs;
+the losses and `targets.encode` get theirs here, and only while a step is traced to be planned.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ from typing import Any
 import tensorflow as tf
 
 from object_detection_fpn.modeling import targets
-from object_detection_fpn.ops import crop_and_resize, losses, matching, nms, sampling
+from object_detection_fpn.ops import losses
 
+# The first four are scopes that functions of `ops` open themselves.
 CROP, SUPPRESSION, MATCHING, SAMPLING, LOSSES = "crop_and_resize", "suppression", "matching", "sampling", "losses"
 
 _PARTS: tuple[tuple[Any, str, str], ...] = (
-    (crop_and_resize, "multilevel_crop_and_resize", CROP),
-    (nms, "multiclass_nms", SUPPRESSION),
-    (matching, "match_boxes", MATCHING),
-    (matching, "covered_share", MATCHING),
     (targets, "encode", MATCHING),
-    (sampling, "sample_balanced", SAMPLING),
     (losses.RpnLoss, "__call__", LOSSES),
     (losses.BoxLoss, "__call__", LOSSES),
 )
