@@ -117,11 +117,11 @@ def compare_crop_and_resize(golden: Path) -> Differences:
     align = functools.partial(crop_ops.multilevel_roi_align, pyramid, boxes, levels)
     single = functools.partial(crop_ops.multilevel_crop_and_resize, pyramid[:1], boxes, tf.zeros_like(levels))
     actual = {
-        "matmul_7x7": crop(crop_size=7, implementation="static"),
-        "matmul_14x14_extrapolate_0.5": crop(crop_size=14, implementation="static", extrapolation_value=0.5),
-        "native_7x7": crop(crop_size=7, implementation="native"),
-        "roi_align_7x7_2x2samples": align(crop_size=7, samples_per_cell=2, implementation="static"),
-        "single_level_matmul_5x3": single(crop_size=(5, 3), implementation="static"),
+        "matmul_7x7": crop(crop_size=7, static=True),
+        "matmul_14x14_extrapolate_0.5": crop(crop_size=14, static=True, extrapolation_value=0.5),
+        "native_7x7": crop(crop_size=7),
+        "roi_align_7x7_2x2samples": align(crop_size=7, samples_per_cell=2, static=True),
+        "single_level_matmul_5x3": single(crop_size=(5, 3), static=True),
     }
     return {name: _difference(crops, stored[name]) for name, crops in actual.items()}
 

@@ -8,24 +8,30 @@ import tensorflow as tf
 
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import calibration, postprocess
+from object_detection_fpn.ops import nms
 from object_detection_fpn.protos import calibration_pb2, post_processing_pb2
 
 
 def build_postprocessor(
     message: post_processing_pb2.PostProcessing, *, execution: Execution = Execution()
 ) -> postprocess.Postprocessor:
-    suppression = message.batch_non_max_suppression
     return postprocess.Postprocessor(
         score_converter=build_score_converter(message),
-        score_threshold=suppression.score_threshold,
-        iou_threshold=suppression.iou_threshold,
-        max_detections_per_class=suppression.max_detections_per_class,
-        max_total_detections=suppression.max_total_detections,
-        class_agnostic=suppression.use_class_agnostic_nms,
-        max_classes_per_detection=suppression.max_classes_per_detection,
-        keep_empty=suppression.use_combined_nms,
-        soft_nms_sigma=0.0 if suppression.use_hard_nms else suppression.soft_nms_sigma,
+        suppression=build_suppression(message.batch_non_max_suppression),
         static=execution.static,
+    )
+
+
+def build_suppression(message: post_processing_pb2.BatchNonMaxSuppression) -> nms.Suppression:
+    return nms.Suppression(
+        iou_threshold=message.iou_threshold,
+        score_threshold=message.score_threshold,
+        max_detections_per_class=message.max_detections_per_class,
+        max_total_detections=message.max_total_detections,
+        class_agnostic=message.use_class_agnostic_nms,
+        max_classes_per_detection=message.max_classes_per_detection,
+        keep_empty=message.use_combined_nms,
+        soft_nms_sigma=0.0 if message.use_hard_nms else message.soft_nms_sigma,
     )
 
 

@@ -26,27 +26,13 @@ class Postprocessor:
 
     Attributes:
         score_converter: class logits [B, R, C+1] -> scores of the same shape, calibrated if they are to be.
-        score_threshold: score that a detection must exceed.
-        iou_threshold: a detection that overlaps a better one of its class by more is dropped.
-        max_detections_per_class: kept for each class of an image.
-        max_total_detections: D, kept for an image.
-        class_agnostic: suppress across classes.
-        max_classes_per_detection: with `class_agnostic`, as how many of its best classes a RoI is detected.
-        keep_empty: keep the detections that have no area within the image.
-        soft_nms_sigma: width of Soft-NMS (Bodla et al. 2017), 0 = hard suppression.
+        suppression: thresholds and numbers of detections.
         static: see `execution.Execution`.
         box_scales: of the box coder.
     """
 
     score_converter: ScoreConverter = tf.nn.softmax
-    score_threshold: float = 0.0
-    iou_threshold: float = 0.6
-    max_detections_per_class: int = 100
-    max_total_detections: int = 100
-    class_agnostic: bool = False
-    max_classes_per_detection: int = 1
-    keep_empty: bool = False
-    soft_nms_sigma: float = 0.0
+    suppression: nms.Suppression = nms.Suppression()
     static: bool = False
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
 
@@ -62,17 +48,10 @@ class Postprocessor:
         kept, scores, classes, roi_indices, num_kept = nms.multiclass_nms(
             boxes,
             class_scores,
+            self.suppression,
             clip_window=box_ops.image_window(true_shapes),
-            max_detections_per_class=self.max_detections_per_class,
-            max_total_detections=self.max_total_detections,
-            iou_threshold=self.iou_threshold,
-            score_threshold=self.score_threshold,
-            class_agnostic=self.class_agnostic,
-            max_classes_per_detection=self.max_classes_per_detection,
-            keep_empty=self.keep_empty,
             num_valid=rois.num_proposals,
             static=self.static,
-            soft_nms_sigma=self.soft_nms_sigma,
         )
         is_real = tf.sequence_mask(num_kept, tf.shape(kept)[1])
         kept_scores = tf.gather(all_scores, roi_indices, batch_dims=1)

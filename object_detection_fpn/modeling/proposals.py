@@ -49,12 +49,14 @@ class ProposalDecoder:
         kept, scores, _, _, num_kept = nms.multiclass_nms(
             self._decode_some(outputs, num_anchors) if self.static else self._decode_all(outputs),
             tf.stop_gradient(scores)[:, :, None],
+            nms.Suppression(
+                iou_threshold=self.iou_threshold,
+                score_threshold=self.score_threshold,
+                max_detections_per_class=self.max_proposals,
+                max_total_detections=self.max_proposals,
+                keep_empty=self.keep_empty,
+            ),
             clip_window=box_ops.image_window(true_shapes),
-            max_detections_per_class=self.max_proposals,
-            max_total_detections=self.max_proposals,
-            iou_threshold=self.iou_threshold,
-            score_threshold=self.score_threshold,
-            keep_empty=self.keep_empty,
             static=self.static,
         )
         return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)

@@ -92,26 +92,27 @@ def encode(
             there, decide over its classes.
         box_scales: of the box coder.
     """
-    is_matched = matches >= 0
-    rows = tf.maximum(matches, 0)
-    gt_weights = tf.gather(groundtruth.weights, rows, batch_dims=1)
-    box_weights = tf.where(is_matched, gt_weights, 0.0)
-    class_weights = tf.where(is_matched, gt_weights, tf.cast(matches == matching.BACKGROUND, tf.float32))
-    classes = tf.cast(is_matched, tf.int32)
-    class_targets = None
-    if not class_agnostic:
-        classes *= tf.gather(_box_classes(groundtruth), rows, batch_dims=1)
-        class_targets = _class_targets(is_matched, rows, groundtruth)
-    gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
-    deltas = tf.where(is_matched[..., None], box_coder.encode(gt_boxes, boxes, scales=box_scales), 0.0)
-    return Targets(
-        classes=classes,
-        class_weights=class_weights,
-        box_deltas=deltas,
-        box_weights=box_weights,
-        matches=matches,
-        class_targets=class_targets,
-    )
+    with tf.name_scope("matching"):
+        is_matched = matches >= 0
+        rows = tf.maximum(matches, 0)
+        gt_weights = tf.gather(groundtruth.weights, rows, batch_dims=1)
+        box_weights = tf.where(is_matched, gt_weights, 0.0)
+        class_weights = tf.where(is_matched, gt_weights, tf.cast(matches == matching.BACKGROUND, tf.float32))
+        classes = tf.cast(is_matched, tf.int32)
+        class_targets = None
+        if not class_agnostic:
+            classes *= tf.gather(_box_classes(groundtruth), rows, batch_dims=1)
+            class_targets = _class_targets(is_matched, rows, groundtruth)
+        gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
+        deltas = tf.where(is_matched[..., None], box_coder.encode(gt_boxes, boxes, scales=box_scales), 0.0)
+        return Targets(
+            classes=classes,
+            class_weights=class_weights,
+            box_deltas=deltas,
+            box_weights=box_weights,
+            matches=matches,
+            class_targets=class_targets,
+        )
 
 
 def _box_classes(groundtruth: Groundtruth) -> tf.Tensor:
@@ -186,7 +187,8 @@ class RoISampler:
     """Chooses the proposals that train the box head (Fast R-CNN, section 2.3: 25 % objects).
 
     Attributes:
-        num_samples: RoIs an image. None takes every proposal, for a loss that chooses itself (`hard_examples.HardExampleMiner`).
+        num_samples: RoIs an image. None takes every proposal, for a loss that chooses
+            itself (`hard_examples.HardExampleMiner`).
         positive_fraction: greatest share of objects.
         threshold: least IoU of an object; all others are background.
         box_scales: of the box coder.

@@ -18,7 +18,7 @@ from object_detection_fpn.data.augment import colour, crop, geometry, labels, pa
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.modeling import layers, postprocess, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.ops import losses
+from object_detection_fpn.ops import losses, nms
 from object_detection_fpn.protos import (
     eval_pb2,
     faster_rcnn_pb2,
@@ -517,19 +517,21 @@ def test_suppression_of_detections():
     )
     assert found == postprocess.Postprocessor(
         score_converter=found.score_converter,
-        score_threshold=0.25,
-        iou_threshold=0.75,
-        max_detections_per_class=7,
-        max_total_detections=9,
-        class_agnostic=True,
-        max_classes_per_detection=2,
-        soft_nms_sigma=0.5,
+        suppression=nms.Suppression(
+            score_threshold=0.25,
+            iou_threshold=0.75,
+            max_detections_per_class=7,
+            max_total_detections=9,
+            class_agnostic=True,
+            max_classes_per_detection=2,
+            soft_nms_sigma=0.5,
+        ),
     )
 
 
 def test_hard_suppression_overrules_the_soft_one():
     text = "batch_non_max_suppression { soft_nms_sigma: 0.5 use_hard_nms: true }"
-    assert postprocessor(text).soft_nms_sigma == 0.0
+    assert postprocessor(text).suppression.soft_nms_sigma == 0.0
 
 
 @pytest.mark.parametrize("name", ["IDENTITY", "SIGMOID", "SOFTMAX"])
@@ -546,7 +548,7 @@ def test_every_score_converter_of_the_language_can_be_built():
 
 
 def test_combined_suppression_keeps_what_lies_outside():
-    assert postprocessor("batch_non_max_suppression { use_combined_nms: true }").keep_empty
+    assert postprocessor("batch_non_max_suppression { use_combined_nms: true }").suppression.keep_empty
     assert builder.build_model(model_message("use_combined_nms_in_first_stage: true")).rpn._keep_empty
 
 

@@ -17,6 +17,7 @@ from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.ops import nms
 from object_detection_fpn.records import Groundtruth
 
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
@@ -83,7 +84,7 @@ def _make_model(
             spec=spec,
             loss=box.BoxLoss(miner=miner),
             postprocessor=postprocess.Postprocessor(
-                max_detections_per_class=5, max_total_detections=8, static=static
+                suppression=nms.Suppression(max_detections_per_class=5, max_total_detections=8), static=static
             ),
         )
     return faster_rcnn.FasterRCNN(

@@ -146,7 +146,9 @@ def test_known_image_sizes_give_known_level_sizes_in_a_graph(make_extractor):
 
 
 def test_bfloat16_gives_bfloat16_levels(make_extractor):
-    extractor = make_extractor(spec=layers.LayerSpec(norm=layers.BatchNormSpec(), execution=Execution(dtype="mixed_bfloat16")))
+    extractor = make_extractor(
+        spec=layers.LayerSpec(norm=layers.BatchNormSpec(), execution=Execution(dtype="mixed_bfloat16"))
+    )
     assert {p.dtype for p in extractor(random_images(64, 64), training=True)} == {tf.bfloat16}
     assert {v.dtype for v in extractor.variables} == {tf.float32}
 

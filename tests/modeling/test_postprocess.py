@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn.modeling import postprocess
+from object_detection_fpn.ops import nms
 from object_detection_fpn.records import BoxOutputs, Proposals, RpnOutputs
 
 # One image of 100 x 200 pixels, padded to 128 x 256; three RoIs and a padding row.
@@ -33,9 +34,15 @@ def make_predictions(scores=SCORES, deltas=None, num_rois=3, rois=ROIS, num_boxe
     )
 
 
-def detect(predictions=None, **settings):
-    settings = {"max_detections_per_class": 3, "max_total_detections": 5, "score_threshold": 0.2, **settings}
-    return postprocess.Postprocessor(**settings)(*(predictions or make_predictions()), TRUE_SHAPES)
+def detect(predictions=None, *, suppression=None, **settings):
+    suppression = {
+        "max_detections_per_class": 3,
+        "max_total_detections": 5,
+        "score_threshold": 0.2,
+        **(suppression or {}),
+    }
+    postprocessor = postprocess.Postprocessor(suppression=nms.Suppression(**suppression), **settings)
+    return postprocessor(*(predictions or make_predictions()), TRUE_SHAPES)
 
 
 @BOTH
@@ -74,13 +81,14 @@ def test_detections_worked_by_hand(static):
     ],
 )
 def test_settings_of_suppression_arrive(static, settings, scores):
-    found = detect(static=static, **settings).scores.numpy()[0]
+    found = detect(static=static, suppression=settings).scores.numpy()[0]
     np.testing.assert_allclose(found[found > 0], scores, rtol=1e-5)
 
 
 @BOTH
 def test_soft_suppression_lowers_a_score_instead(static):
-    detections = detect(static=static, soft_nms_sigma=0.5, iou_threshold=1.0, score_threshold=0.01)
+    soft = {"soft_nms_sigma": 0.5, "iou_threshold": 1.0, "score_threshold": 0.01}
+    detections = detect(static=static, suppression=soft)
     decayed = 0.5 * np.exp(-((9 / 11) ** 2) / (2 * 0.5))
     assert np.any(np.isclose(detections.scores[0], decayed, rtol=1e-4))
 

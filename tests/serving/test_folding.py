@@ -21,7 +21,9 @@ SPECS = {
     "without offset": layers.LayerSpec(norm=layers.BatchNormSpec(center=False, scale=True)),
     "frozen": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True, freeze_statistics=True)),
     "synchronized": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True, synchronized=True)),
-    "by Winograd's algorithm": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True), execution=Execution(winograd=True)),
+    "by Winograd's algorithm": layers.LayerSpec(
+        norm=layers.BatchNormSpec(scale=True), execution=Execution(winograd=True)
+    ),
 }
 IMAGES = tf.constant(np.random.default_rng(0).uniform(-100, 100, (1, 64, 64, 3)), tf.float32)
 TRUE_SHAPES = tf.constant([[64, 64, 3]])

@@ -16,7 +16,6 @@ from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth, Inputs
-from object_detection_fpn.tools.planning import scopes
 from object_detection_fpn.training import optimizers
 from object_detection_fpn.training.step import Trainer
 
@@ -152,8 +151,7 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
 
 
 def _lower(step: Any, *specs: Any) -> bytes:
-    with scopes.named_parts():
-        return step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
+    return step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
 
 
 def _num_bytes(variables: list[tf.Variable]) -> int:

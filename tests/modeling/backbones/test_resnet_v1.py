@@ -164,7 +164,9 @@ def test_activation_arrives(depth):
 
 def test_bfloat16_features_of_a_small_network_come_from_float32_variables():
     before = tf_keras.mixed_precision.global_policy().name
-    assert_bfloat16(build(18, max_level=3, spec=layers.LayerSpec(norm=NORM, execution=Execution(dtype="mixed_bfloat16"))))
+    assert_bfloat16(
+        build(18, max_level=3, spec=layers.LayerSpec(norm=NORM, execution=Execution(dtype="mixed_bfloat16")))
+    )
     assert tf_keras.mixed_precision.global_policy().name == before
 
 

@@ -211,7 +211,12 @@ def test_outputs_that_are_compared_or_are_pixels_stay_float32_under_bfloat16(mak
     model = make_model(spec=layers.LayerSpec(norm=layers.BatchNormSpec(), execution=Execution(dtype="mixed_bfloat16")))
     predictions, values, gradients = step(model, groundtruth)
     assert {level.dtype for level in predictions.pyramid} == {tf.bfloat16}
-    for tensor in (*predictions.rpn[:3], *predictions.rois[:2], predictions.box.class_logits, predictions.box.box_deltas):
+    for tensor in (
+        *predictions.rpn[:3],
+        *predictions.rois[:2],
+        predictions.box.class_logits,
+        predictions.box.box_deltas,
+    ):
         assert tensor.dtype == tf.float32
     assert {value.dtype for value in values.values()} == {tf.float32}
     assert {gradient.dtype for gradient in gradients} == {tf.float32}
@@ -323,7 +328,7 @@ def test_every_way_of_cropping_gives_the_same_since_rois_lie_in_the_image(model)
     limits = TRUE_SHAPES.numpy()[:, None, :2]
     assert np.all(boxes[..., :2] >= 0) and np.all(boxes[..., 2:] <= limits)
     assert np.any(boxes[..., 2:] == limits)  # some end right on the border
-    static = roi.RoIPooler(crop_size=6, implementation="static")
+    static = roi.RoIPooler(crop_size=6, execution=Execution(static=True))
     crops = static(predictions.pyramid, predictions.rois.boxes, tf.constant([64, 64]))
     np.testing.assert_allclose(predictions.box.roi_features, crops, atol=1e-5 * np.abs(crops).max())
 

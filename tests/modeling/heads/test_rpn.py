@@ -10,8 +10,9 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import layers, proposals
+from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.heads import rpn
+from object_detection_fpn.modeling.proposals import ProposalDecoder
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.records import RpnOutputs
@@ -30,7 +31,7 @@ def make_head(spec=layers.LayerSpec(), num_filters=1):
 
 
 def make_rpn(*, clip_anchors=False, static=False, **settings):
-    decoder = proposals.ProposalDecoder(**{"max_proposals": 20, "static": static, **settings})
+    decoder = ProposalDecoder(**{"max_proposals": 20, "static": static, **settings})
     return rpn.RPN(
         head=make_head(),
         generate_anchors=generate_anchors,
@@ -264,10 +265,10 @@ def random_outputs(seed, is_valid=None, batch=2):
 TRUE_SHAPES = tf.constant([[32, 48, 3], [20, 30, 3]])
 
 
-@pytest.mark.parametrize("implementation", ["native", "xla"])
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("seed, max_proposals", [(0, 20), (1, 20), (2, 5), (3, 200)])
-def test_proposals_are_sorted_padded_separate_and_inside_the_true_image(implementation, seed, max_proposals):
-    network = make_rpn(max_proposals=max_proposals, iou_threshold=0.5, implementation=implementation)
+def test_proposals_are_sorted_padded_separate_and_inside_the_true_image(static, seed, max_proposals):
+    network = make_rpn(max_proposals=max_proposals, iou_threshold=0.5, static=static)
     proposals = network.propose(random_outputs(seed), TRUE_SHAPES)
     assert proposals.boxes.shape == (2, max_proposals, 4)
     assert proposals.scores.shape == (2, max_proposals)
@@ -286,10 +287,7 @@ def test_proposals_are_sorted_padded_separate_and_inside_the_true_image(implemen
 
 def test_both_implementations_propose_the_same():
     for seed in range(3):
-        native, xla = (
-            make_rpn(implementation=implementation).propose(random_outputs(seed), TRUE_SHAPES)
-            for implementation in ("native", "xla")
-        )
+        native, xla = (make_rpn(static=static).propose(random_outputs(seed), TRUE_SHAPES) for static in (False, True))
         np.testing.assert_allclose(native.boxes, xla.boxes, atol=1e-5)
         np.testing.assert_allclose(native.scores, xla.scores, atol=1e-5)
         np.testing.assert_array_equal(native.num_proposals, xla.num_proposals)
