@@ -23,7 +23,7 @@ from object_detection_fpn.records import Groundtruth
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
 
 
-def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec(), *, recomputed_stages: int = 0) -> resnet_v1.Backbone:
+def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec()) -> resnet_v1.Backbone:
     inputs = features = tf_keras.Input([None, None, 3])
     outputs = []
     for level, filters in NUM_FILTERS.items():
@@ -33,7 +33,7 @@ def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec(), *, recomputed_st
     return resnet_v1.Backbone(
         tf_keras.Model(inputs, outputs),
         levels=tuple(NUM_FILTERS),
-        recomputed_stages=recomputed_stages,
+        recomputed_stages=spec.execution.recomputed_stages,
         name="small_backbone",
     )
 
@@ -62,6 +62,7 @@ def _make_model(
     share_box_across_classes: bool = False,
     max_proposals: int = 24,
     num_rois: int | None = 12,
+    num_samples: int = 32,
     miner: hard_examples.HardExampleMiner | None = None,
     outputs: tuple[str, ...] = (),
     execution: Execution = Execution(),
@@ -96,7 +97,7 @@ def _make_model(
             decoder=proposals.ProposalDecoder(
                 max_proposals=max_proposals, score_threshold=nms_score_threshold, static=static
             ),
-            sampler=targets.AnchorSampler(num_samples=32),
+            sampler=targets.AnchorSampler(num_samples=num_samples),
             execution=Execution(static=static),
         ),
         roi_sampler=targets.RoISampler(num_samples=num_rois),

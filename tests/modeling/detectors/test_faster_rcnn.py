@@ -157,6 +157,20 @@ def test_evaluation_losses_are_of_all_proposals(model, groundtruth):
         np.testing.assert_array_equal(values[name], expected[name])
 
 
+def test_evaluation_losses_of_an_image_are_those_of_a_batch_of_one(make_model, groundtruth):
+    model = make_model(num_samples=8)  # far fewer than there are anchors: which ones is drawn
+    together = model.loss(model.predict(model.preprocess(INPUTS), training=False), groundtruth)
+    for i in range(2):
+        inputs, alone = (
+            type(record)(*(None if field is None else field[i : i + 1] for field in record))
+            for record in (INPUTS, groundtruth)
+        )
+        values = model.loss(model.predict(model.preprocess(inputs), training=False), alone)
+        for name in model.loss_names:
+            assert together[name].shape == [2]
+            np.testing.assert_allclose(together[name][i], values[name][0], rtol=1e-5, err_msg=name)
+
+
 def test_detections_lie_in_the_true_images(model):
     detections = model.postprocess(model.predict(INPUTS, training=False), INPUTS)
     assert detections.boxes.shape == (2, 8, 4)
@@ -341,7 +355,7 @@ def test_boxes_beyond_pixel_512_are_exact_in_16_bits(make_model, make_groundtrut
         {"box": (601.0625, 35.8125, 1001.1875, 222.3125), "class": 2},
     ]
     groundtruth = make_groundtruth(objects)
-    images, true_shapes = tf.zeros([1, 1024, 1024, 3]), tf.constant([[1021, 1019, 3]])
+    inputs = Inputs(tf.zeros([1, 1024, 1024, 3]), tf.constant([[1021, 1019, 3]]))
     found = {}
     for policy in ("float32", dtype):
         model = make_model(spec=layers.LayerSpec(execution=Execution(dtype=policy)))
@@ -352,13 +366,13 @@ def test_boxes_beyond_pixel_512_are_exact_in_16_bits(make_model, make_groundtrut
             predictor.kernel.assign(tf.zeros_like(predictor.kernel))
         model.rpn.head.objectness[-1].bias.assign([0.0, 5.0] * 2)  # the anchors of the coarsest level propose first
         seed = tf.constant([3, 4])
-        trained = model.predict(images, true_shapes, training=True, groundtruth=groundtruth, seed=seed)
-        served = model.predict(images, true_shapes, training=False)
+        trained = model.predict(inputs, training=True, groundtruth=groundtruth, seed=seed)
+        served = model.predict(inputs, training=False)
         found[policy] = {
             "proposals": served.rois.boxes,
             "rois": trained.rois.boxes,
-            "detections": model.postprocess(served, true_shapes).boxes,
-            **model.loss(trained, groundtruth),
+            "detections": model.postprocess(served, inputs).boxes,
+            **mean_losses(model, trained, groundtruth),
         }
     assert found["float32"]["Loss/RPNLoss/localization_loss"] > 0.0
     boxes = found["float32"]["proposals"].numpy()
