@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
 
@@ -248,3 +249,35 @@ def make_image():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_backbone():
+    return support.make_backbone
+
+
+@pytest.fixture(scope="session")
+def make_extractor():
+    return support.make_extractor
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return support.make_model
+
+
+@pytest.fixture(scope="session")
+def make_groundtruth():
+    return support.make_groundtruth
+
+
+@pytest.fixture(scope="session")
+def backbone_filters():
+    return support.NUM_FILTERS
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Shared: tests must leave its variables as they are."""
+    tf_keras.utils.set_random_seed(0)
+    return support.make_model()

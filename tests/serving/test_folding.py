@@ -13,6 +13,7 @@ import tf_keras
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.records import Inputs
 from object_detection_fpn.serving.folding import Folding
 
 SPECS = {
@@ -61,8 +62,9 @@ def small(request, make_model):
 
 
 def predict(model):
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
-    return predictions, model.postprocess(predictions, TRUE_SHAPES)
+    inputs = Inputs(IMAGES, TRUE_SHAPES)
+    predictions = model.predict(inputs, training=False)
+    return predictions, model.postprocess(predictions, inputs)
 
 
 def assert_close(actual, expected):

@@ -1,4 +1,4 @@
-"""A detector small enough to be built in a moment: every part is real, with few channels, anchors and RoIs."""
+"""What several tests share: a detector built in a moment, every part real, with few channels, anchors and RoIs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import functools
 
 import numpy as np
-import pytest
 import tensorflow as tf
 import tf_keras
 
@@ -23,7 +22,7 @@ from object_detection_fpn.records import Groundtruth
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
 
 
-def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec()) -> resnet_v1.Backbone:
+def make_backbone(spec: layers.LayerSpec = layers.LayerSpec()) -> resnet_v1.Backbone:
     inputs = features = tf_keras.Input([None, None, 3])
     outputs = []
     for level, filters in NUM_FILTERS.items():
@@ -38,7 +37,7 @@ def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec()) -> resnet_v1.Bac
     )
 
 
-def _make_extractor(
+def make_extractor(
     *,
     spec: layers.LayerSpec = layers.LayerSpec(),
     min_level: int = 2,
@@ -49,10 +48,10 @@ def _make_extractor(
     pyramid = fpn.FPN(
         in_filters=NUM_FILTERS, min_level=min_level, max_level=max_level, num_filters=num_filters, spec=spec
     )
-    return fpn.FeatureExtractor(backbone=_make_backbone(spec), fpn=pyramid, pad_to_multiple=pad_to_multiple)
+    return fpn.FeatureExtractor(backbone=make_backbone(spec), fpn=pyramid, pad_to_multiple=pad_to_multiple)
 
 
-def _make_model(
+def make_model(
     *,
     spec: layers.LayerSpec = layers.LayerSpec(),
     num_stages: int = 2,
@@ -69,7 +68,7 @@ def _make_model(
 ) -> faster_rcnn.FasterRCNN:
     """Pyramid P2..P6, two anchors a cell, RoI features of 3 x 3 cells."""
     static = execution.static
-    extractor = _make_extractor(spec=spec, pad_to_multiple=pad_to_multiple)
+    extractor = make_extractor(spec=spec, pad_to_multiple=pad_to_multiple)
     generate = functools.partial(
         anchor_ops.multiscale_anchors, min_level=2, anchor_scale=4.0, aspect_ratios=(1.0, 2.0), scales_per_octave=1
     )
@@ -107,7 +106,7 @@ def _make_model(
     )
 
 
-def _make_groundtruth(*images: list[dict], num_rows: int | None = None) -> Groundtruth:
+def make_groundtruth(*images: list[dict], num_rows: int | None = None) -> Groundtruth:
     """Each image is a list of {"box": (ymin, xmin, ymax, xmax), "class", "weight", "crowd"}, the last three optional."""
     num_rows = num_rows or max(1, *(len(image) for image in images))
     boxes = np.zeros([len(images), num_rows, 4], np.float32)
@@ -120,35 +119,3 @@ def _make_groundtruth(*images: list[dict], num_rows: int | None = None) -> Groun
             weights[i, j], is_crowd[i, j] = gt.get("weight", 1.0), gt.get("crowd", False)
     num_boxes = tf.constant([len(image) for image in images], tf.int32)
     return Groundtruth(*map(tf.constant, (boxes, classes)), num_boxes, *map(tf.constant, (weights, is_crowd)))
-
-
-@pytest.fixture(scope="session")
-def make_backbone():
-    return _make_backbone
-
-
-@pytest.fixture(scope="session")
-def make_extractor():
-    return _make_extractor
-
-
-@pytest.fixture(scope="session")
-def make_model():
-    return _make_model
-
-
-@pytest.fixture(scope="session")
-def make_groundtruth():
-    return _make_groundtruth
-
-
-@pytest.fixture(scope="session")
-def backbone_filters():
-    return NUM_FILTERS
-
-
-@pytest.fixture(scope="session")
-def model():
-    """Shared: tests must leave its variables as they are."""
-    tf_keras.utils.set_random_seed(0)
-    return _make_model()
