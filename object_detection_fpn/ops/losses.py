@@ -154,7 +154,9 @@ class HardExampleMiner:
         is_chosen = tf.sequence_mask(num_chosen, indices.shape[1])
         if self.max_negatives_per_positive is not None:
             matches = tf.gather(targets.matches, indices, batch_dims=1)
-            is_positive = is_chosen & (matches >= 0)
+            # What is matched to groundtruth without weight does not train, and so allows no background either.
+            has_weight = tf.gather(targets.class_weights, indices, batch_dims=1) > 0.0
+            is_positive = is_chosen & (matches >= 0) & has_weight
             is_negative = is_chosen & (matches == matching.BACKGROUND)
             num_positives = tf.reduce_sum(tf.cast(is_positive, tf.float32), axis=1, keepdims=True)
             limit = tf.cast(self.max_negatives_per_positive * num_positives, tf.int32)

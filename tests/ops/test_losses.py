@@ -272,6 +272,17 @@ def test_the_miner_agrees_with_plain_loops_on_every_image(implementation, settin
         np.testing.assert_array_equal(found[i], expected)
 
 
+@pytest.mark.parametrize(
+    "weight, min_negatives, expected", [(1.0, 0, [1, 1, 0]), (0.0, 0, [0, 0, 0]), (0.0, 1, [0, 1, 0])]
+)
+def test_an_object_without_weight_allows_no_background(weight, min_negatives, expected):
+    rois = make_rois([3], [[[0, 0, 10, 10], [50, 50, 60, 60], [0, 50, 10, 60]]])
+    targets = make_targets([[1, 0, 0]], class_weights=[[weight, 1, 1]])
+    miner = losses.HardExampleMiner(max_negatives_per_positive=1.0, min_negatives=min_negatives)
+    is_hard = miner(tf.zeros([1, 3]), tf.constant([[3.0 * weight, 2.0, 1.0]]), targets, rois)
+    np.testing.assert_array_equal(is_hard, [expected])
+
+
 def test_mined_losses_are_sums_over_hard_rois_divided_by_all_rois():
     """Image 0: two RoIs far apart, the first one harder; image 1: one RoI."""
     boxes = [[[0, 0, 10, 10], [50, 50, 60, 60]], [[0, 0, 10, 10], [0, 0, 0, 0]]]
