@@ -46,7 +46,8 @@ def export(
     """
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     strategies.check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
-    model = builder.build_inference_model(config, reader, static=jit_compile, device=device)
+    execution = builder.inference_execution(config, jit_compile=jit_compile, device=device)
+    model = builder.build_detector(config, reader, execution=execution)
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return saved_model.export_saved_model(
         model=model,

@@ -373,7 +373,7 @@ def _drawing_names(paths: Sequence[str]) -> dict[str, str]:
 def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: str) -> Predictor:
     """A predictor with a checkpoint's weights and the label map's names."""
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-    model = builder.build_inference_model(config, reader)
+    model = builder.build_detector(config, reader, execution=builder.inference_execution(config))
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return Predictor.from_model(
         model=model,
