@@ -6,50 +6,15 @@ Shape letters: N objects of the image, H W size, F image channels, C classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data import images
+from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.data.report import Notice
-
-
-class Objects(NamedTuple):
-    """The annotated objects of one image, one row each; augmentations drop and add rows of all fields together."""
-
-    boxes: tf.Tensor
-    """[N, 4] float32, normalized to the image, inside it and of positive area."""
-    classes: tf.Tensor
-    """[N] int32, 0-based."""
-    weights: tf.Tensor
-    """[N] float32, 1 where the record has none."""
-    is_crowd: tf.Tensor
-    """[N] bool."""
-    is_difficult: tf.Tensor
-    """[N] bool."""
-    is_group_of: tf.Tensor
-    """[N] bool."""
-    areas: tf.Tensor
-    """[N] float32, pixels of the original image, 0 where the record has none."""
-    class_scores: tf.Tensor | None = None
-    """[N, C+1] float32, background first; None unless asked for."""
-
-    def select(self, keep: tf.Tensor) -> Objects:
-        """Returns the rows where `keep` [N] bool is True."""
-        rows = tf.where(keep)[:, 0]
-        return Objects(*(None if field is None else tf.gather(field, rows) for field in self))
-
-
-class Example(NamedTuple):
-    """One image and its objects, what every augmentation takes and returns."""
-
-    image: tf.Tensor
-    """[H, W, F] uint8 or float32, values in [0, 255]."""
-    objects: Objects
-    labeled_classes: tf.Tensor | None = None
-    """[C] bool, the classes that somebody looked for in the image, found or not; None unless asked for."""
 
 
 class Hierarchy(NamedTuple):
@@ -74,18 +39,6 @@ class DecodedExample(NamedTuple):
 Crop = Callable[[tf.Tensor, Objects], tuple[tf.Tensor, Objects]]
 """From the size of an image, [2] int32, and its objects to a window of it, [4] int32 (top, left, height, width), and what it
 leaves of them, in its frame."""
-
-
-def without_none(structure: Any) -> list[tf.Tensor]:
-    """The tensors of an example, without its optional fields that are None, which tf.cond and padded_batch refuse."""
-    return [leaf for leaf in tf.nest.flatten(structure) if isinstance(leaf, (tf.Tensor, tf.TensorSpec))]
-
-
-def with_none(tensors: Iterable[tf.Tensor], *, like: Any) -> Any:
-    """Undoes `without_none`: a structure like `like`, which may hold tensors or specs, of these tensors."""
-    remaining = iter(tensors)
-    is_tensor = (isinstance(leaf, (tf.Tensor, tf.TensorSpec)) for leaf in tf.nest.flatten(like))
-    return tf.nest.pack_sequence_as(like, [next(remaining) if there else None for there in is_tensor])
 
 
 _ROUNDING = 1e-3  # share of the image side by which a box may stick out before its clipping is worth a notice

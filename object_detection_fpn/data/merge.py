@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Objects
+from object_detection_fpn.data.example import Objects
 
 _NUM_BINS = 10000  # of a coordinate, as in the Object Detection API: boxes of equal bins are the same box
 

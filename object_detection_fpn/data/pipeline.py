@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data import decoder
+from object_detection_fpn.data.example import Example, Objects, with_none, without_none
 from object_detection_fpn.data.merge import merge_equal_boxes
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.resize import Resizer
@@ -24,10 +25,10 @@ from object_detection_fpn.data.source import service as data_service
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.records import Batch, Groundtruth
 
-Augmentation = Callable[..., decoder.Example]
+Augmentation = Callable[..., Example]
 """Called as `augmentation(example, seed=[2] int32)`, usually a function of `data.augment` with its keywords bound."""
 
-WindowCrop = Callable[..., tuple[tf.Tensor, decoder.Objects]]
+WindowCrop = Callable[..., tuple[tf.Tensor, Objects]]
 """Called as `crop(size, objects, seed=[2] int32)`, a `decoder.Crop` to which the seed is still to come."""
 
 
@@ -37,7 +38,7 @@ class _Image(NamedTuple):
     image: tf.Tensor  # [H, W, channels] float32
     true_shape: tf.Tensor  # [3] int32
     original_shape: tf.Tensor  # [2] int32
-    objects: decoder.Objects  # G rows, boxes in pixels
+    objects: Objects  # G rows, boxes in pixels
     num_boxes: tf.Tensor  # scalar int32
     source_id: tf.Tensor  # scalar string
     is_padding: tf.Tensor  # scalar bool
@@ -300,7 +301,7 @@ def _untuned() -> tf.data.Options:
 
 
 def _prepare(
-    example: decoder.Example,
+    example: Example,
     source_id: tf.Tensor,
     remarks: reader.Remarks | None = None,
     *,
@@ -350,7 +351,7 @@ def _prepare(
         paddings = [[0, max_num_boxes - num_boxes]] + [[0, 0]] * (field.shape.rank - 1)
         return tf.ensure_shape(tf.pad(field[:num_boxes], paddings), [max_num_boxes, *field.shape[1:]])
 
-    padded = decoder.Objects(*(None if field is None else pad(field) for field in objects))
+    padded = Objects(*(None if field is None else pad(field) for field in objects))
     return _Image(
         image,
         true_shape,
@@ -399,11 +400,11 @@ def _batch(images: tf.data.Dataset, num_rows: int, *, drop_remainder: bool) -> t
 
     @reader.without_autograph
     def unpack(image):  # padded_batch does not take the None of fields that are not loaded
-        return tuple(decoder.without_none(image))
+        return tuple(without_none(image))
 
     @reader.without_autograph
     def pack(*tensors):
-        return decoder.with_none(tensors, like=spec)
+        return with_none(tensors, like=spec)
 
     return images.map(unpack).padded_batch(num_rows, drop_remainder=drop_remainder).map(pack)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Objects
+from object_detection_fpn.data.example import Objects
 from object_detection_fpn.data.merge import merge_equal_boxes
 
 A, B = (0.1, 0.2, 0.5, 0.6), (0.1, 0.2, 0.5, 1.0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 _NUM_COLOURS = 3
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Example, Objects, with_none, without_none
+from object_detection_fpn.data.example import Example, Objects, with_none, without_none
 from object_detection_fpn.ops import boxes as box_ops
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common, pad
-from object_detection_fpn.data.decoder import Example, Objects
+from object_detection_fpn.data.example import Example, Objects
 
 
 def random_crop_image(

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from object_detection_fpn.data import resize
 from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example, Objects
+from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.ops import boxes as box_ops
 
 _METHODS: tuple[resize.Method, ...] = ("bilinear", "nearest", "bicubic", "area")

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 JitterMode = Literal[
     "default",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 from object_detection_fpn.ops import boxes as box_ops
 
 _NUM_COLOURS = 3

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 from object_detection_fpn.ops import boxes as box_ops
 
 Policy = tuple[tuple[tuple[str, float, int], ...], ...]

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common, crop, pad
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 Operation = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
