@@ -75,7 +75,9 @@ AUGMENTATIONS: dict[str, Callable[[Any], input_pipeline.Augmentation]] = {
     "random_downscale_to_target_pixels": _with_fields(geometry.random_downscale_to_target_pixels),
     "random_self_concat_image": _with_fields(geometry.random_self_concat_image),
     "random_crop_image": _with_fields(crop.random_crop_image),
-    "random_crop_pad_image": _with_fields(crop.random_crop_pad_image),
+    "random_crop_pad_image": lambda m: functools.partial(
+        crop.random_crop_pad_image, **crop.group_constraints(_keywords(m))
+    ),
     "random_crop_to_aspect_ratio": _with_fields(crop.random_crop_to_aspect_ratio),
     "random_square_crop_by_scale": _with_fields(crop.random_square_crop_by_scale),
     "random_scale_crop_and_pad_to_square": _with_fields(crop.random_scale_crop_and_pad_to_square),
@@ -196,7 +198,8 @@ def build_dataset(
         resizer = resize.pad_to_multiple(multiple=1, convert_to_grayscale=num_image_channels(model) == 1)
     steps, first_crop = list(training.data_augmentation_options), None
     if is_training and reader.decode_and_crop:
-        first_crop = functools.partial(crop.random_crop_window, **_keywords(steps.pop(0).random_crop_image))
+        constraints = crop.CropConstraints(**_keywords(steps.pop(0).random_crop_image))
+        first_crop = functools.partial(crop.draw_crop, constraints=constraints)
     return input_pipeline.make_dataset(
         list(reader.tf_record_input_reader.input_path),
         resizer=resizer,

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data import images
+from object_detection_fpn.data.augment import warp
 from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.data.report import Notice
 
@@ -36,9 +37,8 @@ class DecodedExample(NamedTuple):
     """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
 
 
-Crop = Callable[[tf.Tensor, Objects], tuple[tf.Tensor, Objects]]
-"""From the size of an image, [2] int32, and its objects to a window of it, [4] int32 (top, left, height, width), and what it
-leaves of them, in its frame."""
+Crop = Callable[[tf.Tensor, Objects], warp.Warp]
+"""From the size of an image, [2] int32, and its objects to a warp that has a window, inside the image, and nothing else."""
 
 
 _ROUNDING = 1e-3  # share of the image side by which a box may stick out before its clipping is worth a notice
@@ -135,7 +135,7 @@ def decode_example(
     if crop is None:
         image = _decode_image(parsed, num_additional_channels, jpeg_min_side)
     else:
-        image, objects = images.decode_window(_encoded_image(parsed), lambda size: crop(size, objects))
+        image, objects = _decode_window(_encoded_image(parsed), objects, crop)
     labeled_classes = None
     if load_labeled_classes:
         labeled_classes = _decode_labeled_classes(parsed, num_classes, label_table, hierarchy)
@@ -188,6 +188,18 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
             f"it is truncated, corrupted or of an unknown format. {reason}"
         )
     return f"{record}: could not be decoded the first time, for a reason that did not recur."
+
+
+def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
+    """The pixels of a window, [h, w, 3] uint8, and the objects in its frame."""
+
+    def choose(size: tf.Tensor) -> tuple[tf.Tensor, Objects]:
+        cropped = crop(size, objects)
+        assert cropped.window is not None
+        window = tf.concat([cropped.window.begin, cropped.window.size], axis=0)
+        return window, warp.move_objects(cropped, objects, size)
+
+    return images.decode_window(encoded, choose)
 
 
 def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int, jpeg_min_side: int) -> tf.Tensor:
@@ -270,7 +282,7 @@ def _decode_objects(
     objects = objects.select(is_good)
     if hierarchy is not None:
         pairs = tf.where(tf.gather(tf.constant(hierarchy.ancestors), objects.classes))  # [N', 2] box, class
-        objects = Objects(*(None if field is None else tf.gather(field, pairs[:, 0]) for field in objects))
+        objects = objects.select_rows(pairs[:, 0])
         objects = objects._replace(classes=tf.cast(pairs[:, 1], tf.int32))
     if load_class_scores:
         has_none = tf.shape(parsed[_SCORES_KEY])[0] == 0

@@ -33,7 +33,10 @@ class Objects(NamedTuple):
 
     def select(self, keep: tf.Tensor) -> Objects:
         """Returns the rows where `keep` [N] bool is True."""
-        rows = tf.where(keep)[:, 0]
+        return self.select_rows(tf.where(keep)[:, 0])
+
+    def select_rows(self, rows: tf.Tensor) -> Objects:
+        """Returns these rows, integers, in this order."""
         return Objects(*(None if field is None else tf.gather(field, rows) for field in self))
 
 
@@ -53,7 +56,15 @@ def without_none(structure: Any) -> list[tf.Tensor]:
 
 
 def with_none(tensors: Iterable[tf.Tensor], *, like: Any) -> Any:
-    """Undoes `without_none`: a structure like `like`, which may hold tensors or specs, of these tensors."""
+    """Undoes `without_none`: a structure like `like`, which may hold tensors or specs, of these tensors.
+
+    Other leaves, such as settings that are no tensors, are those of `like`; specs of fields that are None become None.
+    """
     remaining = iter(tensors)
-    is_tensor = (isinstance(leaf, (tf.Tensor, tf.TensorSpec)) for leaf in tf.nest.flatten(like))
-    return tf.nest.pack_sequence_as(like, [next(remaining) if there else None for there in is_tensor])
+
+    def leaf(of_like: Any) -> Any:
+        if isinstance(of_like, (tf.Tensor, tf.TensorSpec)):
+            return next(remaining)
+        return None if isinstance(of_like, tf.TypeSpec) else of_like
+
+    return tf.nest.pack_sequence_as(like, [leaf(of_like) for of_like in tf.nest.flatten(like)])

@@ -26,5 +26,5 @@ def merge_equal_boxes(objects: Objects, *, num_classes: int) -> Objects:
     num_boxes = tf.shape(unique)[0]
     first = tf.math.unsorted_segment_min(tf.range(tf.shape(keys)[0]), box_of_object, num_boxes)
     scores = tf.math.unsorted_segment_max(tf.one_hot(objects.classes + 1, num_classes + 1), box_of_object, num_boxes)
-    merged = Objects(*(None if field is None else tf.gather(field, first) for field in objects))
+    merged = objects.select_rows(first)
     return merged._replace(class_scores=tf.ensure_shape(scores, [None, num_classes + 1]))

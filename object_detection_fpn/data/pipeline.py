@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data import decoder
+from object_detection_fpn.data.augment.warp import Warp
 from object_detection_fpn.data.example import Example, Objects, with_none, without_none
 from object_detection_fpn.data.merge import merge_equal_boxes
 from object_detection_fpn.data.report import DataReport, Notice
@@ -28,7 +29,7 @@ from object_detection_fpn.records import Batch, Groundtruth
 Augmentation = Callable[..., Example]
 """Called as `augmentation(example, seed=[2] int32)`, usually a function of `data.augment` with its keywords bound."""
 
-WindowCrop = Callable[..., tuple[tf.Tensor, Objects]]
+WindowCrop = Callable[..., Warp]
 """Called as `crop(size, objects, seed=[2] int32)`, a `decoder.Crop` to which the seed is still to come."""
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from object_detection_fpn.data import decoder
+from object_detection_fpn.data.augment import warp
 from object_detection_fpn.data.report import Notice
 
 NAN, INF = math.nan, math.inf
@@ -396,19 +397,21 @@ def test_a_window_has_the_pixels_of_the_whole_image(make_record, kind):
     record = make_record(image=encoded.numpy())
     whole = decode(record).example.image.numpy()
     for _ in range(20):
-        (top, left), sizes = rng.integers(0, [61, 90]), []
+        begin = rng.integers(0, [61, 90])
+        shape = rng.integers(1, [62, 91] - begin)
+        window = warp.make_window(tf.constant(begin, tf.int32), tf.constant(shape, tf.int32), clip_boxes=False)
+        sizes = []
 
-        def crop(size, objects, top=top, left=left, sizes=sizes):
+        def crop(size, objects, window=window, sizes=sizes):
             sizes.append(size.numpy().tolist())
-            window = [top, left, rng.integers(1, 62 - top), rng.integers(1, 91 - left)]
-            sizes.append(window)
-            return tf.constant(window, tf.int32), objects._replace(boxes=objects.boxes / 2)
+            return warp.Warp(window=window)
 
         example = decode(record, crop=crop).example
-        size, (_, _, height, width) = sizes
-        assert size == [61, 90]
-        np.testing.assert_array_equal(example.image, whole[top : top + height, left : left + width])
-        np.testing.assert_allclose(example.objects.boxes, [[0.05, 0.1, 0.25, 0.3]], atol=1e-6)
+        assert sizes == [[61, 90]]
+        end = begin + shape
+        np.testing.assert_array_equal(example.image, whole[begin[0] : end[0], begin[1] : end[1]])
+        moved = warp.apply(warp.Warp(window=window), decode(record).example)
+        np.testing.assert_array_equal(example.objects.boxes, moved.objects.boxes)
 
 
 def test_what_is_no_jpeg_is_decoded_whole(make_record, encode_image):

@@ -58,7 +58,12 @@ MOVES = {
         functools.partial(crop.random_scale_crop_and_pad_to_square, output_size=64, scale_min=0.8),
         2.5,
     ),
-    "crop and pad": (functools.partial(crop.random_crop_pad_image, min_object_covered=0.5, **BLACK), 1),
+    "crop and pad": (
+        functools.partial(
+            crop.random_crop_pad_image, constraints=crop.CropConstraints(min_object_covered=0.5), **BLACK
+        ),
+        1,
+    ),
     "pad": (functools.partial(pad.random_pad_image, **BLACK), 0),
     "absolute pad": (
         functools.partial(pad.random_absolute_pad_image, max_height_padding=30, max_width_padding=9, **BLACK),
