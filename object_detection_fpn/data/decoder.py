@@ -5,7 +5,7 @@ Shape letters: N objects of the image, H W size, F image channels, C classes.
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -67,6 +67,37 @@ _CHANNELS_KEY = "image/additional_channels/encoded"
 _SCORES_KEY = "image/object/class/multiclass_scores"
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What is read of a record."""
+
+    num_classes: int
+    """Class ids of the records must lie in 1 to this."""
+    label_to_id: Mapping[str, int] | None = None
+    """From class name to 1-based id; where given, names in the records go before ids."""
+    num_additional_channels: int = 0
+    """How many images of one channel `image/additional_channels/encoded` holds; they are stacked behind the three channels
+    of the image and must have its size."""
+    load_class_scores: bool = False
+    """Read `image/object/class/multiclass_scores`: for each box C values, or C+1 with the background first, which is 0 where
+    it is not given. A record without them has 1 for the class of each box. Augmentations get them."""
+    load_labeled_classes: bool = False
+    """Read the labels of the image, `image/class/text` or `image/class/label`; they fill `Batch.labeled_classes`."""
+    map_empty_labeled_classes_to_ones: bool = True
+    """An image without labels was looked through for all classes, instead of none."""
+    hierarchy: Hierarchy | None = None
+    """Give every box to the ancestors of its class as well, a row each, and likewise labels of the image: what is there
+    (`image/class/confidence` 1, or not given) to ancestors, what is not (0) to descendants."""
+    jpeg_min_side: int = 0
+    """In training, decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves its shorter side this long,
+    in pixels; 0 for the whole size. `Batch.original_shapes` are then those of the decoded images. Not beside additional
+    channels."""
+    crop: Callable[..., warp.Warp] | None = None
+    """In training, called as `crop(size, objects, seed=[2] int32)`, a `Crop` to which the seed is still to come: cut this out
+    before the augmentations, and do not decode more of a JPEG than that takes. Its seeds are those of a first augmentation;
+    `Batch.original_shapes` are those of the windows. Not beside `jpeg_min_side` and additional channels."""
+
+
 def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTable:
     """Makes the table from class name to 1-based id that `decode_example` takes; unknown names give -1.
 
@@ -82,15 +113,9 @@ def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTabl
 
 def decode_example(
     serialized: tf.Tensor,
+    decoding: Decoding,
     *,
-    num_classes: int,
     label_table: tf.lookup.StaticHashTable | None = None,
-    num_additional_channels: int = 0,
-    load_class_scores: bool = False,
-    load_labeled_classes: bool = False,
-    map_empty_labeled_classes_to_ones: bool = True,
-    hierarchy: Hierarchy | None = None,
-    jpeg_min_side: int = 0,
     crop: Crop | None = None,
 ) -> DecodedExample:
     """Decodes a record; boxes that cannot train are dropped and counted, a record that contradicts itself is refused.
@@ -100,94 +125,37 @@ def decode_example(
 
     Args:
         serialized: scalar string, a serialized tf.Example.
-        num_classes: ids of `image/object/class/label` must lie in 1 to this.
-        label_table: from class name to 1-based id, see `make_label_table`; None to read ids only.
-        num_additional_channels: how many images of one channel `image/additional_channels/encoded` holds; they are
-            stacked behind the three channels of the image and must have its size.
-        load_class_scores: read `image/object/class/multiclass_scores`: for each box C values, or C+1 with the background
-            first, which is 0 where it is not given. A record without them has 1 for the class of each box.
-        load_labeled_classes: read the labels of the image, `image/class/text` or `image/class/label`.
-        map_empty_labeled_classes_to_ones: an image without labels was looked through for all classes, instead of none.
-        hierarchy: give every box to the ancestors of its class as well, a row each, and likewise labels of the image:
-            what is there (`image/class/confidence` 1, or not given) to ancestors, what is not (0) to descendants.
-        jpeg_min_side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves its shorter side this
-            long, in pixels; 0 for the whole size. Not beside additional channels.
-        crop: cut this out, and do not decode more of a JPEG than that takes; the pixels are those of the whole image. Not
-            beside `jpeg_min_side` and additional channels.
+        decoding: what to read.
+        label_table: of `decoding.label_to_id`, see `make_label_table`; None to read ids only.
+        crop: `decoding.crop` with its seed; None for the whole image. The pixels are those of the whole image.
 
     Returns:
         A `DecodedExample`; its image is uint8 [H, W, 3 + num_additional_channels].
 
     Raises:
         tf.errors.InvalidArgumentError: if the record is no tf.Example, its image does not decode, its lists differ in
-            length, or a class id lies outside 1 to `num_classes`. The message gives the reason; `explain_failure` adds
-            the name of the record.
+            length, or a class id lies outside 1 to `num_classes`. The message gives the reason; `failures.explain_failure`
+            adds the name of the record.
     """
     features = dict(_FEATURES)
-    if num_additional_channels:
+    if decoding.num_additional_channels:
         features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
-    if load_class_scores:
+    if decoding.load_class_scores:
         features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
-    if load_labeled_classes:
+    if decoding.load_labeled_classes:
         features |= _IMAGE_LABEL_FEATURES
     parsed = tf.io.parse_single_example(serialized, features)
-    objects, notices = _decode_objects(parsed, num_classes, label_table, load_class_scores, hierarchy)
+    objects, notices = _decode_objects(parsed, decoding, label_table)
     if crop is None:
-        image = _decode_image(parsed, num_additional_channels, jpeg_min_side)
+        image = _decode_image(parsed, decoding.num_additional_channels, decoding.jpeg_min_side)
     else:
         image, objects = _decode_window(_encoded_image(parsed), objects, crop)
     labeled_classes = None
-    if load_labeled_classes:
-        labeled_classes = _decode_labeled_classes(parsed, num_classes, label_table, hierarchy)
-        if map_empty_labeled_classes_to_ones:
+    if decoding.load_labeled_classes:
+        labeled_classes = _decode_labeled_classes(parsed, decoding.num_classes, label_table, decoding.hierarchy)
+        if decoding.map_empty_labeled_classes_to_ones:
             labeled_classes |= ~tf.reduce_any(labeled_classes)
     return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], notices)
-
-
-def name_record(file: str, index: int, source_id: str) -> str:
-    """Words that name a record in errors and warnings; `index` counts from 0."""
-    return f"{file}, record {index}" + (f" (source_id {source_id})" if source_id else "")
-
-
-def refusal_words(error: tf.errors.OpError) -> str | None:
-    """The words with which this pipeline refused its data, without TensorFlow's wrapping; None for any other error."""
-    found = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|\[Op:|$)", error.message, re.DOTALL)
-    return found and found.group(1).replace("] [", "").replace("\\'", "'").replace('\\"', '"')
-
-
-def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callable[[tf.Tensor], DecodedExample]) -> str:
-    """Says in one line which record could not be decoded, and why, by decoding it once more.
-
-    Args:
-        serialized: the record that `decode` failed on.
-        file: the file it comes from.
-        index: its position in the file, from 0.
-        decode: `decode_example` with its keyword values bound.
-    """
-    try:
-        example = tf.train.Example.FromString(serialized)
-    except Exception:  # the protobuf runtimes (upb, C++, Python) raise different classes for malformed bytes
-        return f"{name_record(file, index, '')}: {len(serialized):,} bytes that are no serialized tf.Example."
-    features = example.features.feature
-    source_id = b"".join(features["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
-    record = name_record(file, index, source_id)
-    if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
-        return f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames."
-    try:
-        decode(tf.constant(serialized))
-    except tf.errors.OpError as error:
-        refusal = refusal_words(error)
-        if refusal is not None:
-            return f"{record}: {refusal}"
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
-        if "feature" in reason.lower() or "Key:" in reason:
-            return f"{record}: {reason}"
-        encoded = b"".join(features["image/encoded"].bytes_list.value[:1])
-        return (
-            f"{record}: image/encoded ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
-            f"it is truncated, corrupted or of an unknown format. {reason}"
-        )
-    return f"{record}: could not be decoded the first time, for a reason that did not recur."
 
 
 def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
@@ -237,11 +205,7 @@ def _encoded_image(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 
 def _decode_objects(
-    parsed: Mapping[str, tf.Tensor],
-    num_classes: int,
-    label_table: tf.lookup.StaticHashTable | None,
-    load_class_scores: bool,
-    hierarchy: Hierarchy | None,
+    parsed: Mapping[str, tf.Tensor], decoding: Decoding, label_table: tf.lookup.StaticHashTable | None
 ) -> tuple[Objects, tf.Tensor]:
     """Returns the objects that can train and counts [len(Notice)] int32 of those that could not."""
     sides = [parsed[f"image/object/bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
@@ -253,13 +217,15 @@ def _decode_objects(
 
     objects = Objects(
         boxes=tf.clip_by_value(boxes, 0.0, 1.0),
-        classes=_decode_classes(parsed, num_boxes, num_classes, label_table),
+        classes=_decode_classes(parsed, num_boxes, decoding.num_classes, label_table),
         weights=_per_box(parsed, "image/object/weight", num_boxes, default=1),
         is_crowd=tf.cast(_per_box(parsed, "image/object/is_crowd", num_boxes), tf.bool),
         is_difficult=tf.cast(_per_box(parsed, "image/object/difficult", num_boxes), tf.bool),
         is_group_of=tf.cast(_per_box(parsed, "image/object/group_of", num_boxes), tf.bool),
         areas=_per_box(parsed, "image/object/area", num_boxes),
-        class_scores=_decode_class_scores(parsed, num_boxes, num_classes) if load_class_scores else None,
+        class_scores=_decode_class_scores(parsed, num_boxes, decoding.num_classes)
+        if decoding.load_class_scores
+        else None,
     )
 
     size, clipped_size = boxes[:, 2:] - boxes[:, :2], objects.boxes[:, 2:] - objects.boxes[:, :2]
@@ -280,13 +246,13 @@ def _decode_objects(
     nothing = tf.zeros([num_boxes], tf.bool)
     notices = tf.stack([tf.math.count_nonzero(counts.get(n, nothing), dtype=tf.int32) for n in Notice])
     objects = objects.select(is_good)
-    if hierarchy is not None:
-        pairs = tf.where(tf.gather(tf.constant(hierarchy.ancestors), objects.classes))  # [N', 2] box, class
+    if decoding.hierarchy is not None:
+        pairs = tf.where(tf.gather(tf.constant(decoding.hierarchy.ancestors), objects.classes))  # [N', 2] box, class
         objects = objects.select_rows(pairs[:, 0])
         objects = objects._replace(classes=tf.cast(pairs[:, 1], tf.int32))
-    if load_class_scores:
+    if decoding.load_class_scores:
         has_none = tf.shape(parsed[_SCORES_KEY])[0] == 0
-        of_classes = tf.one_hot(objects.classes + 1, num_classes + 1)
+        of_classes = tf.one_hot(objects.classes + 1, decoding.num_classes + 1)
         objects = objects._replace(class_scores=tf.where(has_none, of_classes, objects.class_scores))
     return objects, notices
 
@@ -370,8 +336,8 @@ def _per_box(parsed: Mapping[str, tf.Tensor], key: str, num_boxes: tf.Tensor, *,
     return tf.pad(values, [[0, tf.maximum(num_boxes - found, 0)]], constant_values=default)
 
 
-def _require(condition: tf.Tensor, *words: str | tf.Tensor) -> None:
-    """Fails with `words` (strings, and scalar or short integer tensors) unless `condition` holds."""
-    # The raw op: tf.debugging.Assert words its message differently in eager mode, and joining the words beforehand would
-    # cost every image what only a bad one needs. `refusal_words` joins them.
-    tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(w) for w in words], summarize=10)
+def _require(condition: tf.Tensor, *message: str | tf.Tensor) -> None:
+    """Fails with `message` (strings, and scalar or short integer tensors) unless `condition` holds."""
+    # The raw op: tf.debugging.Assert has another message in eager mode, and joining its parts beforehand would cost every
+    # image what only a bad one needs. `failures.error_message` joins them.
+    tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(part) for part in message], summarize=10)

@@ -13,21 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import decoder, failures
 from object_detection_fpn.data.augment import warp
 from object_detection_fpn.data.report import Notice
 
 NAN, INF = math.nan, math.inf
 
 
-def decode(serialized: bytes, **settings) -> decoder.DecodedExample:
-    return decoder.decode_example(tf.constant(serialized), **{"num_classes": 3, **settings})
+def decode(serialized: bytes, *, label_table=None, crop=None, **settings) -> decoder.DecodedExample:
+    decoding = decoder.Decoding(num_classes=3, **settings)
+    return decoder.decode_example(tf.constant(serialized), decoding, label_table=label_table, crop=crop)
 
 
 def refusal(serialized: bytes, **settings) -> str:
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decode(serialized, **settings)
-    return decoder.refusal_words(caught.value) or caught.value.message
+    return failures.error_message(caught.value) or caught.value.message
 
 
 def counts(decoded: decoder.DecodedExample) -> dict[Notice, int]:
@@ -330,11 +331,11 @@ def _sequence_example() -> bytes:
     ],
 )
 def test_an_explanation_names_file_record_source_id_and_reason(make_record, spoil, words):
-    explained = decoder.explain_failure(
+    explained = failures.explain_failure(
         spoil(make_record),
         file="f.tfrecord",
         index=4,
-        decode=functools.partial(decoder.decode_example, num_classes=3),
+        decode=functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
     )
     assert words in explained
     assert "\n" not in explained
@@ -343,8 +344,11 @@ def test_an_explanation_names_file_record_source_id_and_reason(make_record, spoi
 def test_a_truncated_jpeg_is_explained(make_record, encode_image):
     jpeg = encode_image(64, 64)
     record = make_record(image=jpeg[: len(jpeg) // 2])
-    explained = decoder.explain_failure(
-        record, file="f", index=0, decode=functools.partial(decoder.decode_example, num_classes=3)
+    explained = failures.explain_failure(
+        record,
+        file="f",
+        index=0,
+        decode=functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
     )
     assert explained.startswith(
         f"f, record 0 (source_id 7): image/encoded ({len(jpeg) // 2:,} bytes beginning with ff d8"
@@ -352,18 +356,20 @@ def test_a_truncated_jpeg_is_explained(make_record, encode_image):
 
 
 def test_a_failure_that_does_not_recur_is_said_to_be_one(make_record):
-    explained = decoder.explain_failure(make_record(), file="f", index=0, decode=lambda serialized: decode(serialized))
+    explained = failures.explain_failure(make_record(), file="f", index=0, decode=lambda serialized: decode(serialized))
     assert explained.endswith("for a reason that did not recur.")
 
 
-def test_errors_that_are_no_refusal_have_no_words():
-    assert decoder.refusal_words(tf.errors.NotFoundError(None, None, "no such file")) is None
+def test_errors_that_are_no_refusal_have_no_message():
+    assert failures.error_message(tf.errors.NotFoundError(None, None, "no such file")) is None
 
 
 def test_decoding_is_the_same_in_a_graph(make_record):
     record = make_record([(0.1, 0.2, 0.5, 0.6), (0.5, 0.5, 0.1, 0.1)])
     eager = decode(record)
-    traced = tf.function(functools.partial(decoder.decode_example, num_classes=3))(tf.constant(record))
+    traced = tf.function(functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)))(
+        tf.constant(record)
+    )
     for a, b in zip(tf.nest.flatten(eager), tf.nest.flatten(traced), strict=True):
         if a is not None:
             np.testing.assert_array_equal(a, b)
@@ -417,6 +423,6 @@ def test_a_window_has_the_pixels_of_the_whole_image(make_record, kind):
 def test_what_is_no_jpeg_is_decoded_whole(make_record, encode_image):
     record = make_record(image=encode_image(64, 90, "png"))
     assert decode(record, jpeg_min_side=8).example.image.shape == (64, 90, 3)
-    assert "does not decode" in decoder.explain_failure(
+    assert "does not decode" in failures.explain_failure(
         make_record(image=b"\xff\xd8\xffgarbage"), file="f", index=0, decode=functools.partial(decode, jpeg_min_side=8)
     )

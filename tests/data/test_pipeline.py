@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data import decoder, resize
+from object_detection_fpn.data import decoder, failures, preparing, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import crop as crops
 from object_detection_fpn.data.augment import geometry
@@ -22,6 +23,7 @@ DYNAMIC = resize.keep_aspect_ratio(min_dimension=16, max_dimension=64)
 
 def make(patterns, **options) -> tf.data.Dataset:
     defaults = {
+        "file_patterns": [patterns] if isinstance(patterns, str) else patterns,
         "resizer": STATIC,
         "num_classes": 3,
         "batch_size": 4,
@@ -30,7 +32,14 @@ def make(patterns, **options) -> tf.data.Dataset:
         "num_readers": 4,
         "shuffle_buffer_size": 16,
     }
-    return input_pipeline.make_dataset(patterns, **{**defaults, **options})
+    settings = {**defaults, **options}
+    records = (input_pipeline.Reading, decoder.Decoding, preparing.Preparing)
+    names = [{field.name for field in dataclasses.fields(record)} for record in records]
+    parts = [
+        record(**{n: settings.pop(n) for n in own & settings.keys()})
+        for record, own in zip(records, names, strict=True)
+    ]
+    return input_pipeline.make_dataset(*parts, **settings)
 
 
 def ids_of(dataset: tf.data.Dataset) -> list[str]:
@@ -361,7 +370,7 @@ def test_errors_inside_a_compiled_loop_still_name_the_record(write_records, make
 
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         count(make(path, batch_size=1))
-    words = decoder.refusal_words(caught.value)
+    words = failures.error_message(caught.value)
     assert words.startswith(f"{path}, record 1 (source_id cut): image/encoded (300 bytes beginning with ff d8 ff e0)")
     assert "\n" not in words
 
@@ -375,7 +384,7 @@ def test_a_truncated_file_is_an_error_that_names_it(numbered, is_training, sampl
         file.truncate(os.path.getsize(path) - 100)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(make(path, **options).take(10))
-    assert decoder.refusal_words(caught.value).startswith(f"{path}: truncated or corrupted at byte ")
+    assert failures.error_message(caught.value).startswith(f"{path}: truncated or corrupted at byte ")
 
 
 def test_no_records_is_an_error_that_names_the_patterns(write_records):

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import decoder, failures
 from object_detection_fpn.data.report import DataReport, Notice
 
 _READ_BUFFER_BYTES = 4 << 20  # a few large requests a file, which remote file systems need; times num_readers in memory
@@ -48,8 +48,8 @@ class Record(NamedTuple):
         return self.serialized[len(_NO_EXAMPLE) :].decode() if self.index == _BROKEN_FILE else None
 
 
-class Remarks(NamedTuple):
-    """What is to be said of a record by Python, which a data service's workers cannot reach: `settle` says it."""
+class RecordIssues(NamedTuple):
+    """What is wrong with a record; `report_issues` reports it from Python, which a data service's workers cannot call."""
 
     notices: tf.Tensor
     """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
@@ -79,13 +79,13 @@ def list_record_files(patterns: Sequence[str]) -> list[tuple[str, int]]:
         if not matching:
             logging.warning("No record file matches '%s'.", pattern)
         files.extend(matching)
-    words = ", ".join(f"'{pattern}'" for pattern in patterns)
+    names = ", ".join(f"'{pattern}'" for pattern in patterns)
     if not files:
-        raise FileNotFoundError(f"No record file matches {words or 'an empty list of patterns'}.")
+        raise FileNotFoundError(f"No record file matches {names or 'an empty list of patterns'}.")
     with concurrent.futures.ThreadPoolExecutor(_NUM_OPENING_THREADS) as pool:
         sizes = list(pool.map(_open_for_size, files))
     if not any(sizes):
-        raise ValueError(f"There are no records in the {len(files)} file(s) that match {words}: all are empty.")
+        raise ValueError(f"There are no records in the {len(files)} file(s) that match {names}: all are empty.")
     return list(zip(files, sizes, strict=True))
 
 
@@ -193,8 +193,8 @@ def decode_records(
         records: of `Record`.
         decode: `decoder.decode_example` with its keywords bound.
         end: any record that `decode` accepts; it marks the end.
-        report: takes the counts. None puts off both counting and failing: every element then has `Remarks` as its third
-            component, for `settle`, and what follows a record that fails is to be thrown away.
+        report: takes the counts. None puts off both counting and failing: every element then has `RecordIssues` as its third
+            component, for `report_issues`, and what follows a record that fails is to be thrown away.
         num_parallel_calls: records to decode at the same time.
         decode_one: instead of `decode`, which then only explains, takes a record and its number among the results.
 
@@ -229,14 +229,14 @@ def decode_records(
         is_complete = position == expected
         nothing = Record(tf.constant(""), tf.constant(""), tf.constant(0, tf.int64))
         failed = tf.nest.map_structure(functools.partial(tf.where, is_complete), nothing, previous)
-        remarks = Remarks(decoded.notices, record.file, record.index, decoded.source_id, failed)
+        issues = RecordIssues(decoded.notices, record.file, record.index, decoded.source_id, failed)
         is_kept = record.index != _END
         has_id = tf.strings.length(decoded.source_id) > 0
         name = tf.strings.join([record.file, ":", tf.strings.as_string(record.index)])
         found = (decoded.example, tf.where(has_id, decoded.source_id, name))
         if report is None:
-            return position + 1, ((*found, remarks), is_kept | ~is_complete)
-        settle(remarks, decode, report)
+            return position + 1, ((*found, issues), is_kept | ~is_complete)
+        report_issues(issues, decode, report)
         return position + 1, (found, is_kept)
 
     zero = tf.constant(0, tf.int64)
@@ -260,11 +260,11 @@ def _read_file(file: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
         offset, index = state
         is_end = serialized == _END_OF_FILE
         is_broken = is_end & (offset != size)
-        words = tf.strings.join(
+        message = tf.strings.join(
             [_NO_EXAMPLE, file, ": truncated or corrupted at byte ", tf.strings.as_string(offset), " of ",
              tf.strings.as_string(size), ", after ", tf.strings.as_string(index), " good records."]
         )  # fmt: skip
-        record = Record(tf.where(is_broken, words, serialized), file, tf.where(is_broken, _BROKEN_FILE, index))
+        record = Record(tf.where(is_broken, message, serialized), file, tf.where(is_broken, _BROKEN_FILE, index))
         next_offset = offset + _RECORD_FRAME_BYTES + tf.cast(tf.strings.length(serialized), tf.int64)
         return (next_offset, index + 1), (record, ~is_end | is_broken)
 
@@ -279,8 +279,8 @@ def keep_flagged(flagged: tf.data.Dataset) -> tf.data.Dataset:
     return kept.map(without_autograph(lambda element, is_kept: element))
 
 
-def settle(
-    remarks: Remarks,
+def report_issues(
+    issues: RecordIssues,
     decode: Callable[[tf.Tensor], decoder.DecodedExample],
     report: DataReport,
     *,
@@ -289,21 +289,21 @@ def settle(
     """Counts what was dropped, and fails if a record did not decode; to be called where tf.data calls Python functions.
 
     Args:
-        remarks: of one record, or, if `batched`, of several, each component with a leading dimension.
+        issues: of one record, or, if `batched`, of several, each component with a leading dimension.
         decode: with which the record that failed is decoded once more, to say why.
         report: takes the counts.
-        batched: see `remarks`.
+        batched: see `issues`.
 
     Raises:
         tf.errors.InvalidArgumentError: if a record did not decode.
     """
     if not batched:
-        remarks = tf.nest.map_structure(lambda component: component[tf.newaxis], remarks)
-    # Only records that there is something to say of pay for the way into Python.
-    is_good = tf.reduce_all(tf.strings.length(remarks.failed.serialized) == 0)
-    message = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(remarks.failed, decode))
+        issues = tf.nest.map_structure(lambda component: component[tf.newaxis], issues)
+    # Python is called for records with issues only: a call takes about 50 microseconds.
+    is_good = tf.reduce_all(tf.strings.length(issues.failed.serialized) == 0)
+    message = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(issues.failed, decode))
     tf.raw_ops.Assert(condition=is_good, data=[message])
-    _count(remarks, report)
+    _count(issues, report)
 
 
 def _explain(records: Record, decode: Callable[[tf.Tensor], decoder.DecodedExample]) -> tf.Tensor:
@@ -312,26 +312,26 @@ def _explain(records: Record, decode: Callable[[tf.Tensor], decoder.DecodedExamp
     def explain(serialized: np.ndarray, files: np.ndarray, indices: np.ndarray) -> bytes:
         row = next(row for row, value in enumerate(serialized) if value)
         record = Record(serialized[row], files[row], indices[row])
-        words = record.broken_file() or decoder.explain_failure(
+        message = record.broken_file() or failures.explain_failure(
             record.serialized, file=record.file.decode(), index=int(record.index), decode=decode
         )
-        return words.encode("utf-8", "replace")
+        return message.encode("utf-8", "replace")
 
     return tf.ensure_shape(tf.numpy_function(explain, list(records), tf.string), [])
 
 
-def _count(remarks: Remarks, report: DataReport) -> None:
+def _count(issues: RecordIssues, report: DataReport) -> None:
     """Hands counts [N, len(Notice)] int32 to the report."""
 
     def add(notices: np.ndarray, *names: np.ndarray) -> np.bool_:
         for row, file, index, source_id in zip(notices.tolist(), *names, strict=True):
-            name = decoder.name_record(file.decode(), int(index), source_id.decode("utf-8", "replace"))
+            name = failures.name_record(file.decode(), int(index), source_id.decode("utf-8", "replace"))
             for notice, count in zip(Notice, row, strict=True):
                 report.add(notice, count, name)
         return np.bool_(True)
 
     tf.cond(
-        tf.reduce_any(remarks.notices > 0),
-        lambda: tf.numpy_function(add, [remarks.notices, remarks.file, remarks.index, remarks.source_id], tf.bool),
+        tf.reduce_any(issues.notices > 0),
+        lambda: tf.numpy_function(add, [issues.notices, issues.file, issues.index, issues.source_id], tf.bool),
         lambda: tf.constant(True),
     )

@@ -17,7 +17,7 @@ from absl import logging
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import failures
 from object_detection_fpn.data.source import reader
 
 
@@ -325,7 +325,7 @@ def _read_features(patterns: Sequence[str]) -> Iterable[tuple[str, Mapping[str, 
         if broken := record.broken_file():
             raise CocoError(broken)
         features = tf.train.Example.FromString(record.serialized).features.feature
-        yield decoder.name_record(record.file.decode(), record.index, ""), features
+        yield failures.name_record(record.file.decode(), record.index, ""), features
 
 
 def _choose_image_ids(patterns: Sequence[str]) -> list[int]:

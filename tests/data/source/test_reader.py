@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import decoder, failures
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.source import reader
 
@@ -169,7 +169,7 @@ def decode_all(write_records, make_record):
         report = DataReport()
         dataset = reader.decode_records(
             reader.read_records(reader.list_record_files([write_records(records)])),
-            functools.partial(decoder.decode_example, num_classes=3),
+            functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
             end=make_record([], [], image=END_MARK),
             report=report,
             num_parallel_calls=4,
@@ -215,7 +215,7 @@ def test_a_record_that_does_not_decode_is_named_wherever_it_stands(
     good = make_record()
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decode_all([good] * num_before + [bad] + [good] * num_after)
-    refused = decoder.refusal_words(caught.value)
+    refused = failures.error_message(caught.value)
     assert refused.startswith(f"{tmp_path}/data.tfrecord, record {num_before}")
     assert words in refused
 
@@ -228,13 +228,13 @@ def test_a_broken_file_is_refused_by_its_words(make_record, write_records):
     report = DataReport()
     dataset = reader.decode_records(
         reader.read_records(reader.list_record_files([path])),
-        functools.partial(decoder.decode_example, num_classes=3),
+        functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
         end=make_record([], [], image=END_MARK),
         report=report,
     )
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(dataset)
-    assert decoder.refusal_words(caught.value) == (
+    assert failures.error_message(caught.value) == (
         f"{path}: truncated or corrupted at byte {size // 3 * 2} of {size - 1}, after 2 good records."
     )
 
@@ -248,7 +248,7 @@ def test_endless_data_of_which_nothing_decodes_are_refused(write_records, make_r
     path = write_records([make_record(image=b"garbage", source_id="bad")])
     dataset = reader.decode_records(
         reader.read_records(reader.list_record_files([path]), num_epochs=0),
-        functools.partial(decoder.decode_example, num_classes=3),
+        functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
         end=make_record([], [], image=END_MARK),
         report=DataReport(),
     )
