@@ -27,14 +27,24 @@ class Hierarchy(NamedTuple):
     """[C, C] bool: class j is class i or one that belongs to i."""
 
 
+class Issues(NamedTuple):
+    """What is wrong with a record that is used nevertheless."""
+
+    notices: tf.Tensor
+    """[len(Notice)] int32, how many boxes were dropped or clipped, by reason; 1 for an image with a notice."""
+    num_boxes: tf.Tensor
+    """Scalar int32, boxes of the record, good and bad."""
+    values: tf.Tensor
+    """[len(Notice)] string, the first box (coordinates with commas between them) or class name of each reason, or empty."""
+
+
 class DecodedExample(NamedTuple):
     """An `Example` and what the record says besides."""
 
     example: Example
     source_id: tf.Tensor
     """Scalar string, empty when the record has none."""
-    notices: tf.Tensor
-    """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
+    issues: Issues
 
 
 Crop = Callable[[tf.Tensor, Objects], warp.Warp]
@@ -137,15 +147,8 @@ def decode_example(
             length, or a class id lies outside 1 to `num_classes`. The message gives the reason; `failures.explain_failure`
             adds the name of the record.
     """
-    features = dict(_FEATURES)
-    if decoding.num_additional_channels:
-        features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
-    if decoding.load_class_scores:
-        features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
-    if decoding.load_labeled_classes:
-        features |= _IMAGE_LABEL_FEATURES
-    parsed = tf.io.parse_single_example(serialized, features)
-    objects, notices = _decode_objects(parsed, decoding, label_table)
+    parsed = _parse(serialized, decoding)
+    objects, issues = _decode_objects(parsed, decoding, label_table)
     if crop is None:
         image = _decode_image(parsed, decoding.num_additional_channels, decoding.jpeg_min_side)
     else:
@@ -155,7 +158,25 @@ def decode_example(
         labeled_classes = _decode_labeled_classes(parsed, decoding.num_classes, label_table, decoding.hierarchy)
         if decoding.map_empty_labeled_classes_to_ones:
             labeled_classes |= ~tf.reduce_any(labeled_classes)
-    return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], notices)
+    return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], issues)
+
+
+def decode_objects(
+    serialized: tf.Tensor, decoding: Decoding, label_table: tf.lookup.StaticHashTable | None = None
+) -> tuple[Objects, Issues]:
+    """The objects of a record alone, and what is wrong with it; arguments and errors are those of `decode_example`."""
+    return _decode_objects(_parse(serialized, decoding), decoding, label_table)
+
+
+def _parse(serialized: tf.Tensor, decoding: Decoding) -> dict[str, tf.Tensor]:
+    features = dict(_FEATURES)
+    if decoding.num_additional_channels:
+        features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
+    if decoding.load_class_scores:
+        features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
+    if decoding.load_labeled_classes:
+        features |= _IMAGE_LABEL_FEATURES
+    return tf.io.parse_single_example(serialized, features)
 
 
 def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
@@ -206,8 +227,8 @@ def _encoded_image(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 def _decode_objects(
     parsed: Mapping[str, tf.Tensor], decoding: Decoding, label_table: tf.lookup.StaticHashTable | None
-) -> tuple[Objects, tf.Tensor]:
-    """Returns the objects that can train and counts [len(Notice)] int32 of those that could not."""
+) -> tuple[Objects, Issues]:
+    """Returns the objects that can train, and the number of those that cannot."""
     sides = [parsed[f"image/object/bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
     num_boxes = tf.shape(sides[0])[0]
     for side, values in zip(("xmin", "ymax", "xmax"), sides[1:], strict=True):
@@ -218,7 +239,7 @@ def _decode_objects(
     objects = Objects(
         boxes=tf.clip_by_value(boxes, 0.0, 1.0),
         classes=_decode_classes(parsed, num_boxes, decoding.num_classes, label_table),
-        weights=_per_box(parsed, "image/object/weight", num_boxes, default=1),
+        weights=_decode_weights(parsed, num_boxes),
         is_crowd=tf.cast(_per_box(parsed, "image/object/is_crowd", num_boxes), tf.bool),
         is_difficult=tf.cast(_per_box(parsed, "image/object/difficult", num_boxes), tf.bool),
         is_group_of=tf.cast(_per_box(parsed, "image/object/group_of", num_boxes), tf.bool),
@@ -244,7 +265,16 @@ def _decode_objects(
         is_good &= ~has_fault
     counts[Notice.CLIPPED] = is_good & sticks_out
     nothing = tf.zeros([num_boxes], tf.bool)
-    notices = tf.stack([tf.math.count_nonzero(counts.get(n, nothing), dtype=tf.int32) for n in Notice])
+    flags = tf.stack([counts.get(n, nothing) for n in Notice])  # [len(Notice), N]
+    is_rotated = tf.cast(images.is_rotated(parsed["image/encoded"]), tf.int32)
+    notices = tf.math.count_nonzero(flags, axis=1, dtype=tf.int32)
+    notices += tf.one_hot(Notice.ROTATED, len(Notice), is_rotated, 0)
+    values = tf.cond(
+        tf.reduce_any(flags),
+        lambda: _first_values(flags, boxes, _names_of(parsed, "image/object/class/", num_boxes)),
+        lambda: tf.fill([len(Notice)], ""),
+    )
+    issues = Issues(notices, num_boxes, tf.ensure_shape(values, [len(Notice)]))
     objects = objects.select(is_good)
     if decoding.hierarchy is not None:
         pairs = tf.where(tf.gather(tf.constant(decoding.hierarchy.ancestors), objects.classes))  # [N', 2] box, class
@@ -254,7 +284,24 @@ def _decode_objects(
         has_none = tf.shape(parsed[_SCORES_KEY])[0] == 0
         of_classes = tf.one_hot(objects.classes + 1, decoding.num_classes + 1)
         objects = objects._replace(class_scores=tf.where(has_none, of_classes, objects.class_scores))
-    return objects, notices
+    return objects, issues
+
+
+def _names_of(parsed: Mapping[str, tf.Tensor], prefix: str, num: tf.Tensor) -> tf.Tensor:
+    """[N] string, empty where the record has no names."""
+    names = parsed[f"{prefix}text"]
+    return tf.pad(names, [[0, tf.maximum(num - tf.shape(names)[0], 0)]], constant_values="")[:num]
+
+
+def _first_values(flags: tf.Tensor, boxes: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
+    """[len(Notice)] string of flags [len(Notice), N], boxes [N, 4] and names [N]: see `Issues.values`."""
+    first = tf.argmax(flags, axis=1)
+    of_boxes = tf.strings.reduce_join(
+        tf.strings.as_string(tf.gather(boxes, first), shortest=True), axis=1, separator=", "
+    )
+    is_of_class = tf.range(len(Notice)) == Notice.UNKNOWN_CLASS
+    values = tf.where(is_of_class, tf.gather(names, first), of_boxes)
+    return tf.where(tf.reduce_any(flags, axis=1), values, "")
 
 
 def _decode_classes(
@@ -326,6 +373,19 @@ def _decode_class_scores(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor, 
     num_columns = tf.where(found == expected, num_classes, num_classes + 1)
     rows = tf.reshape(tf.pad(scores, [[0, tf.where(found == 0, num_boxes * num_columns, 0)]]), [num_boxes, num_columns])
     return tf.ensure_shape(tf.pad(rows, [[0, 0], [num_classes + 1 - num_columns, 0]]), [None, num_classes + 1])
+
+
+def _decode_weights(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor) -> tf.Tensor:
+    """[N] float32, 1 for a record without weights."""
+    weights = _per_box(parsed, "image/object/weight", num_boxes, default=1)
+    wrong = tf.boolean_mask(weights, ~((weights >= 0) & tf.math.is_finite(weights)))
+    _require(
+        tf.shape(wrong)[0] == 0,
+        "image/object/weight is ",
+        tf.strings.as_string(wrong[:1], shortest=True),
+        ". Allowed: 0 and above.",
+    )
+    return weights
 
 
 def _per_box(parsed: Mapping[str, tf.Tensor], key: str, num_boxes: tf.Tensor, *, default: int = 0) -> tf.Tensor:

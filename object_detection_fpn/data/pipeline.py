@@ -21,6 +21,8 @@ from object_detection_fpn.data.preparing import Preparing, augmentation_seed, pr
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import reader
 from object_detection_fpn.data.source import service as data_service
+from object_detection_fpn.data.source.files import RecordFile, list_record_files
+from object_detection_fpn.data.usable import check_usable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ def make_dataset(
 
     Raises:
         FileNotFoundError: if no file matches.
-        failures.DataError: if a file cannot be opened or the files hold no records.
+        failures.DataError: if a file cannot be opened, the files hold no records, or no object that training can use.
         ValueError: if a count is not positive, weights and patterns differ in number, a data service is to make batches of
             evaluation, or of `jpeg_min_side`, `crop` and additional channels two stand together.
         tf.errors.InvalidArgumentError: while iterating, if a file is truncated or corrupted or a record does not decode;
@@ -98,6 +100,7 @@ def make_dataset(
     """
     _check(reading, decoding, preparing, batch_size=batch_size, is_training=is_training, service=service)
     report = report or DataReport()
+    report.label_names = list(decoding.label_to_id or ())
     is_deterministic = (seed is not None and reading.deterministic) or not is_training
     seed = secrets.randbits(31) if seed is None else seed
     if not is_training:
@@ -105,8 +108,10 @@ def make_dataset(
         preparing = dataclasses.replace(preparing, augmentations=())
     has_weights = is_training and len(reading.sample_from_datasets_weights) > 0
     groups = [[pattern] for pattern in reading.file_patterns] if has_weights else [reading.file_patterns]
-    files = [reader.list_record_files(group) for group in groups]
+    files = [list_record_files(group) for group in groups]
     label_table = decoder.make_label_table(decoding.label_to_id) if decoding.label_to_id is not None else None
+    if is_training:
+        check_usable([file for group in files for file in group], decoding, label_table=label_table)
     decode = functools.partial(decoder.decode_example, decoding=decoding, label_table=label_table)
 
     def read_images(order_seed: int | tf.Tensor, base_seed: tf.Tensor) -> tf.data.Dataset:
@@ -233,7 +238,7 @@ def _check(
 
 
 def _read(
-    files: Sequence[Sequence[reader.RecordFile]],
+    files: Sequence[Sequence[RecordFile]],
     reading: Reading,
     *,
     is_training: bool,

@@ -125,7 +125,7 @@ def augmentation_seed(seed: tf.Tensor, number: int) -> tf.Tensor:
 def _report_too_many(found: tf.Tensor, num_kept: tf.Tensor, source_id: tf.Tensor, report: DataReport) -> None:
     def add(num_found: np.int32, num_too_many: np.int32, source_id: bytes) -> np.bool_:
         name = f"image with source_id {source_id.decode('utf-8', 'replace')}"
-        report.add(Notice.TOO_MANY, int(num_too_many), name)
+        report.add(Notice.TOO_MANY, int(num_too_many), name, num_boxes=int(num_found))
         return np.bool_(True)
 
     tf.cond(

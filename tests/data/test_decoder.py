@@ -32,7 +32,7 @@ def refusal(serialized: bytes, **settings) -> str:
 
 
 def counts(decoded: decoder.DecodedExample) -> dict[Notice, int]:
-    return {notice: n for notice, n in zip(Notice, decoded.notices.numpy().tolist(), strict=True) if n}
+    return {notice: n for notice, n in zip(Notice, decoded.issues.notices.numpy().tolist(), strict=True) if n}
 
 
 def test_every_object_feature_arrives_in_its_field(make_record):
@@ -426,3 +426,70 @@ def test_what_is_no_jpeg_is_decoded_whole(make_record, encode_image):
     assert "does not decode" in failures.explain_failure(
         make_record(image=b"\xff\xd8\xffgarbage"), file="f", index=0, decode=functools.partial(decode, jpeg_min_side=8)
     )
+
+
+def exif(orientation: int, *, byte_order: str = "little", before: int = 0, thumbnail: int | None = None) -> bytes:
+    """An APP1 segment with an orientation after `before` other entries, and perhaps one of a thumbnail."""
+
+    def entry(tag: int, kind: int, value: int) -> bytes:
+        parts = [tag.to_bytes(2, byte_order), kind.to_bytes(2, byte_order), (1).to_bytes(4, byte_order)]
+        return b"".join(
+            [*parts, value.to_bytes(2, byte_order) + b"\0\0" if kind == 3 else value.to_bytes(4, byte_order)]
+        )
+
+    entries = [entry(0x0100 + i, 4, 9) for i in range(before)] + [entry(0x0112, 3, orientation)]
+    entries += [entry(0x011A + i, 4, 9) for i in range(30)]
+    directory = len(entries).to_bytes(2, byte_order) + b"".join(entries)
+    directory += b"" if thumbnail is None else (1).to_bytes(2, byte_order) + entry(0x0112, 3, thumbnail)
+    tiff = (b"II*\0" if byte_order == "little" else b"MM\0*") + (8).to_bytes(4, byte_order) + directory
+    segment = b"Exif\0\0" + tiff
+    return b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
+
+
+@pytest.mark.parametrize("byte_order", ["little", "big"])
+@pytest.mark.parametrize("behind_jfif", [False, True])
+@pytest.mark.parametrize(
+    "options, is_rotated",
+    [
+        *[({"orientation": value}, value > 1) for value in range(10) if value != 9],
+        ({"orientation": 6, "before": 12}, True),
+        ({"orientation": 1, "thumbnail": 6}, False),
+        (None, False),
+    ],
+)
+def test_rotated_photographs_are_counted_and_stay_as_they_are(
+    make_record, encode_image, options, is_rotated, behind_jfif, byte_order
+):
+    jpeg = encode_image(20, 30)
+    head = 2 + (2 + int.from_bytes(jpeg[4:6], "big") if behind_jfif else 0)  # SOI, and APP0
+    with_exif = jpeg[:head] + (exif(**options, byte_order=byte_order) if options else b"") + jpeg[head:]
+    decoded = decode(make_record(image=with_exif))
+    assert counts(decoded) == ({Notice.ROTATED: 1} if is_rotated else {})
+    np.testing.assert_array_equal(decoded.example.image, decode(make_record(image=jpeg)).example.image)
+
+
+def test_what_only_looks_like_an_orientation_is_none(make_record, encode_image):
+    png = encode_image(20, 30, "png")
+    assert counts(decode(make_record(image=png + exif(6)))) == {}
+    assert counts(decode(make_record(image=encode_image(20, 30) + exif(6)[10:]))) == {}
+
+
+def test_the_first_bad_value_of_each_reason_is_told(make_record):
+    boxes = [(0.1, 0.1, 0.5, 0.5), (12, 8, 100, 90), (30, 8, 100, 90), (0.5, 0.25, 0.125, 0.75), (0.1, 0.1, 0.5, 1.5)]
+    names = [b"dog", b"dog", b"dog", b"dog", b"dog"]
+    record = make_record([*boxes, (0.1, 0.1, 0.5, 0.5)], [], more={"image/object/class/text": [*names, b"Cat"]})
+    issues = decode(record, label_table=decoder.make_label_table({"cat": 1, "dog": 2})).issues
+    assert int(issues.num_boxes) == 6
+    found = {notice: value.decode() for notice, value in zip(Notice, issues.values.numpy(), strict=True) if value}
+    assert found == {
+        Notice.OUTSIDE: "12, 8, 100, 90",
+        Notice.INVERTED: "0.5, 0.25, 0.125, 0.75",
+        Notice.CLIPPED: "0.1, 0.1, 0.5, 1.5",
+        Notice.UNKNOWN_CLASS: "Cat",
+    }
+
+
+@pytest.mark.parametrize("weight, text", [(float("nan"), "nan"), (float("inf"), "inf"), (-1.0, "-1")])
+def test_weights_that_cannot_be_are_refused(make_record, weight, text):
+    record = make_record([(0.1, 0.1, 0.5, 0.5)] * 2, more={"image/object/weight": [0.5, weight]})
+    assert refusal(record) == f"image/object/weight is {text}. Allowed: 0 and above."

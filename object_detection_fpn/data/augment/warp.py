@@ -132,11 +132,11 @@ def move_image(warp: Warp, image: tf.Tensor) -> tf.Tensor:
         image = warp.resample(image, warp.size)
     for axis, is_reversed in ((1, warp.is_mirrored), (0, warp.is_flipped)):
         if is_reversed is not None:
-            image = _if(is_reversed, lambda axis=axis, image=image: tf.reverse(image, [axis]), image)
+            image = _if(is_reversed, functools.partial(tf.reverse, axis=[axis]), image)
     if warp.is_turned is not None:
-        image = _if(warp.is_turned, lambda image=image: tf.image.rot90(image), image)
+        image = _if(warp.is_turned, tf.image.rot90, image)
     for axis, is_repeated in enumerate(warp.is_repeated or ()):
-        image = _if(is_repeated, lambda axis=axis, image=image: tf.concat([image, image], axis), image)
+        image = _if(is_repeated, functools.partial(_double, axis=axis), image)
     if warp.window is not None:
         image = _cut(warp.window, image)
     if warp.canvas is not None:
@@ -148,8 +148,12 @@ def move_image(warp: Warp, image: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [*([None, None] if static is None else static), num_channels])
 
 
-def _if(condition: tf.Tensor, change: Callable[[], tf.Tensor], image: tf.Tensor) -> tf.Tensor:
-    return tf.cond(condition, change, lambda: image)
+def _if(condition: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor) -> tf.Tensor:
+    return tf.cond(condition, lambda: change(image), lambda: image)
+
+
+def _double(image: tf.Tensor, axis: int) -> tf.Tensor:
+    return tf.concat([image, image], axis)
 
 
 def _cut(window: Window, image: tf.Tensor) -> tf.Tensor:

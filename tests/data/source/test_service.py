@@ -148,7 +148,9 @@ def test_what_was_dropped_elsewhere_is_counted_here(address, write_records, make
     lines = []
     add = DataReport.add
     monkeypatch.setattr(
-        DataReport, "add", lambda self, n, num, name: (num and lines.append((n, num, name))) or add(self, n, num, name)
+        DataReport,
+        "add",
+        lambda self, n, num, name, **more: (num and lines.append((n, num, name))) or add(self, n, num, name, **more),
     )
     report = DataReport()
     boxes = [(0.1 * i, 0.1, 0.1 * i + 0.1, 0.5) for i in range(8)]
