@@ -247,7 +247,7 @@ def build_dataset(
 
 
 def max_number_of_boxes(config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader) -> int:
-    """Groundtruth rows of an image; `train_config.max_number_of_boxes` is the deprecated place to say it, and goes first."""
+    """Groundtruth rows of an image; `train_config.max_number_of_boxes` is the deprecated field for it, and goes first."""
     if config.train_config.HasField("max_number_of_boxes"):
         return config.train_config.max_number_of_boxes
     return reader.max_number_of_boxes

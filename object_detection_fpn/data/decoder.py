@@ -19,7 +19,7 @@ from object_detection_fpn.data.report import Notice
 
 
 class Hierarchy(NamedTuple):
-    """Which classes are kinds of which, as the label map says."""
+    """Which classes are kinds of which, from the label map."""
 
     ancestors: np.ndarray
     """[C, C] bool: class j is class i or one that i belongs to."""
@@ -39,7 +39,7 @@ class Issues(NamedTuple):
 
 
 class DecodedExample(NamedTuple):
-    """An `Example` and what the record says besides."""
+    """An `Example` and the rest of its record."""
 
     example: Example
     source_id: tf.Tensor
@@ -343,7 +343,7 @@ def _decode_labeled_classes(
     label_table: tf.lookup.StaticHashTable | None,
     hierarchy: Hierarchy | None,
 ) -> tf.Tensor:
-    """[C] bool; labels of classes that the model does not know are left out, they say nothing about its detections."""
+    """[C] bool; labels of classes that the model does not have are left out."""
     ids, _, key = _ids_of(parsed, "image/class/", label_table)
     of_labels = tf.one_hot(ids - 1, num_classes, on_value=True, off_value=False)  # [N, C], no class for other ids
     if hierarchy is not None:

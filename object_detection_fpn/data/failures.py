@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message says in one line which and why."""
+    """Data that cannot be used; the message names file or record, and the reason, in one line."""
 
 
 def name_record(file: str, index: int, source_id: str) -> str:

@@ -70,7 +70,7 @@ def decode_window(
         [h, w, 3] uint8, and what `choose` returned beside the window.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
-    # A JPEG says its size before it is decoded.
+    # The size of a JPEG is known before it is decoded.
     whole = tf.cond(is_jpeg, lambda: tf.zeros([0, 0, _IMAGE_CHANNELS], tf.uint8), lambda: decode_whole(encoded))
     size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(whole))[:2]
     window, rest = choose(size)

@@ -206,14 +206,14 @@ def _check(
     service: data_service.DataService | None,
 ) -> None:
     """Raises ValueError if settings are out of their range or do not go together."""
-    counts = {
+    counts = {  # by the names that configs have for them
         "batch_size": batch_size,
-        "max_num_boxes": preparing.max_num_boxes,
+        "max_number_of_boxes": preparing.max_num_boxes,
         "shuffle_buffer_size": reading.shuffle_buffer_size,
         "filenames_shuffle_buffer_size": reading.filenames_shuffle_buffer_size,
         "num_readers": reading.num_readers,
         "read_block_length": reading.read_block_length,
-        "sample_1_of_n": reading.sample_1_of_n,
+        "sample_1_of_n_examples": reading.sample_1_of_n,
     }
     for name, value in counts.items():
         if value < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import os
 
 import numpy as np
@@ -390,16 +391,34 @@ def test_a_truncated_file_is_an_error_that_names_it(numbered, is_training, sampl
 def test_no_records_is_an_error_that_names_the_patterns(write_records):
     with pytest.raises(FileNotFoundError, match=r"No record file matches '/no/such/\*'"):
         make("/no/such/*")
-    with pytest.raises(ValueError, match="There are no records"):
+    with pytest.raises(failures.DataError, match="There are no records"):
         make(write_records([]))
+
+
+def test_training_without_any_object_is_refused_and_evaluation_is_not(write_records, make_record):
+    path = write_records([make_record([], [])] * 3)
+    with pytest.raises(failures.DataError, match=f"{path}: None of 3 records has an object"):
+        make(path, is_training=True)
+    assert len(list(make(path))) == 1
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_compressed_records_are_read_as_plain_ones(numbered, is_training):
+    path = numbered(4)
+    plain = ids_of(make(path, is_training=is_training, num_epochs=1, seed=0))
+    with open(path, "rb") as file:
+        content = file.read()
+    with gzip.open(path, "wb") as file:
+        file.write(content)
+    assert ids_of(make(path, is_training=is_training, num_epochs=1, seed=0)) == plain
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
         ({"batch_size": 0}, "batch_size = 0 is not allowed"),
-        ({"max_num_boxes": 0}, "max_num_boxes = 0 is not allowed"),
-        ({"sample_1_of_n": 0}, "sample_1_of_n = 0 is not allowed"),
+        ({"max_num_boxes": 0}, "max_number_of_boxes = 0 is not allowed"),
+        ({"sample_1_of_n": 0}, "sample_1_of_n_examples = 0 is not allowed"),
         ({"filenames_shuffle_buffer_size": 0}, "filenames_shuffle_buffer_size = 0 is not allowed"),
         (
             {"is_training": True, "sample_from_datasets_weights": [1.0, 2.0]},

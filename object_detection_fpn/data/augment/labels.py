@@ -1,4 +1,4 @@
-"""Augmentations that change what is said of objects and leave pixels alone, with the Object Detection API's parameters.
+"""Augmentations that change objects and leave pixels alone, with the Object Detection API's parameters.
 
 Every function takes an `Example` and `seed`, [2] int32, from which alone its random choices follow.
 """

@@ -143,7 +143,7 @@ def apply_policy(example: Example, policy: Policy, *, seed: tf.Tensor) -> Exampl
 
 
 def _apply(example: Example, name: str, probability: float, level: int, seed: tf.Tensor) -> Example:
-    """One change with its probability; `name` says whether it works on the image or on the content of each box."""
+    """One change with its probability; by its `name` it works on the image or on the content of each box."""
     choice_seed, seed = common.split(seed, 2)
     if name.endswith("_Only_BBoxes"):
         change = _change_of_pixels(name.removesuffix("_Only_BBoxes"), level, is_in_box=True)

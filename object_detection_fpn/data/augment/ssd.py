@@ -31,10 +31,10 @@ CROP_OPERATIONS: tuple[Operation, ...] = tuple(
     }
     for overlap in _OVERLAPS
 )
-"""What `ssd_random_crop` draws from when it is not told."""
+"""Default operations of `ssd_random_crop`."""
 
 CROP_PAD_OPERATIONS = CROP_OPERATIONS[1:]
-"""What `ssd_random_crop_pad` draws from when it is not told: there, every crop covers some of an object."""
+"""Default operations of `ssd_random_crop_pad`: there, every crop covers some of an object."""
 
 
 @warp.applied

@@ -126,7 +126,7 @@ def apply(warp: Warp, example: Example) -> Example:
 
 
 def move_image(warp: Warp, image: tf.Tensor) -> tf.Tensor:
-    """[H, W, F] -> the image that `warp` describes; uint8 becomes float32 where a part says so."""
+    """[H, W, F] -> the image that `warp` describes; some parts turn uint8 into float32."""
     num_channels = image.shape[-1]
     if warp.size is not None and warp.resample is not None:
         image = warp.resample(image, warp.size)

@@ -25,7 +25,7 @@ class RecordFile(NamedTuple):
 
     path: str
     num_bytes: int
-    """Of the records with their frames, without compression; of gzip files modulo 2**32, as they say it themselves."""
+    """Of the records with their frames, without compression; of gzip files modulo 2**32, as these state it."""
     compression: str = ""
     """As `tf.data.TFRecordDataset` calls it: "", "GZIP" or "ZLIB"."""
 
@@ -100,7 +100,7 @@ def _masked_crc32c(data: bytes) -> int:
 
 
 def _count_decompressed(file: tf.io.gfile.GFile) -> int:
-    """Bytes that a zlib file holds, which it does not say, so that one that is cut off is noticed."""
+    """Bytes of the content of a zlib file, which does not state them; without them a truncated file would go unnoticed."""
     stream, num_bytes = zlib.decompressobj(), 0
     while chunk := file.read(_CHUNK_BYTES):
         num_bytes += len(stream.decompress(chunk))

@@ -1,7 +1,7 @@
 """Reads and decodes TFRecord files so that whatever goes wrong names the file, the record and the reason.
 
-tf.data's own errors say neither which file is truncated nor which record does not decode; here every record carries
-where it comes from, and failures are noticed by what is missing.
+The errors of tf.data name neither the truncated file nor the record that does not decode. Here every record carries its
+file and index, and a failure shows as a gap in the numbers of the records.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from object_detection_fpn.data.source.files import RecordFile
 
 _READ_BUFFER_BYTES = 4 << 20  # a few large requests a file, which remote file systems need; times num_readers in memory
 _RECORD_FRAME_BYTES = 16  # length (8), its checksum (4), checksum of the data (4)
-_GZIP_SIZE_MODULUS = 2**32  # a gzip file says the size of its content modulo this
+_GZIP_SIZE_MODULUS = 2**32  # a gzip file states the size of its content modulo this
 _RECORDS_BETWEEN_MARKS = 64
 _NO_EXAMPLE = b"\0"  # no message begins with a zero byte, so whatever begins like this never decodes
 _END_OF_FILE = _NO_EXAMPLE + b"end of file"
@@ -81,7 +81,7 @@ def read_records(
 ) -> tf.data.Dataset:
     """The `Record`s of all files, or one pipeline's share of them.
 
-    A file that is truncated or corrupted gives its good records and then one that says so (`Record.broken_file`), which
+    A file that is truncated or corrupted gives its good records and then one that marks it (`Record.broken_file`), which
     `decode_records` refuses. It is never left out by sharding or sampling.
 
     Args:
@@ -170,8 +170,8 @@ def decode_records(
         A data set of (`Example`, source id); the source id is "<file>:<index>" for records that have none. Iterating
         raises tf.errors.InvalidArgumentError at the record that fails.
     """
-    # An error inside a parallel map does not say which record caused it. So failing elements are left out, each element
-    # carries the record before it, and a gap in the numbers tells that this one failed; it is then explained in Python.
+    # An error inside a parallel map does not name the record that caused it. So failing elements are left out, and each
+    # element carries the record before it: at a gap in the numbers, this is the one that failed. Python explains why.
     end_record = Record(tf.constant(end), tf.constant(""), tf.constant(_END))
     mark = tf.data.Dataset.from_tensors(end_record)
     # Marks in between too: data that repeat without end and of which nothing decodes would never come to the last one.
@@ -263,7 +263,7 @@ def report_issues(
 
     Args:
         issues: of one record, or, if `batched`, of several, each component with a leading dimension.
-        decode: with which the record that failed is decoded once more, to say why.
+        decode: decodes the record that failed once more, for the reason.
         report: takes the counts.
         batched: see `issues`.
 
