@@ -114,6 +114,8 @@ def make_dataset(
         check_usable([file for group in files for file in group], decoding, label_table=label_table)
     decode = functools.partial(decoder.decode_example, decoding=decoding, label_table=label_table)
 
+    end = _end_mark(decoding.num_additional_channels)
+
     def read_images(order_seed: int | tf.Tensor, base_seed: tf.Tensor) -> tf.data.Dataset:
         """All `PreparedImage`s, or this pipeline's share; `base_seed` [2] is that of augmentations."""
         records = _read(
@@ -134,7 +136,7 @@ def make_dataset(
         decoded = reader.decode_records(
             records,
             decode,
-            end=_end_mark(decoding.num_additional_channels),
+            end=end,
             report=report if service is None else None,
             num_parallel_calls=num_parallel_calls,
             decode_one=decode_and_crop if decoding.crop is not None else None,

@@ -27,8 +27,8 @@ from object_detection_fpn.jobs import train as run
 # Ends with the process of the tests, however that ends.
 COMMAND = """
 import os, sys, threading, time
-from object_detection_fpn import cli
-from object_detection_fpn.data import service
+from object_detection_fpn.cli import main as cli
+from object_detection_fpn.data.source import service
 def end_with_parent():
     while os.getppid() == int(sys.argv[1]):
         time.sleep(0.5)
