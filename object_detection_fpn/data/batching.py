@@ -7,7 +7,7 @@ import tensorflow as tf
 from object_detection_fpn.data.example import with_none, without_none
 from object_detection_fpn.data.preparing import PreparedImage
 from object_detection_fpn.data.source import reader
-from object_detection_fpn.records import Batch, Groundtruth
+from object_detection_fpn.records import Batch, Groundtruth, Inputs
 
 
 def fill_up(images: tf.data.Dataset, *, group_size: int) -> tf.data.Dataset:
@@ -54,8 +54,7 @@ def to_batch(rows: PreparedImage, *, keep_strings: bool) -> Batch:
     """The `Batch` of these rows; `keep_strings` keeps what only evaluation needs: source ids and the marks of padding."""
     objects = rows.objects
     return Batch(
-        images=rows.image,
-        true_shapes=rows.true_shape,
+        inputs=Inputs(images=rows.image, true_shapes=rows.true_shape),
         original_shapes=rows.original_shape,
         groundtruth=Groundtruth(
             boxes=objects.boxes,
