@@ -177,6 +177,9 @@ def test_class_ids_outside_the_label_map_are_refused(make_record):
     record = make_record([(0.1, 0.1, 0.5, 0.5)] * 3, [1, 9, 0])
     words = refusal(record)
     assert words == "image/object/class/label gives class id 9. Allowed: 1 to 3 (num_classes)."
+    for label in (0, -1, 4):
+        message = refusal(make_record(labels=[label]))
+        assert message == f"image/object/class/label gives class id {label}. Allowed: 1 to 3 (num_classes)."
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,14 @@ def list_record_files(patterns: Sequence[str]) -> list[RecordFile]:
 
     Raises:
         FileNotFoundError: if there are no files.
-        DataError: if all files are empty, or one is a folder or cannot be read.
+        DataError: if all files are empty, one is a folder or cannot be read, or a file system cannot be reached.
     """
     paths: list[str] = []
     for pattern in patterns:
-        matching = sorted(tf.io.gfile.glob(pattern))
+        try:
+            matching = sorted(tf.io.gfile.glob(pattern))
+        except tf.errors.OpError as error:
+            raise DataError(f"{pattern}: cannot be listed: {error.message}") from error
         if not matching:
             logging.warning("No record file matches '%s'.", pattern)
         paths.extend(matching)

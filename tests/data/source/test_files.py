@@ -46,6 +46,12 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
         files.list_record_files([str(tmp_path)])
 
 
+def test_a_file_system_that_is_not_there_is_an_error_of_one_line():
+    with pytest.raises(DataError, match=r"^nosuch://bucket/\*: cannot be listed: .*nosuch") as caught:
+        files.list_record_files(["nosuch://bucket/*"])
+    assert "\n" not in str(caught.value)
+
+
 COMPRESS = {"GZIP": gzip.compress, "ZLIB": zlib.compress}
 
 
