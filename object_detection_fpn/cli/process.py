@@ -44,13 +44,13 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
 
     from object_detection_fpn.config import paths
     from object_detection_fpn.config.pipeline import ConfigError
-    from object_detection_fpn.data import decoder
+    from object_detection_fpn.data import failures
     from object_detection_fpn.training.checkpoints import CheckpointError
     from object_detection_fpn.training.loop import TrainingError, TrainingStopped
 
     try:
         return action() or 0
-    except (UsageError, ConfigError, CheckpointError, FileNotFoundError) as error:
+    except (UsageError, ConfigError, CheckpointError, failures.DataError, FileNotFoundError) as error:
         say(f"error: {error}")
         return 2
     except (TrainingError, TimeoutError) as error:
@@ -58,7 +58,7 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
         return getattr(error, "exit_code", 1)
     except (tf.errors.OpError, OSError) as error:
         # Of a record or a file; anything else is a fault of this package and keeps its traceback.
-        message = decoder.refusal_words(error) if isinstance(error, tf.errors.InvalidArgumentError) else None
+        message = failures.error_message(error) if isinstance(error, tf.errors.InvalidArgumentError) else None
         if message is None and (reason := paths.explain(error)):
             message = f"{paths.name_file(error)} {reason}."
         if message is None:

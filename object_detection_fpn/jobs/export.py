@@ -64,12 +64,7 @@ def export(
 
 def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -> Callable[[tf.Tensor], tf.Tensor]:
     """Serialized example -> image with its additional channels, which no image file holds."""
-
-    def decode(serialized: tf.Tensor) -> tf.Tensor:
-        return decoder.decode_example(
-            serialized,
-            num_classes=model_config.num_classes(config.model),
-            num_additional_channels=reader.num_additional_channels,
-        ).example.image
-
-    return decode
+    decoding = decoder.Decoding(
+        num_classes=model_config.num_classes(config.model), num_additional_channels=reader.num_additional_channels
+    )
+    return lambda serialized: decoder.decode_example(serialized, decoding).example.image

@@ -17,8 +17,8 @@ from absl import logging
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from object_detection_fpn.data import decoder
-from object_detection_fpn.data.source import reader
+from object_detection_fpn.data import failures
+from object_detection_fpn.data.source import files, reader
 
 
 class CocoError(ValueError):
@@ -321,11 +321,11 @@ def _probe(encoded: bytes, where: str) -> tuple[tuple[int, int], str]:
 
 def _read_features(patterns: Sequence[str]) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Words that name each record, and its features."""
-    for record in reader.read_records(reader.list_record_files(patterns)).as_numpy_iterator():
+    for record in reader.read_records(files.list_record_files(patterns)).as_numpy_iterator():
         if broken := record.broken_file():
             raise CocoError(broken)
         features = tf.train.Example.FromString(record.serialized).features.feature
-        yield decoder.name_record(record.file.decode(), record.index, ""), features
+        yield failures.name_record(record.file.decode(), record.index, ""), features
 
 
 def _choose_image_ids(patterns: Sequence[str]) -> list[int]:
