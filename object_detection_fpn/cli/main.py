@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from object_detection_fpn.serving.input_types import INPUT_TYPES
+
 if TYPE_CHECKING:
     from object_detection_fpn.protos import pipeline_pb2
 
 _DEMO_RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 _DEMO_IMAGE_SIZE = 160  # that of the recipe: nothing is lost in resizing
 _DEMO_NUM_DRAWN = 6
-# Those of `saved_model.INPUT_TYPES`, here so that the parser needs no TensorFlow.
-_INPUT_TYPES = ("image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
 _INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 
 
@@ -231,7 +231,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add_config(export)
     export.add_argument("--checkpoint", required=True, help="checkpoint, or the folder whose newest is meant")
     export.add_argument("--output_dir", required=True)
-    export.add_argument("--input_type", default="image_tensor", choices=_INPUT_TYPES, help="image_tensor by default")
+    export.add_argument("--input_type", default="image_tensor", choices=INPUT_TYPES, help="image_tensor by default")
     export.add_argument("--jit", action="store_true", help="let XLA compile the model where it is served")
     export.add_argument(
         "--device", choices=("cpu", "gpu"), help="what the model is to be fast on: by default what is here"
@@ -379,12 +379,13 @@ def _predict(arguments: argparse.Namespace) -> int:
         predictor = run.make_predictor(
             _load_config(arguments.config, arguments.config_override), checkpoint=arguments.checkpoint
         )
-    report = predictor.predict_files(images, output_dir=arguments.output_dir, min_score=arguments.min_score)
+    report = predict.predict_files(predictor, images, output_dir=arguments.output_dir, min_score=arguments.min_score)
     _say(f"{report.num_detections} detections in {report.num_images} images, written to {report.json_path}.")
     return report.exit_code
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from object_detection_fpn.data.source.coco import CocoError
     from object_detection_fpn.tools.convert import coco
 
     label_map_path = arguments.label_map or os.path.join(os.path.dirname(arguments.output), "label_map.pbtxt")
@@ -396,7 +397,7 @@ def _convert(arguments: argparse.Namespace) -> None:
             label_map_path=label_map_path,
             num_shards=arguments.num_shards,
         )
-    except coco.CocoError as error:
+    except CocoError as error:
         raise UsageError(str(error)) from error
     _say(
         f"Wrote {conversion.num_images} images with {conversion.num_boxes} boxes to {conversion.record_pattern}, and "

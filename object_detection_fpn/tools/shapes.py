@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from object_detection_fpn.tools.convert import coco
+from object_detection_fpn.tools.convert import coco, records
 
 CLASS_NAMES = ("circle", "square", "triangle")
 """In the order of their ids, from 1."""
@@ -115,7 +115,7 @@ def write_dataset(
             f"{split}_images": image_dir,
         }
     # Last, so that where there is a label map, the data set is complete.
-    coco.write_label_map(label_map_path, dict(enumerate(CLASS_NAMES, start=1)))
+    records.write_label_map(label_map_path, dict(enumerate(CLASS_NAMES, start=1)))
     return ShapesDataset(label_map_path=label_map_path, **paths)
 
 
