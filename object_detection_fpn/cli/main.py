@@ -255,6 +255,21 @@ def _make_parser() -> argparse.ArgumentParser:
         "--label_map", help="file to write the label map to; label_map.pbtxt beside the records by default"
     )
     convert.add_argument("--num_shards", type=int, default=1)
+    convert.add_argument(
+        "--renumber_classes",
+        action="store_true",
+        help="number the classes 1, 2, ... in the order of their category ids, which may then start at 0 or be text",
+    )
+    convert.add_argument(
+        "--exif_boxes",
+        choices=("stored", "upright"),
+        help="which pixels the boxes are of, for photographs whose EXIF orientation does not show in width and height",
+    )
+    convert.add_argument(
+        "--allow_no_boxes",
+        action="store_true",
+        help="convert images without any object, which show none of the classes",
+    )
 
     service = add("data-service", _data_service, "Serve as a part of the data service that prepares training batches.")
     service.add_argument("part", choices=("dispatcher", "worker"), help="one dispatcher, any number of workers")
@@ -369,6 +384,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     if bool(arguments.saved_model) == bool(arguments.checkpoint):
         raise UsageError("Give either --saved_model, or --checkpoint with --config.")
     images = predict.find_images(arguments.images)
+    with _usage():
+        predict.make_output_dir(arguments.output_dir)
     if arguments.saved_model:
         categories = label_map.load_label_map(arguments.label_map).categories if arguments.label_map else ()
         with _usage():
@@ -396,13 +413,13 @@ def _convert(arguments: argparse.Namespace) -> None:
             arguments.output,
             label_map_path=label_map_path,
             num_shards=arguments.num_shards,
+            renumber_classes=arguments.renumber_classes,
+            exif_boxes=arguments.exif_boxes,
+            allow_no_boxes=arguments.allow_no_boxes,
         )
     except CocoError as error:
         raise UsageError(str(error)) from error
-    _say(
-        f"Wrote {conversion.num_images} images with {conversion.num_boxes} boxes to {conversion.record_pattern}, and "
-        f"{conversion.label_map_path}; {conversion.num_dropped} boxes without area inside their image were left out."
-    )
+    _say(conversion.summary())
 
 
 def _data_service(arguments: argparse.Namespace) -> int:

@@ -18,11 +18,12 @@ import tensorflow as tf
 import tqdm
 from PIL import Image
 
+from object_detection_fpn.data import exif
 from object_detection_fpn.drawing.boxes import Boxes, draw_boxes
 from object_detection_fpn.serving.images import UnreadableImageError, find_images, read_image
 from object_detection_fpn.serving.predictor import ImagePrediction, Predictor
 
-__all__ = ["PredictionReport", "Predictor", "find_images", "predict_files"]
+__all__ = ["PredictionReport", "Predictor", "find_images", "make_output_dir", "predict_files"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -57,39 +58,44 @@ def predict_files(
 ) -> PredictionReport:
     """Detects objects in image files; writes `detections.json`, and a PNG an image.
 
-    The JSON object holds `images` (`id`, counted from 1, `file_name`, `width`, `height`, and `drawing`, the PNG),
-    `detections` (COCO's results format: `image_id`, `category_id`, `bbox` as xmin, ymin, width, height in pixels,
-    `score`; and `category_name`), `categories`, and `failures` (`file_name`, `reason`).
+    Photographs are turned upright, and everything is in the frame of the upright image.
+
+    The JSON object holds `images` (`id`, counted from 1, `file_name`, `width`, `height`, and `drawing`, the PNG; for a
+    photograph that was turned, `exif_orientation` by which, and `frame`, "upright"), `detections` (COCO's results format:
+    `image_id`, `category_id`, `bbox` as xmin, ymin, width, height in pixels, `score`; and `category_name`), `categories`,
+    and `failures` (`file_name`, `reason`).
 
     Args:
         predictor: of detections.
         paths: image files; `find_images` lists those of folders.
-        output_dir: folder to write, made if missing.
+        output_dir: folder to write, made if missing; images in it are not written over.
         min_score: detections below it are left out of JSON and drawings.
         max_num_boxes: most detections drawn on an image; None = all.
         draw: whether PNGs are written.
         show_progress: whether a progress bar is shown on standard error.
 
     Raises:
-        ValueError: if there are no paths.
+        ValueError: if there are no paths, or as `make_output_dir`.
     """
     if not paths:
         raise ValueError("There are no images to predict.")
-    tf.io.gfile.makedirs(output_dir)
-    drawing_names = _drawing_names(paths)
+    make_output_dir(output_dir)
+    drawing_names = _drawing_names(paths, output_dir)
     images: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
     for image_id, path in enumerate(tqdm.tqdm(paths, unit="image", disable=not show_progress), start=1):
         try:
-            image = read_image(path, num_channels=predictor.num_channels)
+            image, orientation = read_image(path, num_channels=predictor.num_channels)
         except UnreadableImageError as error:
             failures[path] = str(error)
             _LOGGER.warning("%s cannot be read and is passed over: %s", path, error)
             continue
         height, width = image.shape[:2]
         found = _above(predictor.predict(image), min_score)
-        entry = {"id": image_id, "file_name": path, "width": width, "height": height}
+        entry: dict[str, Any] = {"id": image_id, "file_name": path, "width": width, "height": height}
+        if orientation != exif.UPRIGHT:
+            entry |= {"exif_orientation": orientation, "frame": "upright"}
         detections += _to_json(predictor, image_id, found, height, width)
         if draw:
             entry["drawing"] = drawing_names[path]
@@ -107,6 +113,23 @@ def predict_files(
     with tf.io.gfile.GFile(json_path, "w") as file:
         file.write(json.dumps(content, indent=1))
     return PredictionReport(json_path, len(images), len(detections), failures)
+
+
+def make_output_dir(output_dir: str) -> None:
+    """Makes the folder if it is missing.
+
+    Raises:
+        ValueError: if it cannot be made.
+    """
+    try:
+        tf.io.gfile.makedirs(output_dir)
+        is_folder = tf.io.gfile.isdir(output_dir)
+    except tf.errors.OpError as error:
+        raise ValueError(
+            f"output_dir = {output_dir!r} is no folder and cannot be made one: {error.message}."
+        ) from error
+    if not is_folder:
+        raise ValueError(f"output_dir = {output_dir!r} is a file. Allowed: a folder, made if missing.")
 
 
 def _to_json(
@@ -144,10 +167,11 @@ def _above(prediction: ImagePrediction, min_score: float) -> ImagePrediction:
     return ImagePrediction(*(field[is_kept] for field in prediction))
 
 
-def _drawing_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path -> file name of its drawing: the image's name, numbered where several images share it."""
+def _drawing_names(paths: Sequence[str], output_dir: str) -> dict[str, str]:
+    """Path -> file name of its drawing: the image's name, numbered where several images share it, or one would be lost."""
     names: dict[str, str] = {}
-    taken: set[str] = set()
+    folder = os.path.abspath(output_dir)
+    taken = {os.path.basename(path).lower() for path in paths if os.path.dirname(os.path.abspath(path)) == folder}
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0]
         name, n = f"{stem}.png", 1

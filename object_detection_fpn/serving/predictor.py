@@ -19,7 +19,7 @@ _PARSERS = frozenset(
 
 
 class ImagePrediction(NamedTuple):
-    """What a detector says of one image, best first."""
+    """The detections of one image, best first."""
 
     boxes_normalized: np.ndarray
     """[N, 4] float32 (ymin, xmin, ymax, xmax), normalized to the image."""
@@ -32,8 +32,7 @@ class ImagePrediction(NamedTuple):
 class Predictor:
     """Detects objects in images, one image at a time, each of any size.
 
-    Boxes and drawings follow the pixels as they are stored: like the input pipeline of training, it does not turn images
-    by their EXIF orientation.
+    It takes pixels as they are; `serving.images.read_image` has turned them upright.
     """
 
     def __init__(

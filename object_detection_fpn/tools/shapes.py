@@ -107,6 +107,7 @@ def write_dataset(
             image_dir,
             os.path.join(output_dir, split),
             num_shards=min(num_shards, num_images),
+            allow_no_boxes=True,  # a few images may all be without objects
             show_progress=False,  # drawing, which is what takes time, shows its own
         )
         paths |= {

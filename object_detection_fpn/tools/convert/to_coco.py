@@ -13,7 +13,7 @@ from tqdm import tqdm
 from object_detection_fpn.data import decoder
 from object_detection_fpn.data.source import reader
 from object_detection_fpn.data.source.coco import CocoError
-from object_detection_fpn.tools.convert import records
+from object_detection_fpn.tools.convert.images import read_header
 
 
 def tfrecords_to_coco(
@@ -49,8 +49,9 @@ def tfrecords_to_coco(
         ids, tqdm(_read_features(patterns), unit="image", disable=not show_progress), strict=True
     ):
         encoded = b"".join(features["image/encoded"].bytes_list.value[:1])
-        (width, height), image_format = records.probe(encoded, where)
-        file_name = f"{image_id:012d}.{'jpg' if image_format == 'JPEG' else image_format.lower()}"
+        header = read_header(encoded, where)
+        width, height = header.width, header.height
+        file_name = f"{image_id:012d}.{'jpg' if header.is_jpeg else header.format.lower()}"
         with tf.io.gfile.GFile(os.path.join(image_dir, file_name), "wb") as file:
             file.write(encoded)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})

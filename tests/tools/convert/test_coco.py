@@ -69,7 +69,7 @@ def test_records_hold_what_coco_says(data, tmp_path):
     assert first["image/encoded"].bytes_list.value == [(tmp_path / "images" / "a.jpg").read_bytes()]
     assert len(second["image/object/class/label"].int64_list.value) == 0
     assert third["image/object/area"].float_list.value == [12]
-    assert conversion[2:] == (3, 3, 0)
+    assert conversion[2:] == (3, 3, 0, 0)
 
 
 def test_label_map_has_the_category_ids_and_names(data):
@@ -80,7 +80,7 @@ def test_label_map_has_the_category_ids_and_names(data):
 
 def test_classes_can_be_numbered_anew(data):
     _, convert = data
-    conversion = convert(contiguous_ids=True)
+    conversion = convert(renumber_classes=True)
     (first, *_) = features(tf.io.gfile.glob(conversion.record_pattern)[0])
     assert first["image/object/class/label"].int64_list.value == [2, 1]
     assert 'id: 2\n  name: "tooth' in Path(conversion.label_map_path).read_text()
@@ -90,7 +90,7 @@ def test_classes_can_be_numbered_anew(data):
 def test_boxes_without_area_in_the_image_are_dropped_with_a_count(data, bbox):
     contents, convert = data
     contents["annotations"][0]["bbox"] = bbox
-    assert convert()[2:] == (3, 2, 1)
+    assert convert()[2:] == (3, 2, 1, 0)
 
 
 def test_boxes_are_clipped_to_the_image(data):
@@ -130,18 +130,24 @@ def change(path, value):
         (change(["images", 1, "width"], 31), "image 5 is said to be 31 x 30 pixels, but .*b.png is 30 x 30"),
         (change(["images", 1, "id"], 11), "image id 11 occurs twice"),
         (change(["images"], []), "lists no images"),
-        (change(["images", 0], {"id": 1}), "lacks 'id' or 'file_name'"),
+        (change(["images", 0], {"id": 1}), "image 1 lacks 'file_name'. Allowed: text"),
         (change(["images"], None), "has no list 'images'"),
         (change(["categories"], []), "lists no categories"),
         (change(["categories", 0, "id"], 3), "category id 3 occurs twice"),
-        (change(["categories", 0], {"id": 3}), "lacks 'id' or 'name'"),
-        (change(["categories", 1, "id"], 0), "category id 0 is below 1, and 0 is the background's.*contiguous_ids"),
+        (change(["categories", 0], {"id": 3}), "category 3 lacks 'name'. Allowed: text"),
+        (change(["categories", 1, "id"], 0), "category id 0 is below 1, and 0 is the background's.*--renumber_classes"),
         (change(["annotations", 0, "category_id"], 4), "annotation 1 has category id 4, .* Allowed: 3, 90"),
         (change(["annotations", 0, "image_id"], 4), "annotation 1 is of image id 4, which is not among the images"),
-        (change(["annotations", 2, "bbox"], [1, 2, 3]), r"annotation 3 has bbox \[1, 2, 3\]; four finite numbers"),
-        (change(["annotations", 2, "bbox"], [1, 2, 3, math.nan]), "annotation 3 has bbox .*nan"),
-        (change(["annotations", 2, "bbox"], [1, 2, 3, "4"]), "annotation 3 has bbox"),
-        (change(["annotations", 2, "bbox"], None), "annotation 3 has bbox None"),
+        (
+            change(["annotations", 2, "bbox"], [1, 2, 3]),
+            r"annotation 3 has bbox \[1, 2, 3\]. Allowed: four finite numbers",
+        ),
+        (change(["annotations", 2, "bbox"], [1, 2, 3, math.nan]), "annotation 3 has bbox .*NaN"),
+        (
+            change(["annotations", 2, "bbox"], [1, 2, 3, "4"]),
+            "annotation 3 has bbox .* text, not a number. Allowed: four",
+        ),
+        (change(["annotations", 2, "bbox"], None), "annotation 3 has no bbox. Allowed: four finite numbers"),
     ],
 )
 def test_mistakes_are_refused_in_words_and_leave_no_records(data, tmp_path, spoil, words):
