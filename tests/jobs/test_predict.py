@@ -129,3 +129,34 @@ def test_unreadable_images_are_named_counted_and_passed_over(predictor, tmp_path
 def test_no_paths_are_refused(predictor, tmp_path):
     with pytest.raises(ValueError, match="no images to predict"):
         predict_files(predictor, [], output_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_photographs_are_upright_in_json_and_drawing(predictor, tmp_path, orientation):
+    tags = Image.Exif()
+    tags[274] = orientation
+    path = write_image(tmp_path / "a.jpg", height=200, width=300, exif=tags)
+    _, content = predict(predictor, [path], tmp_path / "out")
+    (image,) = content["images"]
+    width, height = (200, 300) if orientation == 6 else (300, 200)
+    assert (image["width"], image["height"]) == (width, height)
+    assert Image.open(tmp_path / "out" / "a.png").size == (width, height)
+    assert content["detections"][0]["bbox"] == [width / 2, height / 4, width / 2, height / 2]
+    said = {key: image.get(key) for key in ("exif_orientation", "frame")}
+    turned = {"exif_orientation": orientation, "frame": "upright"}
+    assert said == (turned if orientation > 1 else {"exif_orientation": None, "frame": None})
+
+
+def test_images_in_the_output_folder_are_not_written_over(predictor, tmp_path):
+    path = write_image(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    _, content = predict(predictor, [path], tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert content["images"][0]["drawing"] == "a_2.png" and (tmp_path / "a_2.png").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_refused(predictor, tmp_path):
+    path = write_image(tmp_path / "a.png")
+    for folder in (path, path + "/out"):
+        with pytest.raises(ValueError, match=r"output_dir = .* is (a file|no folder)"):
+            predict_files(predictor, [path], output_dir=folder, show_progress=False)

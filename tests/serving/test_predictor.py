@@ -87,5 +87,5 @@ def test_grey_saved_model_gets_grey_images(tmp_path):
     predictor = Predictor.from_saved_model(str(tmp_path / "model"))
     for name in ("a.png", "a.webp"):  # TensorFlow reads one, Pillow the other
         Image.new("RGB", (60, 40), (102, 102, 102)).save(tmp_path / name)
-        found = predictor.predict(read_image(str(tmp_path / name), num_channels=predictor.num_channels))
+        found = predictor.predict(read_image(str(tmp_path / name), num_channels=predictor.num_channels).pixels)
         assert found.scores[1] == pytest.approx(0.4, abs=0.01)

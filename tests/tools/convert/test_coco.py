@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from object_detection_fpn.config.label_map import load_label_map
+from object_detection_fpn.data.decoder import decode_example
 from object_detection_fpn.data.source.coco import CocoError
 from object_detection_fpn.tools.convert import coco, to_coco
 
@@ -205,3 +208,236 @@ def test_records_become_the_same_coco_again(data, tmp_path):
         np.testing.assert_allclose(annotation["bbox"], original["bbox"], atol=1e-4)
     (file_name,) = [i["file_name"] for i in back["images"] if i["id"] == 11]
     assert (tmp_path / "back" / "images" / file_name).read_bytes() == (tmp_path / "images" / "a.jpg").read_bytes()
+
+
+RED = (30, 40, 10, 12)  # left, top, width, height of a red rectangle
+
+
+def draw_photograph(path, orientation, size=(96, 64), **options):
+    """A photograph that viewers show upright, `size` pixels, grey with a red rectangle; stored as `orientation` says."""
+    upright = Image.new("RGB", size, (100, 100, 100))
+    upright.paste((220, 30, 30), (RED[0], RED[1], RED[0] + RED[2], RED[1] + RED[3]))
+    turns = dict(
+        enumerate((None, 0, 3, 1, 5, 2, 6, 4), start=1)
+    )  # the inverses of what viewers do, members of Transpose
+    stored = upright if orientation == 1 else upright.transpose(Image.Transpose(turns[orientation]))
+    tags = Image.Exif()
+    tags[274] = orientation
+    stored.save(path, exif=tags, **options)
+    rows, columns = np.nonzero(is_red(np.asarray(stored)))
+    box = (columns.min(), rows.min(), columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min())
+    return stored.size, [int(value) for value in box]
+
+
+def is_red(pixels):
+    return pixels[..., 0].astype(int) - pixels[..., 1] > 60
+
+
+def convert_photograph(tmp_path, file_name, bbox, size, **options):
+    """The record of one image, converted."""
+    coco_path = tmp_path / "photo.json"
+    image = {"id": 1, "file_name": file_name, "width": size[0], "height": size[1]}
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": bbox}
+    coco_path.write_text(
+        json.dumps({"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "red"}]})
+    )
+    conversion = coco.coco_to_tfrecords(
+        str(coco_path), str(tmp_path), str(tmp_path / "out" / "r"), show_progress=False, **options
+    )
+    (found,) = features(tf.io.gfile.glob(conversion.record_pattern)[0])
+    return conversion, found
+
+
+def assert_box_is_on_red(found):
+    encoded = found["image/encoded"].bytes_list.value[0]
+    pixels = tf.io.decode_image(encoded, channels=3).numpy()
+    assert pixels.shape[:2] == (found["image/height"].int64_list.value[0], found["image/width"].int64_list.value[0])
+    rows, columns = np.nonzero(is_red(pixels))
+    side = {"ymin": rows.min() / 64, "xmin": columns.min() / 96, "ymax": (rows.max() + 1) / 64}
+    for name, value in side.items():
+        assert found[f"image/object/bbox/{name}"].float_list.value[0] == pytest.approx(value, abs=0.02)
+    assert pixels.shape == (64, 96, 3)
+    with Image.open(io.BytesIO(encoded)) as stored:
+        assert 274 not in stored.getexif()
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("frame", ["stored", "upright"])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_photographs_and_their_boxes_become_upright(tmp_path, orientation, frame, suffix):
+    size, box = draw_photograph(tmp_path / f"a.{suffix}", orientation)
+    if frame == "upright":
+        size, box = (96, 64), list(RED)
+    options = {"exif_boxes": frame} if orientation < 5 else {}  # otherwise width and height tell
+    conversion, found = convert_photograph(tmp_path, f"a.{suffix}", box, size, **options)
+    assert_box_is_on_red(found)
+    assert conversion.num_turned == 1 and "1 photographs were turned upright" in conversion.summary()
+
+
+@pytest.mark.parametrize("orientation, size", [(2, (96, 64)), (3, (96, 64)), (4, (96, 64)), (6, (None, None))])
+def test_photographs_whose_size_does_not_tell_the_frame_of_the_boxes_are_refused(tmp_path, orientation, size):
+    draw_photograph(tmp_path / "a.jpg", orientation)
+    with pytest.raises(
+        CocoError, match=rf"a.jpg of image 1 has EXIF orientation {orientation}, .*--exif_boxes upright"
+    ):
+        convert_photograph(tmp_path, "a.jpg", list(RED), size)
+
+
+def test_a_size_of_neither_frame_is_refused(tmp_path):
+    draw_photograph(tmp_path / "a.jpg", 6)
+    with pytest.raises(CocoError, match=r"said to be 96 x 65 pixels, but .* is 64 x 96 \(96 x 64 upright\)"):
+        convert_photograph(tmp_path, "a.jpg", list(RED), (96, 65))
+
+
+def write_variants(folder):
+    """Image files of many kinds: {name: whether they can be decoded}."""
+    noise = np.random.default_rng(0).integers(0, 256, [20, 40, 4], np.uint8)
+    rgb, rgba = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
+    rgb.save(folder / "rgb.jpg")
+    rgb.save(folder / "progressive.jpg", progressive=True)
+    rgb.convert("CMYK").save(folder / "cmyk.jpg")
+    rgb.convert("L").save(folder / "grey.jpg")
+    rgba.save(folder / "rgba.png")
+    rgba.convert("LA").save(folder / "la.png")
+    rgb.convert("P").save(folder / "palette.png")
+    rgb.convert("1").save(folder / "bits.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) << 8).save(folder / "grey16.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) << 8).save(folder / "grey16.tif")
+    rgb.save(folder / "still.webp")
+    for name in ("moving.gif", "moving.webp", "moving.png"):
+        rgb.save(folder / name, save_all=True, append_images=[rgb.rotate(180)])
+    rgb.save(folder / "two.jpg", "MPO", save_all=True, append_images=[rgb.rotate(180)])
+    rgb.save(folder / "jpeg.png", "JPEG")
+    for name in ("rgb.jpg", "progressive.jpg", "rgba.png"):
+        contents = (folder / name).read_bytes()
+        for share in (0.5, 0.9):
+            (folder / f"{share}_{name}").write_bytes(contents[: int(share * len(contents))])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_bytes(b"<html>404</html>")
+    (folder / "folder.jpg").mkdir()
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_converted_can_be_trained_on(tmp_path):
+    refused = []
+    for name in write_variants(tmp_path):
+        try:
+            _, found = convert_photograph(tmp_path, name, [1, 2, 20, 10], (40, 20))
+        except CocoError as error:
+            refused.append(name)
+            assert name in str(error)
+            continue
+        example = tf.train.Example(features=tf.train.Features(feature=dict(found))).SerializeToString()
+        image = decode_example(tf.constant(example), num_classes=1).example.image
+        assert image.shape == (20, 40, 3), name
+        if name.startswith("grey16"):
+            assert 100 < image.numpy().mean() < 150, name  # the upper 8 bits
+    assert refused == [
+        *("0.5_progressive.jpg", "0.5_rgb.jpg", "0.5_rgba.png", "0.9_progressive.jpg", "0.9_rgb.jpg", "0.9_rgba.png"),
+        *("empty.jpg", "folder.jpg", "text.jpg"),
+    ]
+
+
+def test_label_maps_hold_any_name_that_is_not_empty(data):
+    contents, convert = data
+    names = [
+        "a\"b'c",
+        "back\\slash",
+        "new\nline",
+        "tab\t, bell\x07",
+        "кошка",
+        "猫",
+        "قطة",
+        " spaces ",
+        "item { id: 1 }",
+        "#",
+    ]
+    contents["categories"] = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    contents["annotations"] = [{"id": 1, "image_id": 5, "category_id": 1, "bbox": [1, 1, 5, 5]}]
+    label_map = load_label_map(convert().label_map_path)
+    assert [item.name for item in label_map.items] == names
+
+
+@pytest.mark.parametrize(
+    "bboxes, message",
+    [
+        ([], "has no annotations, so there is nothing to detect. --allow_no_boxes"),
+        ([[100, 5, 4, 4], [200, 5, 4, 4]], r"all 2 boxes .* annotation 1, is \[100.0, 5.0, 4.0, 4.0\]: it lies outside"),
+        ([[9, 5, -4, 4]], "all 1 boxes .* a width or height is not above 0: is bbox x, y, width, height"),
+        ([[0.1, 0.2, 0.5, 0.4], [0, 0, 1, 1]], "all 2 boxes lie within the first pixel .* fractions of the image"),
+    ],
+)  # fmt: skip
+def test_a_data_set_without_a_box_to_learn_is_refused(data, tmp_path, bboxes, message):
+    contents, convert = data
+    contents["annotations"] = [
+        {"id": i, "image_id": 11, "category_id": 3, "bbox": bbox} for i, bbox in enumerate(bboxes, start=1)
+    ]
+    with pytest.raises(CocoError, match=message):
+        convert()
+    assert not list((tmp_path / "out").iterdir())
+    if not bboxes:
+        assert convert(allow_no_boxes=True).num_images == 3
+
+
+def test_corners_in_place_of_sizes_are_suspected(data, caplog):
+    contents, convert = data
+    contents["annotations"] = [{"id": 1, "image_id": 11, "category_id": 3, "bbox": [20, 10, 38, 18]}]
+    convert()
+    assert (
+        "1 of 1 boxes (100%) reach beyond their image and were clipped, the first in image 11: is bbox xmin"
+        in caplog.text
+    )
+
+
+def test_an_older_set_of_records_is_removed_and_nothing_else(data, tmp_path):
+    _, convert = data
+    convert(num_shards=3)
+    others = [
+        "train-00000-of-00003.tfrecord.bak",
+        "train-old.tfrecord",
+        "train2-00000-of-00003.tfrecord",
+        "train-1-of-3.tfrecord",
+    ]
+    for name in others:
+        (tmp_path / "out" / name).write_bytes(b"")
+    (tmp_path / "out" / "train-00001-of-00009.tfrecord.part").write_bytes(b"of a run that was killed")
+    convert(num_shards=2)
+    made = ["train-00000-of-00002.tfrecord", "train-00001-of-00002.tfrecord"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(made + others)
+
+
+def test_a_failed_run_leaves_the_older_set_alone(data, tmp_path):
+    contents, convert = data
+    convert(num_shards=3)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    contents["images"][2]["width"] = 11
+    with pytest.raises(CocoError, match="11 x 50"):
+        convert(num_shards=2)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_paths_of_other_systems_are_found_and_wrong_ones_named(data, tmp_path):
+    contents, convert = data
+    (tmp_path / "images" / "sub").mkdir()
+    (tmp_path / "images" / "a.jpg").rename(tmp_path / "images" / "sub" / "a.jpg")
+    for file_name in ("sub\\a.jpg", "./sub/a.jpg", "../images/sub/a.jpg", str(tmp_path / "images" / "sub" / "a.jpg")):
+        contents["images"][0]["file_name"] = file_name
+        assert convert().num_images == 3
+    for file_name, message in (("sub", "which is a folder"), ("C:\\photos\\a.jpg", "does not exist")):
+        contents["images"][0]["file_name"] = file_name
+        with pytest.raises(CocoError, match=message):
+            convert()
+
+
+def test_places_that_cannot_be_written_are_refused(data, tmp_path):
+    _, convert = data
+    path = tmp_path / "coco.json"
+    convert()
+    with pytest.raises(CocoError, match=r"coco.json/train: cannot be written"):
+        coco.coco_to_tfrecords(str(path), str(tmp_path / "images"), str(path / "train"), show_progress=False)
+    with pytest.raises(CocoError, match="names a folder"):
+        coco.coco_to_tfrecords(str(path), str(tmp_path / "images"), str(tmp_path) + "/", show_progress=False)
+    with pytest.raises(CocoError, match=r"nowhere: there is no such folder \(image_dir\)"):
+        coco.coco_to_tfrecords(str(path), str(tmp_path / "nowhere"), str(tmp_path / "x"), show_progress=False)
+    with pytest.raises(CocoError, match=r"num_shards = 4 is not allowed. Allowed: 1 to 3, the number of images"):
+        convert(num_shards=4)
