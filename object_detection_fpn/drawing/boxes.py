@@ -7,18 +7,21 @@ Images are NumPy, uint8, [H, W, 3]; boxes are `(ymin, xmin, ymax, xmax)` normali
 from __future__ import annotations
 
 import colorsys
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from absl import logging
+from PIL import Image, ImageColor, ImageDraw
+
+from object_detection_fpn.drawing.fonts import font_for, load_font
 
 _GOLDEN_RATIO = 0.618034  # steps of it round the colour circle keep any number of successive hues apart
 MIN_FONT_SIZE = 11  # pixels; smaller letters cannot be read
 FONT_SIZE_SHARE = 1 / 40  # of the image's shorter side
 PAPER = (255, 255, 255)
 INK = (0, 0, 0)
+_warned_of_letters: list[str] = []  # the name of the one warning
 
 
 class Boxes(NamedTuple):
@@ -77,7 +80,7 @@ def draw_boxes(
     Args:
         image: [H, W, channels] in [0, 255], see `to_rgb`.
         boxes: what to draw; rows that are not finite, or have no area, or lie outside the image, are left out.
-        names: 0-based class -> name. A class without one is shown by its 1-based id.
+        names: 0-based class -> name. A class without one, or whose letters no font here has, is shown by its 1-based id.
         min_score: detections below it are left out; groundtruth (no scores) is all drawn.
         max_num_boxes: most detections drawn, best first; None = all. Groundtruth is all drawn.
         show_labels: whether a box carries the name of its class.
@@ -125,14 +128,6 @@ def _parse_color(name: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-@functools.cache
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError("This Pillow was built without FreeType and has no scalable font. Install Pillow from PyPI.")
-    return font
-
-
 def _rows_to_draw(boxes: Boxes, *, min_score: float, max_num_boxes: int | None) -> list[int]:
     """Rows worth drawing: detections best first, groundtruth smallest first, so that large boxes hide no small ones."""
     corners = np.asarray(boxes.boxes_normalized, np.float64).reshape(-1, 4)
@@ -148,12 +143,32 @@ def _rows_to_draw(boxes: Boxes, *, min_score: float, max_num_boxes: int | None) 
 
 def _label(boxes: Boxes, row: int, names: Mapping[int, str], *, show_labels: bool, show_scores: bool) -> str:
     class_index = int(boxes.classes[row])
-    parts = [names.get(class_index, f"id {class_index + 1}")] if show_labels else []
+    parts = [_name(class_index, names)] if show_labels else []
     if show_labels and boxes.is_crowd is not None and boxes.is_crowd[row]:
         parts.append("(crowd)")
     if show_scores and boxes.scores is not None:
         parts.append(f"{round(100 * float(boxes.scores[row]))}%")
     return " ".join(parts)
+
+
+def _name(class_index: int, names: Mapping[int, str]) -> str:
+    """The name of a class in one line; its id if it has none, or one in letters that no font here has."""
+    by_id = f"id {class_index + 1}"
+    name = " ".join(names.get(class_index, by_id).split())
+    if font_for(name, MIN_FONT_SIZE) is None:
+        _warn_of_letters(name, by_id)
+        return by_id
+    return name
+
+
+def _warn_of_letters(name: str, by_id: str) -> None:
+    if not _warned_of_letters:
+        _warned_of_letters.append(name)
+        logging.warning(
+            'No font of this machine has the letters of "%s", which is drawn as "%s"; other names may be too. A font that has '
+            "them, put into ~/.local/share/fonts, is found (Noto Sans has most alphabets).",
+            name, by_id,
+        )  # fmt: skip
 
 
 def _draw_label(
@@ -165,7 +180,7 @@ def _draw_label(
     font_size: int,
 ) -> None:
     """A filled tag on the frame's upper edge, or inside it where there is no room above, moved to stay in the image."""
-    font = load_font(font_size)
+    font = font_for(label, font_size) or load_font(font_size)
     tag_width, tag_height = round(font.getlength(label)) + 4, round(font_size * 1.3)
     width, height = size
     xmin, ymin = frame[:2]

@@ -14,9 +14,9 @@ from object_detection_fpn.drawing.boxes import (
     PAPER,
     Boxes,
     draw_boxes,
-    load_font,
     to_rgb,
 )
+from object_detection_fpn.drawing.fonts import load_font
 
 _MIN_PANEL_SIDE = 320  # pixels; smaller images are enlarged before labels are put on them
 _MARGIN = 8  # pixels between the panels

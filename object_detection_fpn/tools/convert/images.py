@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -107,7 +108,7 @@ def _decode(encoded: bytes, where: str) -> np.ndarray:
         with tf.device("CPU:0"):
             return decode_whole(tf.constant(encoded)).numpy()
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0].split("{{")[0].strip(" .")
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip().splitlines()[0].strip(" .")
         raise CocoError(
             f"{where}: the image ({len(encoded):,} bytes) cannot be decoded; the file is truncated, damaged, or of a kind that "
             f"TensorFlow does not read ({reason})."
