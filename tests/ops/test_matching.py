@@ -47,11 +47,9 @@ def test_agrees_with_golden(golden_dir, name, thresholds, num_padding, jit):
     gt_boxes = np.pad(golden["groundtruth_boxes"], ((0, num_padding), (0, 0)))[np.newaxis]
     is_real = (np.arange(gt_boxes.shape[1]) < len(golden["groundtruth_boxes"]))[np.newaxis]
 
-    implementation = "xla" if jit else "native"
-
     @tf.function(jit_compile=jit, autograph=False)
     def run(anchors, gt_boxes, is_real):
-        return matching.match_boxes(anchors, gt_boxes, gt_is_real=is_real, implementation=implementation, **thresholds)
+        return matching.match_boxes(anchors, gt_boxes, gt_is_real=is_real, static=jit, **thresholds)
 
     matches = run(golden["anchors"][np.newaxis], gt_boxes, is_real)
     np.testing.assert_array_equal(matches[0], golden["match"])
@@ -66,13 +64,13 @@ def test_follows_the_rules_written_as_loops(seed, thresholds, num_gt):
     is_real, is_valid = rng.random((2, num_gt)) < 0.7, rng.random((2, 40)) < 0.7
     similarity = box_ops.pairwise_iou(boxes, gt_boxes).numpy()
     expected = [_reference(similarity[image], is_real[image], is_valid[image], **thresholds) for image in range(2)]
-    for implementation in ("native", "xla"):
+    for static in (False, True):
         matches = matching.match_boxes(
             boxes,
             tf.constant(gt_boxes),
             gt_is_real=is_real,
             is_valid=is_valid,
-            implementation=implementation,
+            static=static,
             **thresholds,
         )
         np.testing.assert_array_equal(matches, expected)
@@ -142,7 +140,7 @@ def test_unknown_shapes_are_taken():
 def test_program_does_not_grow_with_the_batch():
     def num_lines(batch):
         run = tf.function(
-            lambda b, g, r: matching.match_boxes(b, g, gt_is_real=r, implementation="xla", **_RPN), jit_compile=True
+            lambda b, g, r: matching.match_boxes(b, g, gt_is_real=r, static=True, **_RPN), jit_compile=True
         )
         args = tf.zeros([1, 50, 4]), tf.zeros([batch, 20, 4]), tf.zeros([batch, 20], tf.bool)
         return len(run.experimental_get_compiler_ir(*args)(stage="hlo").splitlines())
@@ -154,8 +152,8 @@ def test_covered_share_is_that_of_the_best_real_region():
     boxes = tf.constant([[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 0.0, 0.0], [20.0, 20.0, 24.0, 24.0]]])
     regions = tf.constant([[[0.0, 0.0, 2.0, 50.0], [0.0, 0.0, 3.0, 50.0], [0.0, 0.0, 50.0, 50.0]]] * 2)
     is_real = tf.constant([[True, True, False], [False, False, False]])
-    for implementation in ("native", "xla"):
-        share = matching.covered_share(boxes, regions, is_real=is_real, implementation=implementation)
+    for static in (False, True):
+        share = matching.covered_share(boxes, regions, is_real=is_real, static=static)
         np.testing.assert_allclose(share, [[0.75, 0, 0], [0, 0, 0]])
 
 
