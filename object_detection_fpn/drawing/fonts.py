@@ -1,6 +1,6 @@
 """Finds a font that has the letters of a text: Pillow's own, or one of a Python package or of the system.
 
-Pillow's own font has the letters of western European languages alone; it draws any other as an empty box.
+Pillow's own font has few letters beyond those of English; it draws any other as an empty box.
 """
 
 from __future__ import annotations

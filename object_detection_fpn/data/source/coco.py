@@ -7,6 +7,7 @@ sizes left out); any other is refused with file, row, field, value and what is a
 from __future__ import annotations
 
 import collections
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -170,10 +171,8 @@ def read_coco(path: str, *, renumber_classes: bool = False) -> CocoDataset:
             contents = file.read()
     except tf.errors.NotFoundError as error:
         raise CocoError(f"{path}: there is no such file.") from error
-    except (tf.errors.OpError, UnicodeError, ValueError) as error:
-        if isinstance(error, CocoError):
-            raise
-        raise CocoError(f"{path}: cannot be read ({getattr(error, 'message', error)}).") from error
+    except tf.errors.OpError as error:
+        raise CocoError(f"{path}: cannot be read ({error.message}).") from error
     return parse_coco(contents, path=path, renumber_classes=renumber_classes)
 
 
@@ -183,8 +182,8 @@ def parse_coco(contents: bytes, *, path: str, renumber_classes: bool = False) ->
     Args:
         contents: of the file.
         path: of the file, for messages.
-        renumber_classes: number the classes 1, 2, ... in the order of their category ids; None of the ids then has to be fit
-            for a label map, and text will do.
+        renumber_classes: number the classes 1, 2, ... in the order of their category ids; these may then be any
+            whole numbers, or text.
 
     Raises:
         CocoError: if it is no COCO file, a field holds what its table does not allow, an id of an image or a category or a
@@ -201,14 +200,20 @@ def parse_coco(contents: bytes, *, path: str, renumber_classes: bool = False) ->
         _read_rows(coco["annotations"], "annotation", _ANNOTATION_FIELDS, path), coco["annotations"], strict=True
     ):
         if row["image_id"] not in annotations:
-            _refuse_unknown(where, "image", row["image_id"], annotations)
+            _refuse_unknown(where(), "image", row["image_id"], annotations)
         if row["category_id"] not in label_of:
-            _refuse_unknown(where, "category", row["category_id"], label_of)
-        bbox = row["bbox"] or _box_of_polygons(raw, where)
-        is_crowd = bool(row.pop("iscrowd"))
-        annotation = CocoAnnotation(**row | {"bbox": bbox, "is_crowd": is_crowd})
+            _refuse_unknown(where(), "category", row["category_id"], label_of)
+        annotation = CocoAnnotation(
+            id=row["id"],
+            image_id=row["image_id"],
+            category_id=row["category_id"],
+            bbox=row["bbox"] or _box_of_polygons(raw, where()),
+            area=row["area"],
+            is_crowd=bool(row["iscrowd"]),
+        )
         annotations[annotation.image_id].append(annotation)
-        ids[annotation.id if annotation.id is not None else ""] += annotation.id is not None
+        if annotation.id is not None:
+            ids[annotation.id] += 1
     repeated = [id for id, count in ids.items() if count > 1]
     if repeated:  # nothing depends on these ids, but who merged two files may have merged too much
         logging.warning(
@@ -243,28 +248,33 @@ def _parse_json(contents: bytes, path: str) -> dict[str, Any]:
 
 def _read_rows(
     rows: list[Any], kind: str, fields: Mapping[str, _Field], path: str
-) -> Iterable[tuple[str, dict[str, Any]]]:
-    """What names each row in messages, and its fields."""
+) -> Iterable[tuple[Callable[[], str], dict[str, Any]]]:
+    """What names each row in messages (a call: few rows are named, and files have millions), and its fields."""
     for index, row in enumerate(rows):
-        number = row.get("id") if isinstance(row, dict) else None
-        has_id = isinstance(number, int | float | str) and not isinstance(number, bool)
-        where = f"{path}: {kind} {_shown(number)}" if has_id else f"{path}: {kind} number {index + 1} of the list"
+        where = functools.partial(_name_row, path, kind, index, row)
         if not isinstance(row, dict):
-            raise CocoError(f"{where} is {_shown(row)}. Allowed: an object with {', '.join(fields)}.")
-        values = {}
+            raise CocoError(f"{where()} is {_shown(row)}. Allowed: an object with {', '.join(fields)}.")
+        values: dict[str, Any] = {}
         for key, field in fields.items():
             value = row.get(key)
             if value is None and field.is_optional:
                 values[key] = None
                 continue
             if key not in row:
-                raise CocoError(f"{where} lacks '{key}'. Allowed: {field.allowed}.")
+                raise CocoError(f"{where()} lacks '{key}'. Allowed: {field.allowed}.")
             try:
                 values[key] = field.read(value)
             except _Refused as refused:
                 remark = f", which is {refused}" if str(refused) else ""
-                raise CocoError(f"{where} has {key} {_shown(value)}{remark}. Allowed: {field.allowed}.") from None
+                raise CocoError(f"{where()} has {key} {_shown(value)}{remark}. Allowed: {field.allowed}.") from None
         yield where, values
+
+
+def _name_row(path: str, kind: str, index: int, row: Any) -> str:
+    number = row.get("id") if isinstance(row, dict) else None
+    if isinstance(number, int | float | str) and not isinstance(number, bool):
+        return f"{path}: {kind} {_shown(number)}"
+    return f"{path}: {kind} number {index + 1} of the list"
 
 
 def _refuse_repeated_images(images: Iterable[CocoImage], path: str) -> None:
@@ -298,7 +308,7 @@ def _read_categories(rows: list[Any], path: str, renumber: bool) -> tuple[dict[i
             )
         if not renumber and isinstance(category_id, str):
             raise CocoError(
-                f"{where} has id {_shown(category_id)}, which is text. Allowed: a whole number, 1 or more. "
+                f"{where()} has id {_shown(category_id)}, which is text. Allowed: a whole number, 1 or more. "
                 "--renumber_classes numbers the classes 1, 2, ... and takes any ids."
             )
         if not renumber and not 1 <= category_id <= _MAX_CLASS_ID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from object_detection_fpn.config.label_map import load_label_map
@@ -441,3 +444,37 @@ def test_places_that_cannot_be_written_are_refused(data, tmp_path):
         coco.coco_to_tfrecords(str(path), str(tmp_path / "nowhere"), str(tmp_path / "x"), show_progress=False)
     with pytest.raises(CocoError, match=r"num_shards = 4 is not allowed. Allowed: 1 to 3, the number of images"):
         convert(num_shards=4)
+
+
+GOOD = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 4, 4], "area": 16, "iscrowd": 0}],
+    "categories": [{"id": 1, "name": "box"}],
+}
+PLACES = [(key,) for key in GOOD]
+PLACES += [(key, 0, field) for key, rows in GOOD.items() for field in rows[0]]
+PLACES += [("annotations", 0, "bbox", i) for i in range(4)]
+    ("annotations", 0, "bbox", i) for i in range(4)
+]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=4),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=3), children, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.sampled_from(PLACES), value=VALUES)
+def test_any_value_anywhere_is_converted_or_refused(tmp_path_factory, place, value):
+    folder = tmp_path_factory.mktemp("any")
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    contents = json.loads(json.dumps(GOOD))
+    change(place, value)(contents)
+    (folder / "coco.json").write_text(json.dumps(contents))
+    with contextlib.suppress(CocoError):
+        conversion = coco.coco_to_tfrecords(
+            str(folder / "coco.json"), str(folder), str(folder / "out" / "r"), show_progress=False,
+            label_map_path=str(folder / "map.pbtxt"),
+        )  # fmt: skip
+        assert conversion.num_boxes == 1
+        assert len(load_label_map(conversion.label_map_path).items) == 1
