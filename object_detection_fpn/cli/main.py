@@ -64,25 +64,23 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
     import tensorflow as tf
 
     from object_detection_fpn.config.pipeline import ConfigError
-    from object_detection_fpn.data import decoder
+    from object_detection_fpn.data import failures
     from object_detection_fpn.training.checkpoints import CheckpointError
     from object_detection_fpn.training.loop import TrainingError, TrainingStopped
 
     try:
         return action() or 0
-    except (UsageError, ConfigError, CheckpointError, FileNotFoundError) as error:
+    except (UsageError, ConfigError, CheckpointError, failures.DataError, FileNotFoundError) as error:
         _say(f"error: {error}")
         return 2
     except (TrainingError, TimeoutError) as error:
         _say(f"error: {error}")
         return getattr(error, "exit_code", 1)
     except tf.errors.InvalidArgumentError as error:
-        words = decoder.refusal_words(
-            error
-        )  # of a record; anything else is a fault of this package and keeps its traceback
-        if words is None:
+        message = failures.error_message(error)
+        if message is None:  # not of the user's data: a fault of this package, which keeps its traceback
             raise
-        _say(f"error: {words}")
+        _say(f"error: {message}")
         return 1
     except TrainingStopped as stopped:  # the loop has said where it stopped
         return stopped.exit_code

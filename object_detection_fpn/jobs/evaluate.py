@@ -169,6 +169,6 @@ def _as_one_class(batch: records.Batch) -> records.Batch:
 
 
 def log_notices(report: DataReport) -> None:
-    """Says in the end what the data had to be forgiven."""
+    """Logs the dropped and clipped boxes by reason, at the end of a run."""
     if summary := report.summary():
         logging.warning("Imperfect data:\n%s", summary)

@@ -289,15 +289,10 @@ def make_predictor(config: Config, *, checkpoint: str) -> Predictor:
 
 def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -> Callable[[tf.Tensor], tf.Tensor]:
     """Serialized example -> image with its additional channels, which no image file holds."""
-
-    def decode(serialized: tf.Tensor) -> tf.Tensor:
-        return decoder.decode_example(
-            serialized,
-            num_classes=config.model.faster_rcnn.num_classes,
-            num_additional_channels=reader.num_additional_channels,
-        ).example.image
-
-    return decode
+    decoding = decoder.Decoding(
+        num_classes=config.model.faster_rcnn.num_classes, num_additional_channels=reader.num_additional_channels
+    )
+    return lambda serialized: decoder.decode_example(serialized, decoding).example.image
 
 
 def _say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 
@@ -790,13 +791,20 @@ def test_augmentations(text, function, settings):
     assert (found.func, found.keywords) == (function, settings)
 
 
+def keywords_of(augmentation) -> set[str]:
+    """Its keywords, with the fields of the constraints in the place of that record."""
+    names = set(inspect.getfullargspec(augmentation).kwonlyargs) - {"seed"}
+    fields = {field.name for field in dataclasses.fields(crop.CropConstraints)}
+    return names - {"constraints"} | fields if "constraints" in names else names
+
+
 def test_padding_of_ssd_has_a_colour_and_sizes_of_its_own():
     text = "ssd_random_crop_pad { operations { pad_color_g: 7 min_padded_size_ratio: [1, 2] } }"
     (found,) = builder.build_augmentations([parse(text, preprocessor_pb2.PreprocessingStep)])
     (operation,) = found.keywords["operations"]
     assert operation["pad_color"] == (0, 7, 0)
     assert operation["min_padded_size_ratio"] == (1, 2)
-    assert operation.keys() <= crop.random_crop_pad_image.__kwdefaults__.keys()
+    assert operation.keys() <= keywords_of(crop.random_crop_pad_image)
 
 
 @pytest.mark.parametrize("name", builder.AUGMENTATIONS)
@@ -805,7 +813,7 @@ def test_fields_of_augmentations_are_keywords_of_their_functions(name):
     (found,) = builder.build_augmentations([parse(f"{name} {{ }}", preprocessor_pb2.PreprocessingStep)])
     assert found.func.__name__ == name
     fields = {f.name for f in message.fields if f"{message.name}.{f.name}" not in tables.REFUSED}
-    assert fields == set(inspect.getfullargspec(found.func).kwonlyargs) - {"seed"}
+    assert fields == keywords_of(found.func)
 
 
 def test_augmentations_keep_their_order():

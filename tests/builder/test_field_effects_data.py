@@ -222,6 +222,9 @@ def test_jpegs_of_training_alone_are_decoded_smaller(folder, tmp_path):
     record = tf.train.Example()
     encoded = tf.io.encode_jpeg(np.zeros([40, 60, 3], np.uint8)).numpy()
     record.features.feature["image/encoded"].bytes_list.value.append(encoded)
+    for side, value in (("ymin", 0.2), ("xmin", 0.3), ("ymax", 0.6), ("xmax", 0.9)):
+        record.features.feature[f"image/object/bbox/{side}"].float_list.value.append(value)
+    record.features.feature["image/object/class/label"].int64_list.value.append(1)
     with tf.io.TFRecordWriter(str(tmp_path / "jpeg.tfrecord")) as writer:
         writer.write(record.SerializeToString())
         writer.write(record.SerializeToString())

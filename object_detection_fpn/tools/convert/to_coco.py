@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from object_detection_fpn.data import decoder
-from object_detection_fpn.data.source import reader
+from object_detection_fpn.data import failures
+from object_detection_fpn.data.source import files, reader
 from object_detection_fpn.data.source.coco import CocoError
 from object_detection_fpn.tools.convert.images import read_header
 
@@ -76,11 +76,11 @@ def tfrecords_to_coco(
 
 def _read_features(patterns: Sequence[str]) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Words that name each record, and its features."""
-    for record in reader.read_records(reader.list_record_files(patterns)).as_numpy_iterator():
+    for record in reader.read_records(files.list_record_files(patterns)).as_numpy_iterator():
         if broken := record.broken_file():
             raise CocoError(broken)
         features = tf.train.Example.FromString(record.serialized).features.feature
-        yield decoder.name_record(record.file.decode(), record.index, ""), features
+        yield failures.name_record(record.file.decode(), record.index, ""), features
 
 
 def _choose_image_ids(patterns: Sequence[str]) -> list[int]:

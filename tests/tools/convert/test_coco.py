@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from object_detection_fpn.config.label_map import load_label_map
-from object_detection_fpn.data.decoder import decode_example
+from object_detection_fpn.data.decoder import Decoding, decode_example
 from object_detection_fpn.data.source.coco import CocoError
 from object_detection_fpn.tools.convert import coco, to_coco
 
@@ -331,7 +331,7 @@ def test_what_is_converted_can_be_trained_on(tmp_path):
             assert name in str(error)
             continue
         example = tf.train.Example(features=tf.train.Features(feature=dict(found))).SerializeToString()
-        image = decode_example(tf.constant(example), num_classes=1).example.image
+        image = decode_example(tf.constant(example), Decoding(num_classes=1)).example.image
         assert image.shape == (20, 40, 3), name
         if name.startswith("grey16"):
             assert 100 < image.numpy().mean() < 150, name  # the upper 8 bits
@@ -454,8 +454,6 @@ GOOD = {
 PLACES = [(key,) for key in GOOD]
 PLACES += [(key, 0, field) for key, rows in GOOD.items() for field in rows[0]]
 PLACES += [("annotations", 0, "bbox", i) for i in range(4)]
-    ("annotations", 0, "bbox", i) for i in range(4)
-]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=4),
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=3), children, max_size=2),
