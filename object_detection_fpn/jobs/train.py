@@ -24,7 +24,6 @@ from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import service as data_service
 from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
-from object_detection_fpn.jobs import predict as predict_lib
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs.evaluate import (
     Evaluator,
@@ -36,6 +35,7 @@ from object_detection_fpn.jobs.evaluate import (
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 from object_detection_fpn.serving import saved_model
+from object_detection_fpn.serving.predictor import Predictor
 from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training import loop as training_loop
 
@@ -247,7 +247,7 @@ def export(
         config: a checked config.
         checkpoint: a checkpoint, or a folder, which means its newest.
         output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
-        input_type: one of `saved_model.INPUT_TYPES`.
+        input_type: one of `serving.input_types.INPUT_TYPES`.
         jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
         device: what the model is to be fast on; it runs on both. None: what this machine has.
 
@@ -274,12 +274,12 @@ def export(
     )
 
 
-def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
+def make_predictor(config: Config, *, checkpoint: str) -> Predictor:
     """A predictor with a checkpoint's weights and the label map's names."""
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     model = builder.build_detector(config, reader, execution=builder.inference_execution(config))
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
-    return predict_lib.Predictor.from_model(
+    return Predictor.from_model(
         model=model,
         resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
         categories=list_categories(config, load_label_map(reader)),
