@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from object_detection_fpn.serving.input_types import INPUT_TYPES
 from object_detection_fpn.tools import command
-
-# Those of `saved_model.INPUT_TYPES`, here so that the parser needs no TensorFlow.
-_INPUT_TYPES = ("image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_config(parser)
     parser.add_argument("--checkpoint", required=True, help="checkpoint, or the folder whose newest is meant")
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--input_type", default="image_tensor", choices=_INPUT_TYPES, help="image_tensor by default")
+    parser.add_argument("--input_type", default="image_tensor", choices=INPUT_TYPES, help="image_tensor by default")
     parser.add_argument("--jit", action="store_true", help="let XLA compile the model where it is served")
     parser.add_argument(
         "--device", choices=("cpu", "gpu"), help="what the model is to be fast on: by default what is here"

@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace) -> int:
             command.check_input(f"--{flag}", getattr(arguments, flag))
     command.check_folder("--output_dir", arguments.output_dir)
     images = predict_job.find_images(arguments.images)
+    with command.usage():
+        predict_job.make_output_dir(arguments.output_dir)
     if arguments.saved_model is not None:
         categories = label_map.load_label_map(arguments.label_map).categories if arguments.label_map is not None else ()
         with command.usage():
@@ -39,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         predictor = predict_job.make_predictor(
             command.load_config(arguments.config, arguments.config_override), checkpoint=arguments.checkpoint
         )
-    report = predictor.predict_files(images, output_dir=arguments.output_dir, min_score=arguments.min_score)
+    report = predict_job.predict_files(
+        predictor, images, output_dir=arguments.output_dir, min_score=arguments.min_score
+    )
     command.say(f"{report.num_detections} detections in {report.num_images} images, written to {report.json_path}.")
     return report.exit_code

@@ -23,7 +23,7 @@ import tensorflow as tf
 import tqdm
 
 from object_detection_fpn import records
-from object_detection_fpn.drawing import boxes as visualize
+from object_detection_fpn.drawing.boxes import Boxes
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, Metric
 from object_detection_fpn.evaluation.pictures import Pictures
 from object_detection_fpn.modeling.detector import Detector
@@ -177,10 +177,8 @@ def evaluate(
         if pictures.wants_more:
             pictures.add(
                 image.pixels(),
-                detections=visualize.Boxes(
-                    image.detections.boxes, image.detections.classes, scores=image.detections.scores
-                ),
-                groundtruth=visualize.Boxes(
+                detections=Boxes(image.detections.boxes, image.detections.classes, scores=image.detections.scores),
+                groundtruth=Boxes(
                     image.groundtruth_normalized(), image.groundtruth.classes, is_crowd=image.groundtruth.is_crowd
                 ),
                 source_id=image.source_id,

@@ -169,7 +169,7 @@ class Evaluator:
                 report=report,
                 sample_1_of_n=self._sample_1_of_n,
             )
-            if self._config.model.faster_rcnn.number_of_stages == 1:
+            if model_config.is_class_agnostic(self._config.model):
                 dataset = dataset.map(_as_one_class)
             categories = list_categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(

@@ -35,7 +35,7 @@ def export(
         config: a checked config.
         checkpoint: a checkpoint, or a folder, which means its newest.
         output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
-        input_type: one of `saved_model.INPUT_TYPES`.
+        input_type: one of `serving.input_types.INPUT_TYPES`.
         jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
         device: what the model is to be fast on; it runs on both. None: what this machine has.
 

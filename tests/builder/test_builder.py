@@ -14,6 +14,7 @@ from google.protobuf import text_format
 
 from object_detection_fpn import builder
 from object_detection_fpn.builder.layer_spec import _ACTIVATIONS
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, ssd
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
@@ -666,18 +667,8 @@ def test_gray_images(kind, settings):
     text = f"{kind} {{ {settings} convert_to_grayscale: true }}"
     image, true_shape = builder.build_resizer(parse(text, image_resizer_pb2.ImageResizer))(IMAGE)
     assert image.shape[-1] == true_shape[-1] == 1
-    config = parse(f"image_resizer {{ {text} }}", faster_rcnn_pb2.FasterRcnn)
-    assert builder.num_image_channels(config) == 1
-    reader = parse("num_additional_channels: 2", input_reader_pb2.InputReader)
-    assert builder.num_image_channels(config, reader) == 3
-
-
-def test_color_images_have_three_channels_and_those_added():
-    for kind in ("keep_aspect_ratio_resizer", "identity_resizer"):
-        config = parse(f"image_resizer {{ {kind} {{ }} }}", faster_rcnn_pb2.FasterRcnn)
-        assert builder.num_image_channels(config) == 3
-        reader = parse("num_additional_channels: 2", input_reader_pb2.InputReader)
-        assert builder.num_image_channels(config, reader) == 5
+    model = parse(f"faster_rcnn {{ image_resizer {{ {text} }} }}", model_pb2.DetectionModel)
+    assert model_config.num_image_channels(model) == 1
 
 
 def test_resizing_methods_and_padding_values_arrive():
