@@ -1,15 +1,11 @@
 """Runs a model over an evaluation set: metrics and losses to the screen, to TensorBoard and to `metrics.jsonl`.
 
 The model is a detector (`preprocess`, `predict`, `loss`, `postprocess`), the
-dataset one of `records.Batch`. `evaluate_continuously` does it again for every checkpoint that a training job writes.
+dataset one of `records.Batch`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,11 +22,11 @@ from object_detection_fpn import records
 from object_detection_fpn.drawing import boxes as visualize
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, Metric
 from object_detection_fpn.evaluation.pictures import Pictures
+from object_detection_fpn.evaluation.results import print_results, write_results
 
 _REGULARIZATION = "Loss/regularization_loss"
 _TOTAL = "Loss/total_loss"
 _SHARED_FIELDS = frozenset({"anchors", "is_valid", "image_size", "seed"})  # of Predictions: those without an image axis
-_OF_CLASS = re.compile(r"(\w+_PerformanceByCategory/[^/]+/)(.+)")  # the name of a class's metric
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where the output is a file and not a terminal
 
 EvalStep = Callable[[records.Batch], tuple[records.Detections, dict[str, tf.Tensor]]]
@@ -195,77 +191,10 @@ def evaluate(
         results.update(of_metric)
     results.update({name: total / num_evaluated for name, total in loss_sums.items()})
     seconds = time.monotonic() - started
-    _print_results(
-        results, f"step {step}: {num_evaluated} images in {seconds:.1f} s", console or rich.console.Console()
-    )
+    print_results(results, f"step {step}: {num_evaluated} images in {seconds:.1f} s", console or rich.console.Console())
     if output_dir is not None:
-        _write_results(output_dir, results, pictures.sheets, step=step, num_images=num_evaluated)
+        write_results(output_dir, results, pictures.sheets, step=step, num_images=num_evaluated)
     return results
-
-
-def evaluate_continuously(
-    *,
-    checkpoint_dir: str,
-    evaluate_fn: Callable[[str, int], dict[str, float]],
-    timeout: float = 3600.0,
-    final_step: int | None = None,
-    min_interval_seconds: float = 0.0,
-    console: rich.console.Console | None = None,
-) -> dict[int, dict[str, float]]:
-    """Evaluates every checkpoint that appears in a folder, the newest first to be seen, until training is over.
-
-    Checkpoints that appear while one is evaluated are passed over but for the newest. One that its training job deletes
-    before it could be read is passed over too, and said so. Whatever else goes wrong in `evaluate_fn` is raised.
-
-    Args:
-        checkpoint_dir: where a training job writes `ckpt-N`; need not exist yet.
-        evaluate_fn: (checkpoint path, its step) -> metrics.
-        timeout: seconds to wait for the next checkpoint before training counts as over.
-        final_step: the step at which training ends; evaluating it ends the wait. None = only the timeout does.
-        min_interval_seconds: least time between two evaluations.
-        console: where it says that it waits; None = standard output.
-
-    Returns:
-        Step -> the metrics of its checkpoint.
-
-    Raises:
-        TimeoutError: if no checkpoint could be evaluated at all.
-    """
-    console = console or rich.console.Console()
-    results: dict[int, dict[str, float]] = {}
-
-    def say_waiting() -> None:
-        console.print(f"Waiting up to {timeout:g} s for a new checkpoint in {checkpoint_dir} ...", markup=False)
-
-    say_waiting()
-    paths = tf.train.checkpoints_iterator(checkpoint_dir, min_interval_secs=min_interval_seconds, timeout=timeout)
-    for path in paths:
-        try:
-            step = checkpoint_step(path)
-            results[step] = evaluate_fn(path, step)
-        except (tf.errors.NotFoundError, tf.errors.DataLossError):
-            if tf.io.gfile.exists(path + ".index"):
-                raise
-            console.print(f"{path} was deleted before it could be evaluated; going on with the next one.", markup=False)
-        else:
-            if final_step is not None and step >= final_step:
-                return results
-        say_waiting()
-    if not results:
-        raise TimeoutError(f"No checkpoint to evaluate appeared in {checkpoint_dir} within {timeout:g} s.")
-    console.print(f"No new checkpoint in {checkpoint_dir} within {timeout:g} s: evaluation ends.", markup=False)
-    return results
-
-
-def checkpoint_step(path: str) -> int:
-    """The training step stored in a checkpoint (its number N counts saves, not steps); 0 for an exported one without.
-
-    Raises:
-        tf.errors.NotFoundError: if there is no such checkpoint.
-    """
-    reader = tf.train.load_checkpoint(path)
-    key = "step/.ATTRIBUTES/VARIABLE_VALUE"
-    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
 
 
 class _Image(NamedTuple):
@@ -412,49 +341,3 @@ def _one_image(record: Any, i: tf.Tensor) -> Any:
             )
         )
     return type(record)(_one_image(value, i) for value in record)
-
-
-def _print_results(results: Mapping[str, float], title: str, console: rich.console.Console) -> None:
-    """One table of metrics and losses, and for each metric one of the classes' AP, lowest last."""
-    per_class: dict[str, dict[str, float]] = {}
-    others: dict[str, float] = {}
-    for name, value in results.items():
-        if of_class := _OF_CLASS.fullmatch(name):
-            per_class.setdefault(of_class[1], {})[of_class[2]] = value
-        else:
-            others[name] = value
-    console.print(_table(f"Evaluation of {title}", ("metric", "value"), others))
-    for prefix, of_classes in per_class.items():
-        best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1], nan=-1.0)))
-        of_which = prefix.partition("_")[0] if len(per_class) > 1 else "AP"
-        console.print(_table("AP of each class", ("class", of_which), best_first))
-
-
-def _table(title: str, columns: tuple[str, str], rows: Mapping[str, float]) -> rich.table.Table:
-    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
-    table.add_column(columns[0], overflow="fold")
-    table.add_column(columns[1], justify="right")
-    for name, value in rows.items():
-        # -1 is COCO's word for "no groundtruth to measure it on", NaN that of the others, but a loss may diverge.
-        is_undefined = value == -1 or (math.isnan(value) and not name.startswith("Loss/"))
-        shown = "no groundtruth" if is_undefined else f"{value:.4f}"
-        table.add_row(rich.text.Text(name), shown)
-    return table
-
-
-def _write_results(
-    output_dir: str, results: Mapping[str, float], pictures: Sequence[np.ndarray], *, step: int, num_images: int
-) -> None:
-    tf.io.gfile.makedirs(output_dir)
-    writer = tf.summary.create_file_writer(output_dir)
-    with writer.as_default(step=step):
-        for name, value in results.items():
-            tf.summary.scalar(name, value)
-        for i, picture in enumerate(pictures):
-            tf.summary.image(f"eval_side_by_side_{i}_0", picture[np.newaxis])  # the Object Detection API's tag
-    writer.close()
-    line: dict[str, float | None] = {"step": step, "num_images": num_images}
-    # JSON has no NaN: a diverged loss is null.
-    line.update((name, value if math.isfinite(value) else None) for name, value in results.items())
-    with tf.io.gfile.GFile(os.path.join(output_dir, "metrics.jsonl"), "a") as file:
-        file.write(json.dumps(line) + "\n")

@@ -18,8 +18,8 @@ from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop import classification, odapi
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detectors import faster_rcnn
-from object_detection_fpn.training import checkpoints
-from object_detection_fpn.training.checkpoints import CheckpointError
+from object_detection_fpn.training import weights as weights_lib
+from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint, resolve_checkpoint
 
 # What `train_config.fine_tune_checkpoint_type` takes, as in the Object Detection API's `restore_from_objects`: its
 # "detection" is the feature extractors of both stages, without the RPN's head and the predictors.
@@ -41,7 +41,7 @@ class Source(NamedTuple):
     """The checkpoint or file that was found."""
     origin: str
     """In words."""
-    detector: checkpoints.StoredCheckpoint | None = None
+    detector: StoredCheckpoint | None = None
     """A whole model, its `keys` by the paths of our variables."""
     backbone: dict[str, Any] | None = None
     """Or a backbone alone: {path of our variable: array}."""
@@ -64,7 +64,7 @@ def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
     if path.endswith(classification.FILE_SUFFIXES):
         weights = classification.weights_by_path(classification.read_file(path), model, path)
         return Source(path, "weights of a Keras model", backbone=weights)
-    stored = checkpoints.StoredCheckpoint(_resolve(path))
+    stored = StoredCheckpoint(_resolve(path))
     graph = ObjectGraph(stored)
     if not graph:
         raise CheckpointError(
@@ -84,7 +84,7 @@ def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
     raise CheckpointError(f"{stored.path}: {_name_other_model(graph)}. {_ALLOWED}.")
 
 
-def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: bool = False) -> checkpoints.Restored:
+def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: bool = False) -> weights_lib.Restored:
     """Gives a model all its weights, to evaluate or export it.
 
     Args:
@@ -104,12 +104,12 @@ def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: boo
             f"{source.path}: a backbone alone ({source.origin}), with which nothing can be detected. Train with it as "
             "fine_tune_checkpoint first."
         )
-    return checkpoints.restore_model(source.detector, model, use_averages=use_averages)
+    return weights_lib.restore_model(source.detector, model, use_averages=use_averages)
 
 
 def restore_for_fine_tuning(
     path: str, model: faster_rcnn.FasterRCNN, *, kind: str = ""
-) -> tuple[checkpoints.WeightsReport, str]:
+) -> tuple[weights_lib.WeightsReport, str]:
     """Gives a model those weights that fit it, before it is trained.
 
     Args:
@@ -135,7 +135,7 @@ def restore_for_fine_tuning(
     if parts is not None and model.box_head is None:
         parts = tuple(part for part in parts if not part.startswith("box_head"))
     weights = source.detector.weights() if source.detector else source.backbone or {}
-    report = checkpoints.assign_weights(model, weights, parts=parts, source=source.path)
+    report = weights_lib.assign_weights(model, weights, parts=parts, source=source.path)
     return report, f"Weights from {source.path} ({source.origin}), {kind}"
 
 
@@ -145,16 +145,16 @@ def _resolve(path: str) -> str:
     if tf.io.gfile.isdir(folder):
         beside = os.path.join(folder, "checkpoint")  # in a run, a file of this name
         if tf.io.gfile.isdir(beside):
-            return checkpoints.resolve_checkpoint(beside)
+            return resolve_checkpoint(beside)
         for saved_model in (folder, os.path.join(folder, "saved_model")):
             if tf.io.gfile.exists(os.path.join(saved_model, "saved_model.pb")):
                 return os.path.join(saved_model, "variables", "variables")
-    return checkpoints.resolve_checkpoint(folder)
+    return resolve_checkpoint(folder)
 
 
-def _is_ours(stored: checkpoints.StoredCheckpoint, model: faster_rcnn.FasterRCNN) -> bool:
+def _is_ours(stored: StoredCheckpoint, model: faster_rcnn.FasterRCNN) -> bool:
     """Whether any variable has one of our names; those of another model of ours have many of them."""
-    return not stored.keys.keys().isdisjoint(checkpoints.variables_by_path(model))
+    return not stored.keys.keys().isdisjoint(weights_lib.variables_by_path(model))
 
 
 def _find_classifier(graph: ObjectGraph) -> int | None:

@@ -22,7 +22,7 @@ from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.data import decoder
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import service as data_service
-from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.evaluation import continuous
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import predict as predict_lib
 from object_detection_fpn.jobs import strategies
@@ -36,8 +36,12 @@ from object_detection_fpn.jobs.evaluate import (
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2, train_pb2
 from object_detection_fpn.serving import saved_model
-from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training import loop as training_loop
+from object_detection_fpn.training import workers
+from object_detection_fpn.training.averages import AveragingOptimizer
+from object_detection_fpn.training.best import BestCheckpoint
+from object_detection_fpn.training.selection import select_variables
+from object_detection_fpn.training.weights import variables_by_path
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
 
@@ -96,7 +100,7 @@ def train(
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
         model = builder.build_training_model(config, precision=precision, static=is_tpu or jit_compile)
         optimizer = builder.build_optimizer(settings.optimizer)
-    variables = optimizers.select_variables(
+    variables = select_variables(
         model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
     )
     _show_frozen(model, variables)
@@ -132,7 +136,7 @@ def train(
             output_dir=model_dir,
             sample_1_of_n=sample_1_of_n_eval_examples,
         )
-        best = checkpoints.BestCheckpoint(model_dir, metric=evaluator.main_result)
+        best = BestCheckpoint(model_dir, metric=evaluator.main_result)
         after_checkpoint.append(functools.partial(_evaluate_in_training, evaluator, best, optimizer, variables, config))
 
     def on_checkpoint(step: int, path: str) -> None:
@@ -224,7 +228,7 @@ def evaluate_continuously(
         sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
         on_train_data=eval_on_train_data,
     )
-    return evaluation_loop.evaluate_continuously(
+    return continuous.evaluate_continuously(
         checkpoint_dir=checkpoint_dir,
         evaluate_fn=lambda path, _: evaluator.evaluate_checkpoint(path),
         timeout=timeout,
@@ -266,7 +270,7 @@ def export(
         input_type=input_type,
         output_dir=output_dir,
         pipeline_config_text=config_lib.format_config(config),
-        variables=checkpoints.variables_by_path(model),
+        variables=variables_by_path(model),
         num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
         jit_compile=jit_compile,
@@ -306,7 +310,7 @@ def _say(line: str) -> None:
 def _show_frozen(model: faster_rcnn.FasterRCNN, trained: list[tf.Variable]) -> None:
     """Says which variables `freeze_variables` and `update_trainable_variables` leave as they are."""
     kept = {id(variable) for variable in trained}
-    paths = checkpoints.variables_by_path(model)
+    paths = variables_by_path(model)
     trainable = {id(variable) for variable in model.trainable_variables}
     frozen = [path for path, variable in paths.items() if id(variable) in trainable - kept]
     if frozen:
@@ -330,8 +334,8 @@ def _save_config_once(config: Config, model_dir: str, done: set[str], _: int, __
 
 def _evaluate_in_training(
     evaluator: Evaluator,
-    best: checkpoints.BestCheckpoint,
-    optimizer: optimizers.AveragingOptimizer,
+    best: BestCheckpoint,
+    optimizer: AveragingOptimizer,
     variables: list[tf.Variable],
     config: Config,
     step: int,
@@ -344,7 +348,7 @@ def _evaluate_in_training(
 
 
 @contextlib.contextmanager
-def _averages(optimizer: optimizers.AveragingOptimizer, variables: list[tf.Variable], config: Config) -> Iterator[None]:
+def _averages(optimizer: AveragingOptimizer, variables: list[tf.Variable], config: Config) -> Iterator[None]:
     wanted = config.eval_config.use_moving_averages and config.train_config.optimizer.use_moving_average
     use: Callable[[], contextlib.AbstractContextManager] = (
         functools.partial(optimizer.averaged, variables) if wanted else contextlib.nullcontext

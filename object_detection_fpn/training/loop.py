@@ -18,6 +18,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.training import checkpoints, optimizers, workers
+from object_detection_fpn.training.averages import AveragingOptimizer
 from object_detection_fpn.training.progress import Progress, StopRequest
 from object_detection_fpn.training.step import GRADIENT_NORM, TOTAL_LOSS, Trainer, TrainingError
 
@@ -55,7 +56,7 @@ class TrainResult(NamedTuple):
 def train(
     *,
     model: tf_keras.layers.Layer,
-    optimizer: optimizers.AveragingOptimizer,
+    optimizer: AveragingOptimizer,
     dataset: Callable[[tf.distribute.InputContext, int], tf.data.Dataset],
     strategy: tf.distribute.Strategy,
     model_dir: str,
@@ -124,7 +125,7 @@ def train(
 
     Raises:
         ValueError: if a number is out of its range.
-        checkpoints.CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
+        CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
         TrainingError: if a loss or the gradients become NaN or infinite (with `scale_loss`, the gradients of many steps in
             a row), or the data end.
         TrainingStopped: (a KeyboardInterrupt) if the user stopped it, or another worker, or a machine that is to go down;

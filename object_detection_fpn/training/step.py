@@ -13,7 +13,7 @@ import orbit
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training.averages import AveragingOptimizer
 
 TOTAL_LOSS = "Loss/total_loss"
 GRADIENT_NORM = "gradient_norm"
@@ -59,7 +59,7 @@ class Trainer(orbit.StandardTrainer):
         dataset: Any,
         *,
         model: tf_keras.layers.Layer,
-        optimizer: optimizers.AveragingOptimizer,
+        optimizer: AveragingOptimizer,
         variables: Sequence[tf.Variable],
         strategy: tf.distribute.Strategy,
         gradient_clipping_by_norm: float,

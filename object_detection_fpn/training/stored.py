@@ -12,6 +12,8 @@ import tensorflow as tf
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """Ends the key of every variable in an object-based checkpoint."""
+STEP = "step" + VALUE
+"""The key of the number of steps that had been done."""
 
 # What TensorFlow's checkpoint reader raises for files that are missing, short or altered.
 READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)

@@ -13,7 +13,7 @@ from object_detection_fpn.config.text import apply_override
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs import train as run
 from object_detection_fpn.protos import optimizer_pb2, pipeline_pb2, train_pb2
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.weights import variables_by_path
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -207,7 +207,7 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
                     class_scores=None if scores is None else scores.numpy(),
                 )
             seen.update(
-                variables=[(path, v.shape) for path, v in checkpoints.variables_by_path(model).items()],
+                variables=[(path, v.shape) for path, v in variables_by_path(model).items()],
                 trained=[v.name for v in variables],
                 optimizer=type(optimizer).__name__,
                 dtype=model.rpn.head.compute_dtype,

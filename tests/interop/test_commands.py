@@ -13,7 +13,7 @@ from PIL import Image
 from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.jobs import train as run
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import CheckpointError
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -117,8 +117,6 @@ def test_training_starts_from_it(api_config, api_run, capfd, kind, is_deprecated
 def test_its_run_is_not_continued(api_config, api_run):
     _, folder = api_run
     before = sorted(Path(folder).iterdir())
-    with pytest.raises(
-        checkpoints.CheckpointError, match="written by the Object Detection API, whose runs are not continued"
-    ):
+    with pytest.raises(CheckpointError, match="written by the Object Detection API, whose runs are not continued"):
         run.train(api_config, model_dir=folder, num_steps=9)
     assert sorted(Path(folder).iterdir()) == before

@@ -16,7 +16,7 @@ from object_detection_fpn import records
 from object_detection_fpn.data import resize
 from object_detection_fpn.jobs.predict import Predictor, UnreadableImageError, find_images, read_image
 from object_detection_fpn.serving.saved_model import INPUT_TYPES, export_saved_model
-from object_detection_fpn.training.checkpoints import CheckpointError
+from object_detection_fpn.training.stored import CheckpointError
 
 CATEGORIES = [{"id": 2, "name": "square"}, {"id": 1, "name": "circle"}]
 

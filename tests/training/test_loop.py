@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.training import checkpoints, loop, step
+from object_detection_fpn.training import loop, step
+from object_detection_fpn.training.stored import latest_checkpoint
 
 LOCALIZATION = "Loss/RPNLoss/localization_loss"
 
@@ -243,7 +244,7 @@ def test_nan_loss_stops_the_run_and_names_step_and_loss(make_run, make_data, tmp
     assert message.startswith(f"Step 8: {LOCALIZATION} = nan")
     assert "Loss/regularization_loss" not in message.split(" (")[0]
     assert f"The newest checkpoint is {tmp_path / 'ckpt-4'}." in message
-    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-4")
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-4")
 
 
 def test_gradients_that_are_not_finite_stop_the_run_before_they_are_saved(make_run, tmp_path):

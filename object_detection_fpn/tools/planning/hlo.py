@@ -16,7 +16,7 @@ from object_detection_fpn import builder
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth
 from object_detection_fpn.tools.planning import scopes
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training.selection import select_variables
 from object_detection_fpn.training.step import Trainer
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -49,7 +49,7 @@ class TrainStep:
         self.dtype = builder.dtype_name(precision)
         model = builder.build_training_model(config, precision=precision, static=True)
         optimizer = builder.build_optimizer(settings.optimizer)
-        variables = optimizers.select_variables(
+        variables = select_variables(
             model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
         )
         optimizer.build(variables)
