@@ -65,7 +65,8 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
 
     from object_detection_fpn.config.pipeline import ConfigError
     from object_detection_fpn.data import decoder
-    from object_detection_fpn.training.loop import TrainingError, TrainingStopped
+    from object_detection_fpn.training.errors import TrainingError
+    from object_detection_fpn.training.loop import TrainingStopped
     from object_detection_fpn.training.stored import CheckpointError
 
     try:

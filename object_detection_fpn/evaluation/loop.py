@@ -6,6 +6,7 @@ dataset one of `records.Batch`.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import tqdm
 from object_detection_fpn import records
 from object_detection_fpn.drawing import boxes as visualize
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, Metric
-from object_detection_fpn.evaluation.pictures import Pictures
+from object_detection_fpn.evaluation.pictures import Pictures, PictureSettings
 from object_detection_fpn.evaluation.results import print_results, write_results
 
 _REGULARIZATION = "Loss/regularization_loss"
@@ -76,55 +77,31 @@ def make_eval_step(
 
 def evaluate(
     *,
-    model: Any,
+    eval_step: EvalStep,
     dataset: tf.data.Dataset,
     metrics: Sequence[Metric],
     step: int,
     strategy: tf.distribute.Strategy | None = None,
-    eval_step: EvalStep | None = None,
     categories: Sequence[Mapping[str, Any]] = (),
     output_dir: str | None = None,
-    num_visualizations: int = 10,
-    min_score_threshold: float = 0.5,
-    max_num_boxes_to_visualize: int = 20,
-    skip_labels: bool = False,
-    skip_scores: bool = False,
-    groundtruth_color: str | None = None,
+    pictures: PictureSettings | None = None,
     ignore_groundtruth: bool = False,
-    export_dir: str | None = None,
-    export_with_groundtruth: bool = False,
-    export_with_source_id: bool = False,
-    compute_losses: bool = True,
-    add_regularization_loss: bool = True,
-    num_images: int | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, float]:
     """Evaluates a model on a dataset once.
 
     Args:
-        model: see `make_eval_step`.
+        eval_step: what `make_eval_step` gave for the model under `strategy`.
         dataset: of `records.Batch`, finite; batches of the global size, the last filled up with images marked by
             `is_padding`, which count nowhere.
         metrics: fresh ones, each sees every image once.
         step: the training step that the model's weights are of.
         strategy: the one the model was built under; None = the current one. One worker, any number of replicas.
-        eval_step: what `make_eval_step` gave for this model and strategy, to trace it once only. `compute_losses` and
-            `add_regularization_loss` are then those it was made with.
         categories: `{"id": 1-based, "name": ...}`, the names shown in pictures.
         output_dir: where TensorBoard's events and `metrics.jsonl` (one JSON object an evaluation, appended) go; None = nowhere.
-        num_visualizations: how many images to show, the first ones of the dataset: detections left, groundtruth right.
-        min_score_threshold: detections below it are not drawn (they all count in the metrics).
-        max_num_boxes_to_visualize: most detections drawn on an image.
-        skip_labels: draw no class names.
-        skip_scores: draw no scores.
-        groundtruth_color: HTML name of the colour of all groundtruth boxes; None = each class's own.
+        pictures: which images are drawn, and how; None = the first ones. Where neither `output_dir` nor
+            `pictures.export_dir` is given, none is.
         ignore_groundtruth: only draw detections; `metrics` see nothing.
-        export_dir: folder for the drawings as PNG files, see `pictures.Pictures`; None = none.
-        export_with_groundtruth: draw groundtruth beneath the detections in these files.
-        export_with_source_id: name these files by the images' source ids too.
-        compute_losses: whether the losses on the evaluation set are computed.
-        add_regularization_loss: whether it is reported and counts in `Loss/total_loss`.
-        num_images: how many images the dataset has, where known, for the progress bar.
         console: where the table goes; None = standard output.
 
     Returns:
@@ -141,36 +118,24 @@ def evaluate(
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("The evaluation dataset repeats for ever. Evaluation wants one that ends, read once.")
-    eval_step = eval_step or make_eval_step(
-        model=model, strategy=strategy, compute_losses=compute_losses, add_regularization_loss=add_regularization_loss
-    )
+    pictures = pictures or PictureSettings()
+    if output_dir is None and pictures.export_dir is None:
+        pictures = dataclasses.replace(pictures, num_images=0)
     names = {int(category["id"]) - 1: str(category["name"]) for category in categories}
-    pictures = Pictures(
-        num_images=num_visualizations if output_dir is not None or export_dir is not None else 0,
-        names=names,
-        min_score=min_score_threshold,
-        max_num_boxes=max_num_boxes_to_visualize,
-        show_labels=not skip_labels,
-        show_scores=not skip_scores,
-        groundtruth_color=groundtruth_color,
-        ignore_groundtruth=ignore_groundtruth,
-        export_dir=export_dir,
-        export_with_groundtruth=export_with_groundtruth,
-        export_with_source_id=export_with_source_id,
-    )
+    drawn = Pictures(pictures, names=names, ignore_groundtruth=ignore_groundtruth)
     metrics = () if ignore_groundtruth else metrics
     loss_sums: dict[str, float] = {}
     num_evaluated = 0
     started = time.monotonic()
-    for image in _run(eval_step, dataset, strategy, num_images=num_images, description=f"evaluating step {step}"):
+    for image in _run(eval_step, dataset, strategy, description=f"evaluating step {step}"):
         num_evaluated += 1
         groundtruth, detections = image.in_original_pixels()
         for metric in metrics:
             metric.update(groundtruth, detections)
         for name, value in image.losses.items():
             loss_sums[name] = loss_sums.get(name, 0.0) + value
-        if pictures.wants_more:
-            pictures.add(
+        if drawn.wants_more:
+            drawn.add(
                 image.pixels(),
                 detections=visualize.Boxes(
                     image.detections.boxes, image.detections.classes, scores=image.detections.scores
@@ -193,7 +158,7 @@ def evaluate(
     seconds = time.monotonic() - started
     print_results(results, f"step {step}: {num_evaluated} images in {seconds:.1f} s", console or rich.console.Console())
     if output_dir is not None:
-        write_results(output_dir, results, pictures.sheets, step=step, num_images=num_evaluated)
+        write_results(output_dir, results, drawn.sheets, step=step, num_images=num_evaluated)
     return results
 
 
@@ -242,7 +207,6 @@ def _run(
     dataset: tf.data.Dataset,
     strategy: tf.distribute.Strategy,
     *,
-    num_images: int | None,
     description: str,
 ) -> Iterator[_Image]:
     """Runs the step over the dataset and takes the batches apart into their real images, in order."""
@@ -250,7 +214,7 @@ def _run(
     options = tf.distribute.InputOptions(experimental_fetch_to_device=False)
     is_terminal = sys.stderr.isatty()
     progress = tqdm.tqdm(
-        total=num_images, desc=description, unit="image", mininterval=0.5 if is_terminal else _SECONDS_BETWEEN_LINES,
+        desc=description, unit="image", mininterval=0.5 if is_terminal else _SECONDS_BETWEEN_LINES,
         dynamic_ncols=is_terminal,
     )  # fmt: skip
     with progress:

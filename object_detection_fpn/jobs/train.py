@@ -41,6 +41,7 @@ from object_detection_fpn.training import workers
 from object_detection_fpn.training.averages import AveragingOptimizer
 from object_detection_fpn.training.best import BestCheckpoint
 from object_detection_fpn.training.selection import select_variables
+from object_detection_fpn.training.settings import TrainSettings
 from object_detection_fpn.training.weights import variables_by_path
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -95,6 +96,19 @@ def train(
     for use in ("train", "eval") if evaluate_checkpoints else ("train",):
         strategies.check_strategy(config, strategy, use=use, jit_compile=jit_compile)
     precision = builder.training_precision(settings, is_tpu=is_tpu)
+    train_settings = TrainSettings(  # before the model is built, so that a wrong number is known at once
+        num_steps=settings.num_steps if num_steps is None else num_steps,
+        gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
+        add_regularization_loss=settings.add_regularization_loss,
+        jit_compile=jit_compile and not is_tpu,
+        accumulate_gradients=settings.accumulate_gradients,
+        all_reduce_dtype=tf.as_dtype(builder.dtype_name(settings.all_reduce_precision)),
+        scale_loss=precision == train_pb2.FLOAT16,
+        seed=seed,
+        checkpoint_every_n=checkpoint_every_n,
+        keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
+        record_summaries=record_summaries,
+    )
     label_map = load_label_map(reader)
     tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
@@ -149,19 +163,9 @@ def train(
         dataset=make_dataset,
         strategy=strategy,
         model_dir=model_dir,
-        num_steps=settings.num_steps if num_steps is None else num_steps,
+        settings=train_settings,
         variables=variables,
         initialize=functools.partial(_initialize, config, model) if settings.fine_tune_checkpoint else None,
-        gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
-        add_regularization_loss=settings.add_regularization_loss,
-        jit_compile=jit_compile and not is_tpu,
-        accumulate_gradients=settings.accumulate_gradients,
-        all_reduce_dtype=tf.as_dtype(builder.dtype_name(settings.all_reduce_precision)),
-        scale_loss=precision == train_pb2.FLOAT16,
-        seed=seed,
-        checkpoint_every_n=checkpoint_every_n,
-        keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
-        record_summaries=record_summaries,
         on_checkpoint=on_checkpoint,
     )
     log_notices(report)

@@ -19,8 +19,10 @@ import tf_keras
 
 from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training.averages import AveragingOptimizer
+from object_detection_fpn.training.errors import TrainingError
 from object_detection_fpn.training.progress import Progress, StopRequest
-from object_detection_fpn.training.step import GRADIENT_NORM, TOTAL_LOSS, Trainer, TrainingError
+from object_detection_fpn.training.settings import TrainSettings
+from object_detection_fpn.training.step import GRADIENT_NORM, TOTAL_LOSS, Trainer
 
 _FIRST_STOPS = (1, 2, 5, 10)  # steps of a run after which the host looks at the losses, however fast they are
 _SECONDS_PER_CALL = 5.0  # the longest the host waits for a call of several steps, and a user for the answer to Ctrl-C
@@ -60,22 +62,9 @@ def train(
     dataset: Callable[[tf.distribute.InputContext, int], tf.data.Dataset],
     strategy: tf.distribute.Strategy,
     model_dir: str,
-    num_steps: int,
+    settings: TrainSettings,
     variables: Sequence[tf.Variable] | None = None,
     initialize: Callable[[], None] | None = None,
-    gradient_clipping_by_norm: float = 0.0,
-    add_regularization_loss: bool = True,
-    jit_compile: bool = False,
-    accumulate_gradients: int = 1,
-    all_reduce_dtype: tf.DType = tf.float32,
-    scale_loss: bool = False,
-    seed: int = 0,
-    steps_per_loop: int = 100,
-    checkpoint_every_n: int = 1000,
-    max_to_keep: int | None = 7,
-    keep_checkpoint_every_n_hours: float | None = None,
-    record_summaries: bool = True,
-    summary_every_n: int = 100,
     draw_batch: Callable[[Any], tf.Tensor] | None = None,
     on_checkpoint: Callable[[int, str], None] | None = None,
     output: TextIO | None = None,
@@ -97,24 +86,9 @@ def train(
         strategy: the `tf.distribute` strategy.
         model_dir: folder for checkpoints, and for TensorBoard in its folder `train`. Nothing is written before the first
             step is done.
-        num_steps: step to train up to, counting those of earlier runs.
+        settings: how the steps are computed, how many, and what is written when.
         variables: the variables to train; None = all trainable ones.
         initialize: gives the model its first weights; called only if there is nothing to resume.
-        gradient_clipping_by_norm: largest norm of all gradients together; 0 = no limit.
-        add_regularization_loss: whether "Loss/regularization_loss" counts.
-        jit_compile: whether XLA compiles the forward and backward pass. (The update of the weights is one fused kernel a
-            variable without it; compiling those as well adds 4 s to the first step and gains nothing.)
-        accumulate_gradients: parts in which each replica computes its batch, one after the other, to need less memory.
-        all_reduce_dtype: in which gradients are summed over the replicas.
-        scale_loss: multiply the loss by as much as float16 gradients bear (Micikevicius et al. 2017, section 3.2). A step
-            whose gradients are not finite halves the scale and changes no weight, but counts as a step. Not for TPUs.
-        seed: any integer.
-        steps_per_loop: most steps in one call of the train step. Fewer are taken if they last longer than a few seconds.
-        checkpoint_every_n: steps between checkpoints. One more is saved at the last step.
-        max_to_keep: checkpoints to keep; None = all.
-        keep_checkpoint_every_n_hours: one checkpoint in so many hours is kept for good; None = none is.
-        record_summaries: whether to write TensorBoard summaries.
-        summary_every_n: steps between them; they are means of the steps between.
         draw_batch: draws a batch as [N, H, W, 3] uint8 images for TensorBoard. Given, it is handed one batch of each run,
             which is not trained on.
         on_checkpoint: called with (step, path) after each checkpoint, on every worker; not after one that a stop caused.
@@ -132,32 +106,19 @@ def train(
             the state is saved. A second Ctrl-C ends the process.
         workers.WorkerLostError: if another worker has gone.
     """
-    for name, value in (
-        ("num_steps", num_steps),
-        ("accumulate_gradients", accumulate_gradients),
-        ("steps_per_loop", steps_per_loop),
-        ("checkpoint_every_n", checkpoint_every_n),
-        ("summary_every_n", summary_every_n),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} = {value} is not positive.")
-    if gradient_clipping_by_norm < 0:
-        raise ValueError(
-            f"gradient_clipping_by_norm = {gradient_clipping_by_norm} is negative. Allowed: 0 (off) and up."
-        )
-
+    num_steps = settings.num_steps
     variables = list(model.trainable_variables if variables is None else variables)
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
         optimizer.build(variables)
-        loss_scaler = optimizers.make_loss_scaler(optimizer) if scale_loss else None
+        loss_scaler = optimizers.make_loss_scaler(optimizer) if settings.scale_loss else None
     run = checkpoints.RunCheckpoints(
         model_dir,
         model=model,
         optimizer=optimizer,
         strategy=strategy,
         loss_scaler=loss_scaler,
-        max_to_keep=max_to_keep,
-        keep_every_n_hours=keep_checkpoint_every_n_hours,
+        max_to_keep=settings.max_to_keep,
+        keep_every_n_hours=settings.keep_checkpoint_every_n_hours,
     )
     progress = Progress(num_steps, output=output, is_shown=strategy.extended.should_checkpoint)
     restored = run.restore_latest(progress.say)
@@ -170,25 +131,26 @@ def train(
         progress.say(f"Nothing to train: {newest} has {first_step} steps done, num_steps is {num_steps}.")
         return TrainResult(first_step, newest, {}, None)
 
-    data_seed = _data_seed(seed, first_step)
+    data_seed = _data_seed(settings.seed, first_step)
     trainer = Trainer(
         strategy.distribute_datasets_from_function(lambda context: dataset(context, data_seed)),
         model=model,
         optimizer=optimizer,
         variables=variables,
         strategy=strategy,
-        gradient_clipping_by_norm=gradient_clipping_by_norm,
-        add_regularization_loss=add_regularization_loss,
-        jit_compile=jit_compile,
-        seed=seed,
-        num_parts=accumulate_gradients,
-        all_reduce_dtype=all_reduce_dtype,
+        settings=settings,
         loss_scaler=loss_scaler,
     )
     summaries = _Summaries(
-        os.path.join(model_dir, "train") if record_summaries and strategy.extended.should_save_summary else None
+        os.path.join(model_dir, "train")
+        if settings.record_summaries and strategy.extended.should_save_summary
+        else None
     )
-    periods = [checkpoint_every_n, summary_every_n] if record_summaries else [checkpoint_every_n]
+    periods = (
+        [settings.checkpoint_every_n, settings.summary_every_n]
+        if settings.record_summaries
+        else [settings.checkpoint_every_n]
+    )
     # Several workers have to make the same calls, so none may go by its own clock, nor stop by itself.
     agreement = workers.Agreement(strategy)
     speed = _Speed()
@@ -204,7 +166,7 @@ def train(
             workers.naming_lost_workers(strategy, lambda: _what_is_left(model_dir, newest)),
         ):
             while step < num_steps and (signum := agreement.on_stop(stop.signum)) is None:
-                most = speed.steps_within(_SECONDS_PER_CALL, most=steps_per_loop)
+                most = speed.steps_within(_SECONDS_PER_CALL, most=settings.steps_per_loop)
                 call_end = _next_stop(step, first_step=first_step, num_steps=num_steps, periods=periods, most=most)
                 num_taken = call_end - step
                 start = time.perf_counter()
@@ -234,15 +196,15 @@ def train(
                     seconds_per_step=speed.seconds_per_step,
                 )
                 summaries.add(sums, num_taken)
-                if is_first_call or step % summary_every_n == 0 or step == num_steps:
+                if is_first_call or step % settings.summary_every_n == 0 or step == num_steps:
                     scale = {} if trainer.loss_scale is None else {"loss_scale": trainer.loss_scale}
                     scale |= {"skipped_steps": float(num_skipped)} if scale else {}
                     summaries.write(
                         step, learning_rate=learning_rate, **scale, **speed.values(trainer.global_batch_size)
                     )
-                if is_first_call and record_summaries and draw_batch is not None:
+                if is_first_call and settings.record_summaries and draw_batch is not None:
                     summaries.write_images(step, draw_batch(trainer.next_batch()))
-                if step % checkpoint_every_n == 0 or step == num_steps:
+                if step % settings.checkpoint_every_n == 0 or step == num_steps:
                     newest, saved_step = run.save(step), step
                     progress.say(f"Saved {newest}.")
                     if on_checkpoint is not None:

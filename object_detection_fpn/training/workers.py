@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn.training.step import TrainingError
+from object_detection_fpn.training.errors import TrainingError
 
 MISSING_WORKER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do later
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from object_detection_fpn import records
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.loop import evaluate, make_eval_step
-from object_detection_fpn.evaluation.pascal import PascalBoxMetrics
+from object_detection_fpn.evaluation.pictures import PictureSettings
 
 CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
 AP, AP50, LARGE = (
@@ -119,7 +119,9 @@ def make_batches(means, *, num_boxes=None, batch_size=2, source_ids=None, with_o
 
 def run(dataset, **options):
     options.setdefault("console", rich.console.Console(file=io.StringIO(), width=100))
-    options.setdefault("model", FixedModel())
+    make = {name: options.pop(name) for name in ("compute_losses", "add_regularization_loss") if name in options}
+    model = options.pop("model", None) or FixedModel()
+    options.setdefault("eval_step", make_eval_step(model=model, strategy=options.get("strategy"), **make))
     options.setdefault("metrics", [CocoBoxMetrics(CATEGORIES, include_metrics_per_category=True)])
     return evaluate(dataset=dataset, step=options.pop("step", 7), categories=CATEGORIES, **options)
 
@@ -188,38 +190,16 @@ def test_a_step_made_once_is_traced_once():
     model = FixedModel()
     step = make_eval_step(model=model)
     for _ in range(3):
-        run(make_batches([10, 20]), model=model, eval_step=step)
+        run(make_batches([10, 20]), eval_step=step)
     assert model.num_traces == 1
 
 
 def test_weights_changed_between_evaluations_count():
     model = FixedModel()
     step = make_eval_step(model=model)
-    run(make_batches([10]), model=model, eval_step=step)
+    run(make_batches([10]), eval_step=step)
     model.score.assign(float("nan"))
-    assert run(make_batches([10]), model=model, eval_step=step)[AP] == 0
-
-
-def test_a_table_of_metrics_losses_and_classes_is_printed():
-    screen = io.StringIO()
-    run(make_batches([10, 20]), console=rich.console.Console(file=screen, width=100))
-    printed = screen.getvalue()
-    assert "Evaluation of step 7: 2 images" in printed
-    for words in (["DetectionBoxes_Precision/mAP@.50IOU", "1.0000"], [RPN_LOSS, "0.1500"], ["circle", "1.0000"]):
-        assert any(all(word in line for word in words) for line in printed.splitlines()), words
-    assert any("square" in line and "no groundtruth" in line for line in printed.splitlines())
-    assert "PerformanceByCategory" not in printed
-
-
-def test_each_metric_has_a_table_of_its_classes():
-    screen = io.StringIO()
-    metrics = [CocoBoxMetrics(CATEGORIES, include_metrics_per_category=True), PascalBoxMetrics(CATEGORIES)]
-    run(make_batches([10]), metrics=metrics, console=rich.console.Console(file=screen, width=100))
-    printed = screen.getvalue()
-    assert printed.count("AP of each class") == 2
-    assert "DetectionBoxes ┃" in printed and "PascalBoxes ┃" in printed
-    assert printed.count("no groundtruth") >= 2  # of squares: -1 by COCO, NaN by PASCAL VOC
-    assert "nan" not in printed
+    assert run(make_batches([10]), eval_step=step)[AP] == 0
 
 
 def test_labeled_classes_reach_the_metrics():
@@ -237,16 +217,15 @@ def test_ignored_groundtruth_leaves_detections_to_look_at(tmp_path):
         ignore_groundtruth=True,
         compute_losses=False,
         output_dir=str(tmp_path),
-        export_dir=str(folder),
-        export_with_source_id=True,
+        pictures=PictureSettings(export_dir=str(folder), export_with_source_id=True),
     )
     assert results == {}
     assert [path.name for path in folder.iterdir()] == ["export-image-0-image0.png"]
 
 
 def test_scalars_pictures_and_lines_are_written(tmp_path):
-    run(make_batches([10, 20, 30]), output_dir=str(tmp_path), num_visualizations=2, step=7)
-    results = run(make_batches([10, 20, 30]), output_dir=str(tmp_path), num_visualizations=2, step=9)
+    run(make_batches([10, 20, 30]), output_dir=str(tmp_path), pictures=PictureSettings(num_images=2), step=7)
+    results = run(make_batches([10, 20, 30]), output_dir=str(tmp_path), pictures=PictureSettings(num_images=2), step=9)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [7, 9]
     assert lines[1] == {"step": 9, "num_images": 3, **results}
@@ -267,7 +246,7 @@ def test_scalars_pictures_and_lines_are_written(tmp_path):
 
 
 def test_a_diverged_loss_is_null_in_the_lines(tmp_path):
-    results = run(make_batches([float("nan")]), output_dir=str(tmp_path), num_visualizations=0)
+    results = run(make_batches([float("nan")]), output_dir=str(tmp_path), pictures=PictureSettings(num_images=0))
     assert np.isnan(results[TOTAL])
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert line[TOTAL] is None and line[BOX_LOSS] == 1

@@ -196,8 +196,8 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     assert batches == [(2, [1, 96, 96, 3])]  # half of the batch each
     assert calls == [1, 1, 3]  # the first steps are shown, the others stay on the device
     training, *evaluations = options
-    assert not training["jit_compile"]  # a TPU compiles in any case
-    assert "steps_per_loop" not in training  # that is, many in a call: no host between the steps
+    assert not training["settings"].jit_compile  # a TPU compiles in any case
+    assert training["settings"].steps_per_loop == 100  # that is, many in a call: no host between the steps
     assert all(option["strategy"] is two_cpus for option in options)
     assert len(evaluations) == 2
     for evaluation in evaluations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import tf_keras
 from object_detection_fpn.records import Batch, Groundtruth
 from object_detection_fpn.training import loop, optimizers, schedules
 from object_detection_fpn.training.checkpoints import RunCheckpoints
+from object_detection_fpn.training.settings import TrainSettings
 from object_detection_fpn.training.weights import variables_by_path
 
 
@@ -108,12 +110,14 @@ class Run:
     def train(self, num_steps: int, **options: Any) -> loop.TrainResult:
         options.setdefault("dataset", make_dataset())
         options.setdefault("record_summaries", False)
+        names = {field.name for field in dataclasses.fields(TrainSettings)}
+        settings = TrainSettings(num_steps=num_steps, **{name: options.pop(name) for name in names & options.keys()})
         return loop.train(
             model=self.model,
             optimizer=self.optimizer,
             strategy=self.strategy,
             model_dir=self.model_dir,
-            num_steps=num_steps,
+            settings=settings,
             output=self.output,
             **options,
         )

@@ -12,6 +12,8 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn.training import loop, step
+from object_detection_fpn.training.errors import TrainingError
+from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.stored import latest_checkpoint
 
 LOCALIZATION = "Loss/RPNLoss/localization_loss"
@@ -143,7 +145,7 @@ def test_only_the_chosen_variables_change(make_run, tmp_path):
 def test_variables_without_influence_on_the_loss_are_refused(make_run, tmp_path):
     run = make_run(tmp_path)
     stray = tf.Variable(1.0)
-    with pytest.raises(loop.TrainingError, match="has any influence"):
+    with pytest.raises(TrainingError, match="has any influence"):
         run.train(1, variables=[stray])
 
 
@@ -212,10 +214,7 @@ def test_whole_replica_step_with_its_update_compiles(make_run, make_data, tmp_pa
         optimizer=run.optimizer,
         variables=run.model.trainable_variables,
         strategy=run.strategy,
-        gradient_clipping_by_norm=1.0,
-        add_regularization_loss=True,
-        jit_compile=False,
-        seed=0,
+        settings=StepSettings(gradient_clipping_by_norm=1.0),
     )
     replica_step = tf.function(trainer.replica_step, jit_compile=True, autograph=False)
     batch = next(iter(make_data()(tf.distribute.InputContext(), 0)))
@@ -238,7 +237,7 @@ def test_bfloat16_model_keeps_float32_variables(make_run, tmp_path):
 def test_nan_loss_stops_the_run_and_names_step_and_loss(make_run, make_data, tmp_path, steps_per_loop):
     run = make_run(tmp_path)
     dataset = make_data(value_of_step=lambda step: tf.where(step == 7, np.nan, 1.0))
-    with pytest.raises(loop.TrainingError) as caught:
+    with pytest.raises(TrainingError) as caught:
         run.train(20, dataset=dataset, checkpoint_every_n=4, steps_per_loop=steps_per_loop)
     message = str(caught.value)
     assert message.startswith(f"Step 8: {LOCALIZATION} = nan")
@@ -256,13 +255,13 @@ def test_gradients_that_are_not_finite_stop_the_run_before_they_are_saved(make_r
 
     predict = run.model.predict
     run.model.predict = lambda *args, **named: tf.nest.map_structure(breaks_backwards, predict(*args, **named))
-    with pytest.raises(loop.TrainingError, match=r"Step 1: gradient_norm = (inf|nan) .*No checkpoint has been saved"):
+    with pytest.raises(TrainingError, match=r"Step 1: gradient_norm = (inf|nan) .*No checkpoint has been saved"):
         run.train(5, checkpoint_every_n=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_data_that_end_are_an_error_that_names_the_step(make_run, make_data, tmp_path):
-    with pytest.raises(loop.TrainingError, match=r"data ended after step 4;.*No checkpoint"):
+    with pytest.raises(TrainingError, match=r"data ended after step 4;.*No checkpoint"):
         make_run(tmp_path).train(9, dataset=lambda *arguments: make_data()(*arguments).take(4))
 
 

@@ -41,11 +41,11 @@ def load(path):
 
 """
 FAKES = """
-from object_detection_fpn import cli
+from object_detection_fpn.cli import main as cli
 
 
 def act():
-    from object_detection_fpn import strategies
+    from object_detection_fpn.jobs import strategies
 
     strategy = strategies.make_strategy(num_workers=2)
     fakes = load(sys.argv[1])
@@ -67,7 +67,8 @@ def act():
 sys.exit(cli.guarded(act))
 """
 COMMAND = """
-from object_detection_fpn import builder, cli
+from object_detection_fpn import builder
+from object_detection_fpn.cli import main as cli
 
 builder.BACKBONES["faster_rcnn_resnet18_fpn_keras"] = load(sys.argv[1])._tiny_backbone
 sys.exit(cli.main(sys.argv[2:]))

@@ -17,6 +17,7 @@ from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth
 from object_detection_fpn.tools.planning import scopes
 from object_detection_fpn.training.selection import select_variables
+from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.step import Trainer
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -63,12 +64,13 @@ class TrainStep:
             optimizer=optimizer,
             variables=variables,
             strategy=tf.distribute.get_strategy(),
-            gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
-            add_regularization_loss=settings.add_regularization_loss,
-            jit_compile=False,  # the whole step is compiled
-            seed=0,
-            num_parts=settings.accumulate_gradients,
-            all_reduce_dtype=all_reduce_dtype,
+            settings=StepSettings(
+                gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
+                add_regularization_loss=settings.add_regularization_loss,
+                jit_compile=False,  # the whole step is compiled
+                accumulate_gradients=settings.accumulate_gradients,
+                all_reduce_dtype=all_reduce_dtype,
+            ),
         )
 
         # TensorFlow describes a program only by arguments that are tensors.
