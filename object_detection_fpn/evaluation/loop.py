@@ -7,6 +7,7 @@ dataset one of `records.Batch`.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +22,11 @@ import tqdm
 
 from object_detection_fpn import records
 from object_detection_fpn.drawing import boxes as visualize
-from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, Metric
+from object_detection_fpn.evaluation.metric import EvaluationError, ImageDetections, ImageGroundtruth, Metric
 from object_detection_fpn.evaluation.pictures import Pictures, PictureSettings
 from object_detection_fpn.evaluation.results import print_results, write_results
+
+_LOGGER = logging.getLogger(__name__)
 
 _REGULARIZATION = "Loss/regularization_loss"
 _TOTAL = "Loss/total_loss"
@@ -108,16 +111,16 @@ def evaluate(
         Every metric's results, and the losses averaged over the images (`Loss/...`, `Loss/total_loss`).
 
     Raises:
-        ValueError: if the dataset is infinite or gives no image, if two metrics give the same name, or if the strategy
+        EvaluationError: if the dataset is infinite or gives no image, if two metrics give the same name, or if the strategy
             spans several workers.
     """
     strategy = strategy or tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
+        raise EvaluationError(
             "Evaluation runs on one worker, but the strategy is MultiWorkerMirroredStrategy. Use another one."
         )
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("The evaluation dataset repeats for ever. Evaluation wants one that ends, read once.")
+        raise EvaluationError("The evaluation dataset repeats for ever. Evaluation needs one that ends.")
     pictures = pictures or PictureSettings()
     if output_dir is None and pictures.export_dir is None:
         pictures = dataclasses.replace(pictures, num_images=0)
@@ -125,11 +128,12 @@ def evaluate(
     drawn = Pictures(pictures, names=names, ignore_groundtruth=ignore_groundtruth)
     metrics = () if ignore_groundtruth else metrics
     loss_sums: dict[str, float] = {}
-    num_evaluated = 0
+    num_evaluated = num_objects = 0
     started = time.monotonic()
     for image in _run(eval_step, dataset, strategy, description=f"evaluating step {step}"):
         num_evaluated += 1
         groundtruth, detections = image.in_original_pixels()
+        num_objects += len(groundtruth.classes)
         for metric in metrics:
             metric.update(groundtruth, detections)
         for name, value in image.losses.items():
@@ -146,13 +150,20 @@ def evaluate(
                 source_id=image.source_id,
             )
     if not num_evaluated:
-        raise ValueError(f"The evaluation at step {step} saw no image. Does its input hold any records?")
+        raise EvaluationError(
+            f"The evaluation at step {step} saw no image. Do the files of eval_input_reader hold any records?"
+        )
+    if not num_objects and not ignore_groundtruth:
+        _LOGGER.warning(
+            "None of the %d evaluated images has a groundtruth object, so the metrics are undefined (-1 or NaN). Do the "
+            "records have boxes (image/object/bbox/...), and classes of the label map?", num_evaluated,
+        )  # fmt: skip
     results: dict[str, float] = {}
     for metric in metrics:
         of_metric = metric.result()
         repeated = sorted(results.keys() & of_metric.keys())
         if repeated:
-            raise ValueError(f"Two metrics give the same name {repeated[0]!r}. Ask for each set of metrics once.")
+            raise EvaluationError(f"Two metrics give the same name {repeated[0]!r}. Ask for each set of metrics once.")
         results.update(of_metric)
     results.update({name: total / num_evaluated for name, total in loss_sums.items()})
     seconds = time.monotonic() - started

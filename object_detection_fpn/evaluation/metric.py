@@ -13,6 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 
+class EvaluationError(ValueError):
+    """An evaluation cannot be made. The message says why, and what would do."""
+
+
 class ImageGroundtruth(NamedTuple):
     """What one image shows. Rows are real boxes only; boxes are `(ymin, xmin, ymax, xmax)`."""
 

@@ -40,6 +40,8 @@ from object_detection_fpn.training import loop as training_loop
 from object_detection_fpn.training import workers
 from object_detection_fpn.training.averages import AveragingOptimizer
 from object_detection_fpn.training.best import BestCheckpoint
+from object_detection_fpn.training.checkpoints import check_model_dir
+from object_detection_fpn.training.errors import SettingsError
 from object_detection_fpn.training.selection import select_variables
 from object_detection_fpn.training.settings import TrainSettings
 from object_detection_fpn.training.weights import variables_by_path
@@ -80,13 +82,14 @@ def train(
     Raises:
         ConfigError, CheckpointError, TrainingError, TrainingStopped: see `training.loop.train`.
         TimeoutError: if the data service does not answer.
-        ValueError: if several workers are to evaluate, or checkpoints without groundtruth.
+        SettingsError: if a number is out of its range, `model_dir` cannot be written to, several workers are to evaluate,
+            or checkpoints are to be compared without groundtruth.
     """
     strategy = strategy or tf.distribute.get_strategy()
     if evaluate_checkpoints and config.eval_config.ignore_groundtruth:
-        raise ValueError("Checkpoints cannot be compared while eval_config.ignore_groundtruth is true: write false.")
+        raise SettingsError("Checkpoints cannot be compared while eval_config.ignore_groundtruth is true: write false.")
     if evaluate_checkpoints and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
+        raise SettingsError(
             "Several workers cannot evaluate while they train: evaluate beside them, in a process of its own."
         )
     if data_service_address:
@@ -96,6 +99,7 @@ def train(
     for use in ("train", "eval") if evaluate_checkpoints else ("train",):
         strategies.check_strategy(config, strategy, use=use, jit_compile=jit_compile)
     precision = builder.training_precision(settings, is_tpu=is_tpu)
+    check_model_dir(model_dir)
     train_settings = TrainSettings(  # before the model is built, so that a wrong number is known at once
         num_steps=settings.num_steps if num_steps is None else num_steps,
         gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
@@ -110,7 +114,7 @@ def train(
         record_summaries=record_summaries,
     )
     label_map = load_label_map(reader)
-    tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
+    tf_keras.utils.set_random_seed(seed % 2**32)  # first weights; everything later is seeded where it is drawn
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
         model = builder.build_training_model(config, precision=precision, static=is_tpu or jit_compile)
         optimizer = builder.build_optimizer(settings.optimizer)
@@ -347,7 +351,7 @@ def _evaluate_in_training(
 ) -> None:
     with _averages(optimizer, variables, config):
         results = evaluator(step)
-    if best.offer(path, step, results):
+    if best.offer(path, step, results, say=_say):
         _say(f"Step {step} is the best so far; a copy of its checkpoint is in best/.")
 
 

@@ -6,13 +6,18 @@ after N steps.
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.training.errors import SettingsError, writing
 from object_detection_fpn.training.stored import (
     READ_ERRORS,
     STEP,
@@ -26,10 +31,39 @@ from object_detection_fpn.training.stored import (
 )
 from object_detection_fpn.training.weights import Restored, variables_by_path
 
+_LOGGER = logging.getLogger(__name__)
+
 _LOSS_SCALE = "optimizer/loss_scale/current_loss_scale" + VALUE
+_SECONDS_UNTIL_STALE = 3600.0  # far longer than a save pauses between two writes, also on a slow remote folder
+_PART_OF_SAVE = re.compile(r"part-\d+-of-\d+\.")
 _NUM_DIFFERENCES = 5  # shown of those between a model and a checkpoint of another one
 # What a checkpoint of the Object Detection API has in every model of Faster R-CNN, and none of ours has.
 _API_ATTRIBUTE = "_feature_extractor_for_proposal_features/"
+
+
+def check_model_dir(model_dir: str) -> None:
+    """Refuses a folder that no checkpoint can be written to, before any work is done.
+
+    Args:
+        model_dir: folder of the run; need not exist. Permissions are looked at on this machine's disks only.
+
+    Raises:
+        SettingsError: if it is empty, a file, below a file, or may not be written to.
+    """
+    if not model_dir:
+        raise SettingsError("model_dir is empty. Allowed: the path of a folder, which is made if it does not exist.")
+    if "://" in model_dir:
+        return
+    place = os.path.abspath(model_dir)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    which = "it" if place == os.path.abspath(model_dir) else place
+    if not os.path.isdir(place):
+        raise SettingsError(f"model_dir = {model_dir}: {which} is a file. Allowed: a folder, which may be new.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"model_dir = {model_dir}: this user may not write to {which}. Change its permissions, or name another folder."
+        )
 
 
 class RunCheckpoints:
@@ -37,6 +71,9 @@ class RunCheckpoints:
 
     Only the chief of a multi-worker run writes there. The others have to save as well, since saving gathers values from
     all workers, and do so in a temporary folder.
+
+    A save that was killed leaves a folder `ckpt-N_temp` as large as a checkpoint. The chief removes those of other saves
+    before it saves, once nothing in them has changed for an hour.
 
     Args:
         model_dir: folder of the run; made when the first checkpoint is saved.
@@ -77,16 +114,16 @@ class RunCheckpoints:
         """Brings model, optimizer and step to the state of the newest checkpoint, if there is one.
 
         State of the optimizer that the checkpoint lacks (of variables that were frozen, or of another kind of
-        optimizer) starts afresh, which is said.
+        optimizer) is reinitialized and logged.
 
         Args:
-            say: is given each line worth telling the user.
+            say: takes a line for the user.
 
         Returns:
             What was restored, or None if `model_dir` has no checkpoint.
 
         Raises:
-                CheckpointError: if the newest checkpoint is damaged or another model's. No file has been changed then.
+            CheckpointError: if the newest checkpoint is damaged or another model's. No file has been changed then.
         """
         path = latest_checkpoint(self._model_dir)
         if path is None:
@@ -117,11 +154,15 @@ class RunCheckpoints:
         for slot, variables in fresh.items():
             if variables:
                 names = some([paths[id(variable)] for variable in variables])
-                say(f'  The checkpoint has no "{slot}" of {len(variables)} variables, theirs starts afresh: {names}')
+                say(f'  The checkpoint has no "{slot}" of {len(variables)} variables; it is reinitialized: {names}')
         return Restored(path, step)
 
     def save(self, step: int) -> str:
-        """Saves the present state as `model_dir/ckpt-<step>` and returns that path."""
+        """Saves the present state as `model_dir/ckpt-<step>` and returns that path.
+
+        Raises:
+            WriteError: if it cannot be written.
+        """
         if self._manager is None:
             directory = self._model_dir
             if not self._strategy.extended.should_checkpoint:
@@ -133,7 +174,28 @@ class RunCheckpoints:
                 max_to_keep=self._max_to_keep,
                 keep_checkpoint_every_n_hours=self._keep_every_n_hours,
             )
-        return self._manager.save(checkpoint_number=step)
+        self.remove_stale_saves()
+        with writing(f"Checkpoint {os.path.join(self._manager.directory, f'ckpt-{step}')}"):
+            return self._manager.save(checkpoint_number=step)
+
+    def remove_stale_saves(self) -> None:
+        """Removes what killed saves left in `model_dir`: on the chief, and only what has been still for an hour.
+
+        Another process may be saving there at this moment: an earlier run that is being stopped, or one that was started
+        twice. Its files change all the time.
+        """
+        if not self._strategy.extended.should_checkpoint:
+            return
+        for folder in tf.io.gfile.glob(os.path.join(self._model_dir, "ckpt-*_temp")):
+            try:
+                if _is_stale_save(folder):
+                    tf.io.gfile.rmtree(folder)
+            except tf.errors.NotFoundError:
+                continue  # the save has come to its end meanwhile
+            except tf.errors.OpError as error:
+                _LOGGER.warning(
+                    "%s was left by a save that was killed, and cannot be removed (%s).", folder, error.message
+                )
 
     def _check_same_model(self, stored: StoredCheckpoint) -> None:
         if any(name.startswith(_API_ATTRIBUTE) for name in stored.keys):
@@ -168,3 +230,14 @@ class RunCheckpoints:
                 "Nothing was changed. Either train into an empty model_dir, or restore the configuration this run was "
                 "started with; to start from those weights, name the checkpoint as fine_tune_checkpoint of a new run."
             )
+
+
+def _is_stale_save(folder: str) -> bool:
+    """Whether a folder holds nothing but parts of a checkpoint, of which none was written to for long."""
+    files = tf.io.gfile.listdir(folder)
+    is_save = re.fullmatch(r"ckpt-\d+_temp", os.path.basename(folder)) and all(map(_PART_OF_SAVE.match, files))
+    if not is_save:
+        return False
+    places = [os.path.join(folder, name) for name in files] or [folder]
+    newest = max(tf.io.gfile.stat(place).mtime_nsec for place in places) / 1e9
+    return time.time() - newest > _SECONDS_UNTIL_STALE

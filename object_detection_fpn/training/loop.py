@@ -7,9 +7,11 @@ seconds.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
@@ -19,7 +21,7 @@ import tf_keras
 
 from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training.averages import AveragingOptimizer
-from object_detection_fpn.training.errors import TrainingError
+from object_detection_fpn.training.errors import TrainingError, writing
 from object_detection_fpn.training.progress import Progress, StopRequest
 from object_detection_fpn.training.settings import TrainSettings
 from object_detection_fpn.training.step import GRADIENT_NORM, TOTAL_LOSS, Trainer
@@ -92,20 +94,23 @@ def train(
         draw_batch: draws a batch as [N, H, W, 3] uint8 images for TensorBoard. Given, it is handed one batch of each run,
             which is not trained on.
         on_checkpoint: called with (step, path) after each checkpoint, on every worker; not after one that a stop caused.
+            A request to stop ends it at once.
         output: where progress is written; None = standard error.
 
     Returns:
         Where the run ended.
 
     Raises:
-        ValueError: if a number is out of its range.
+        SettingsError: if nothing can be written to `model_dir`.
         CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
+        WriteError: if a checkpoint or a summary cannot be written.
         TrainingError: if a loss or the gradients become NaN or infinite (with `scale_loss`, the gradients of many steps in
             a row), or the data end.
         TrainingStopped: (a KeyboardInterrupt) if the user stopped it, or another worker, or a machine that is to go down;
             the state is saved. A second Ctrl-C ends the process.
         workers.WorkerLostError: if another worker has gone.
     """
+    checkpoints.check_model_dir(model_dir)
     num_steps = settings.num_steps
     variables = list(model.trainable_variables if variables is None else variables)
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
@@ -131,6 +136,12 @@ def train(
         progress.say(f"Nothing to train: {newest} has {first_step} steps done, num_steps is {num_steps}.")
         return TrainResult(first_step, newest, {}, None)
 
+    run.remove_stale_saves()
+    if not _learns(optimizer, first_step, num_steps):
+        progress.say(
+            f"The learning rate is 0 at every step from {first_step + 1} to {num_steps}: no weight will change. Set a rate "
+            "above 0 in train_config.optimizer, or a later end of its decay."
+        )
     data_seed = _data_seed(settings.seed, first_step)
     trainer = Trainer(
         strategy.distribute_datasets_from_function(lambda context: dataset(context, data_seed)),
@@ -164,16 +175,14 @@ def train(
         with (
             StopRequest(progress) as stop,
             workers.naming_lost_workers(strategy, lambda: _what_is_left(model_dir, newest)),
+            _naming_what_is_left(lambda: _what_is_left(model_dir, newest)),
         ):
             while step < num_steps and (signum := agreement.on_stop(stop.signum)) is None:
                 most = speed.steps_within(_SECONDS_PER_CALL, most=settings.steps_per_loop)
                 call_end = _next_stop(step, first_step=first_step, num_steps=num_steps, periods=periods, most=most)
                 num_taken = call_end - step
                 start = time.perf_counter()
-                try:
-                    sums = trainer.run(num_taken)
-                except TrainingError as error:
-                    raise TrainingError(f"{error} {_what_is_left(model_dir, newest)}") from error
+                sums = trainer.run(num_taken)
                 is_first_call = step == first_step
                 step = call_end
                 if is_first_call:
@@ -207,8 +216,11 @@ def train(
                 if step % settings.checkpoint_every_n == 0 or step == num_steps:
                     newest, saved_step = run.save(step), step
                     progress.say(f"Saved {newest}.")
-                    if on_checkpoint is not None:
-                        on_checkpoint(step, newest)
+                    act = functools.partial(on_checkpoint, step, newest) if on_checkpoint is not None else None
+                    if act is not None and not stop.run_until_stop(act):
+                        progress.say(
+                            "The request to stop ended the evaluation of this checkpoint (with --train_and_eval)."
+                        )
             if step < num_steps and signum is not None:
                 if step > saved_step:
                     newest = run.save(step)
@@ -228,6 +240,7 @@ class _Summaries:
     """TensorBoard's view of the run: means over the steps between two summaries. None as folder = no summaries."""
 
     def __init__(self, folder: str | None):
+        self._folder = folder
         self._writers = orbit.utils.SummaryManager(folder, tf.summary.scalar)  # makes the folder when first written to
         self._sums: dict[str, float] = {}
         self._num_steps = 0
@@ -238,6 +251,10 @@ class _Summaries:
 
     def write(self, step: int, **values: float) -> None:
         """Writes the means of what was added since the last call, and `values` as they are."""
+        with writing(f"A summary in {self._folder}"):
+            self._write(step, values)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         means = {name: value / self._num_steps for name, value in self._sums.items()}
         self._sums, self._num_steps = {}, 0
         with self._writers.summary_writer().as_default(step):
@@ -293,11 +310,27 @@ def _next_stop(step: int, *, first_step: int, num_steps: int, periods: Sequence[
     return min([step + most, num_steps, *early, *((step // period + 1) * period for period in periods)])
 
 
+def _learns(optimizer: AveragingOptimizer, first_step: int, num_steps: int) -> bool:
+    """Whether the learning rate is above 0 at any of some steps of the run."""
+    return any(optimizer.learning_rate_at(int(step)) > 0 for step in np.linspace(first_step, num_steps - 1, 11))
+
+
 def _data_seed(seed: int, first_step: int) -> int:
     """`seed` for a run from the start; another, always the same, for each step a run is resumed at."""
     return (
-        seed if first_step == 0 else int(np.random.SeedSequence([seed % 2**63, first_step]).generate_state(1)[0] >> 1)
+        seed % 2**63
+        if first_step == 0
+        else int(np.random.SeedSequence([seed % 2**63, first_step]).generate_state(1)[0] >> 1)
     )
+
+
+@contextlib.contextmanager
+def _naming_what_is_left(what_is_left: Callable[[], str]) -> Iterator[None]:
+    """Adds to the error that ends a run what it leaves on disk."""
+    try:
+        yield
+    except TrainingError as error:
+        raise type(error)(f"{error} {what_is_left()}") from error
 
 
 def _what_is_left(model_dir: str, newest: str | None) -> str:

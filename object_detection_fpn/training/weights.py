@@ -102,7 +102,7 @@ def restore_model(
     if use_averages and not stored.has_averages:
         raise CheckpointError(
             f"{stored.path}: no moving averages in this checkpoint. It was trained without; use its own weights "
-            "(use_moving_averages: false)."
+            "(eval_config.use_moving_averages: false)."
         )
     variables = variables_by_path(model)
     unfit = [

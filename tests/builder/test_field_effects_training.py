@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -197,7 +199,7 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
             apply_override(message, override)
         seen = {}
 
-        def train(*, model, optimizer, dataset, variables, **others):
+        def train(*, model, optimizer, dataset, variables, settings, **others):
             if with_data:
                 batch = next(iter(dataset(tf.distribute.InputContext(), 0)))
                 scores = batch.groundtruth.class_scores
@@ -212,6 +214,7 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
                 optimizer=type(optimizer).__name__,
                 dtype=model.rpn.head.compute_dtype,
                 recomputed_stages=model.feature_extractor.backbone.recomputed_stages,
+                settings=dataclasses.asdict(settings),
                 others={k: v for k, v in others.items() if isinstance(v, (int, float, bool, type(None), tf.DType))},
             )
             raise _Seen
@@ -252,7 +255,7 @@ def test_a_field_of_training_changes_the_run(what_is_trained):
 )
 def test_precision_goes_before_use_bfloat16_which_is_for_tpus(what_is_trained, overrides, is_tpu, dtype, is_scaled):
     seen = what_is_trained([f"train_config.{override}" for override in overrides], is_tpu=is_tpu)
-    assert (seen["dtype"], seen["others"]["scale_loss"]) == (dtype, is_scaled)
+    assert (seen["dtype"], seen["settings"]["scale_loss"]) == (dtype, is_scaled)
 
 
 def _problems(config) -> list[str]:

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from object_detection_fpn import records
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.loop import evaluate, make_eval_step
+from object_detection_fpn.evaluation.pascal import PascalBoxMetrics
 from object_detection_fpn.evaluation.pictures import PictureSettings
 
 CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
@@ -154,6 +155,18 @@ def test_padding_images_reach_no_metric():
     images = {"means": [10, 20, 30, 0], "num_boxes": [1, 1, 1, 0], "source_ids": ["b", "c", "d", "a"]}
     assert run(make_batches(**images, num_padding=1))[AP] == pytest.approx(1)
     assert run(make_batches(**images, num_padding=0))[AP] < 1
+
+
+def test_data_without_any_groundtruth_object_are_warned_of(caplog):
+    # The box of the padding image counts nowhere.
+    padded = make_batches([10, 20, 30], num_boxes=[0, 0, 1], num_padding=1, batch_size=3)
+    results = run(padded, metrics=[CocoBoxMetrics(CATEGORIES), PascalBoxMetrics(CATEGORIES)])
+    assert results[AP] == -1 and np.isnan(results["PascalBoxes_Precision/mAP@0.5IOU"])
+    assert [message[:56] for message in caplog.messages] == ["None of the 2 evaluated images has a groundtruth object,"]
+    caplog.clear()
+    run(make_batches([10, 20], num_boxes=[0, 1]))
+    run(make_batches([10]), ignore_groundtruth=True, compute_losses=False)
+    assert not caplog.messages
 
 
 def test_regularization_loss_can_be_left_out():

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn.training.best import BestCheckpoint
+from object_detection_fpn.training.errors import WriteError
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import restore_model
 
@@ -66,3 +67,50 @@ def test_best_checkpoint_refuses_what_it_cannot_compare(tmp_path, open_run):
     (tmp_path / "best" / "best.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"best\.json: not a record of a best checkpoint"):
         BestCheckpoint(str(tmp_path), metric="mAP")
+
+
+@pytest.mark.parametrize("undefined", [float("nan"), -1.0])
+def test_nothing_is_best_by_a_metric_without_groundtruth(tmp_path, open_run, undefined):
+    _, _, run = open_run(tmp_path)
+    best = BestCheckpoint(str(tmp_path), metric="mAP")
+    lines = []
+    assert not best.offer(run.save(1), 1, {"mAP": undefined}, say=lines.append)
+    assert lines == [
+        "Step 1: no best checkpoint is chosen, since mAP is undefined: the evaluation data have no groundtruth for it."
+    ]
+    assert not (tmp_path / "best").exists()
+    assert best.offer(run.save(2), 2, {"mAP": 0.0}, say=pytest.fail)
+    assert not best.offer(run.save(3), 3, {"mAP": undefined})
+    assert best.value == 0
+
+
+def test_a_best_checkpoint_that_was_chosen_without_groundtruth_is_replaced(tmp_path, open_run):
+    _, _, run = open_run(tmp_path)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "best.json").write_text('{"metric": "mAP", "value": -1.0}')
+    best = BestCheckpoint(str(tmp_path), metric="mAP")
+    assert best.value is None
+    assert best.offer(run.save(1), 1, {"mAP": 0.0})
+
+
+def test_metrics_beside_the_deciding_one_may_be_undefined(tmp_path, open_run):
+    _, _, run = open_run(tmp_path)
+    BestCheckpoint(str(tmp_path), metric="mAP").offer(run.save(1), 1, {"mAP": 0.5, "AP of dogs": float("nan")})
+    text = (tmp_path / "best" / "best.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["metrics"] == {"AP of dogs": None, "mAP": 0.5}
+
+
+def test_a_loss_of_minus_one_is_a_value(tmp_path, open_run):
+    _, _, run = open_run(tmp_path)
+    best = BestCheckpoint(str(tmp_path), metric="loss", higher_is_better=False)
+    assert not best.offer(run.save(1), 1, {"loss": float("nan")})
+    assert best.offer(run.save(2), 2, {"loss": -1.0})
+
+
+def test_a_copy_that_cannot_be_written_is_an_error_of_one_line(tmp_path, open_run):
+    _, _, run = open_run(tmp_path)
+    best = BestCheckpoint(str(tmp_path), metric="mAP")
+    path = run.save(1)
+    (tmp_path / "best").write_text("a file in place of the folder")
+    with pytest.raises(WriteError, match=rf"^The copy {tmp_path}/best/ckpt-1 of the best checkpoint cannot be written"):
+        best.offer(path, 1, {"mAP": 0.5})

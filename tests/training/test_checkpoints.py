@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from object_detection_fpn.training import checkpoints, optimizers, schedules
+from object_detection_fpn.training.errors import SettingsError, WriteError
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import Restored, restore_model, variables_by_path
 
@@ -118,7 +122,7 @@ def test_damaged_checkpoint_is_refused_by_name(tmp_path, suffix, how, detector, 
         restore_model(str(tmp_path), detector())
 
 
-def test_state_of_newly_trained_variables_starts_afresh_and_is_reported(tmp_path, detector, fill, open_run):
+def test_state_of_newly_trained_variables_is_reinitialized_and_reported(tmp_path, detector, fill, open_run):
     """A run with a frozen backbone goes on with all variables, and the other way round."""
     model = detector()
     optimizer = optimizers.momentum(schedules.ConstantLearningRate(learning_rate=0.1), moving_average_decay=0.9)
@@ -135,7 +139,7 @@ def test_state_of_newly_trained_variables_starts_afresh_and_is_reported(tmp_path
     lines = []
     assert run.restore_latest(lines.append) is not None
     assert len(lines) == 3
-    assert 'no "momentum" of 6 variables, theirs starts afresh: backbone/layer_with_weights-0/' in lines[1]
+    assert 'no "momentum" of 6 variables; it is reinitialized: backbone/layer_with_weights-0/' in lines[1]
     assert np.all(optimizer.get_slot(model.head.kernel, "momentum") == 9.0)
     kernel = variables_by_path(model)["backbone/layer_with_weights-0/kernel"]
     assert np.all(optimizer.get_slot(kernel, "momentum") == 0.0)
@@ -147,7 +151,67 @@ def test_another_optimizer_goes_on_from_the_same_weights(tmp_path, open_run, sav
     lines = []
     model, _, run = open_run(tmp_path, optimizer=optimizers.adam(schedules.ConstantLearningRate(learning_rate=0.1)))
     assert run.restore_latest(lines.append).step == 5
-    assert [line.split(",")[0] for line in lines[1:]] == [
+    assert [line.split(";")[0] for line in lines[1:]] == [
         f'  The checkpoint has no "{slot}" of 8 variables' for slot in ("m", "v")
     ]
     assert model.variables[0].numpy().flat[0] == 3.0
+
+
+def leave_save(folder, *, seconds_ago, files=("part-00000-of-00001.data-00000-of-00001", "part-00000-of-00001.index")):
+    """What a save that was killed leaves, `seconds_ago` when it last wrote."""
+    folder.mkdir(parents=True)
+    then = time.time() - seconds_ago
+    for name in files:
+        (folder / name).write_bytes(b"x")
+        os.utime(folder / name, (then, then))
+    os.utime(folder, (then, then))
+
+
+def test_killed_saves_are_removed_and_running_ones_are_not(tmp_path, open_run):
+    hour, day = 3600, 24 * 3600
+    leave_save(tmp_path / "ckpt-5_temp", seconds_ago=2 * hour)
+    leave_save(tmp_path / "ckpt-7_temp", seconds_ago=2 * hour, files=())
+    leave_save(tmp_path / "ckpt-8_temp", seconds_ago=60)  # that another process may be writing
+    leave_save(tmp_path / "ckpt-9_temp", seconds_ago=day, files=["part-00000-of-00001.index", "notes.txt"])  # a user's
+    leave_save(tmp_path / "my_temp", seconds_ago=day)
+    kept = ["ckpt-8_temp", "ckpt-9_temp", "my_temp"]
+    open_run(tmp_path)[2].remove_stale_saves()
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    leave_save(tmp_path / "ckpt-5_temp", seconds_ago=2 * hour)
+    open_run(tmp_path)[2].save(6)  # as the next save does, for a run that was started again within the hour
+    assert sorted(path.name for path in tmp_path.glob("*_temp")) == kept
+
+
+def test_only_the_chief_removes_killed_saves(tmp_path, open_run, monkeypatch):
+    leave_save(tmp_path / "ckpt-5_temp", seconds_ago=10**6)
+    _, _, run = open_run(tmp_path)
+    monkeypatch.setattr(type(run._strategy.extended), "should_checkpoint", False)
+    run.remove_stale_saves()
+    assert (tmp_path / "ckpt-5_temp").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_of_one_line(tmp_path, open_run):
+    _, _, run = open_run(tmp_path / "run")
+    (tmp_path / "run").write_text("a file in place of the folder")
+    with pytest.raises(
+        WriteError, match=rf"^Checkpoint {tmp_path}/run/ckpt-3 cannot be written \(.+\)\. Check the free"
+    ):
+        run.save(3)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name, message in (
+        ("file", "it is a file. Allowed: a folder"),
+        ("file/run", f"{tmp_path}/file is a file"),
+    ):
+        with pytest.raises(SettingsError, match=f"^model_dir = {tmp_path}/{name}: {message}"):
+            checkpoints.check_model_dir(str(tmp_path / name))
+    with pytest.raises(SettingsError, match="model_dir is empty"):
+        checkpoints.check_model_dir("")
+    checkpoints.check_model_dir(str(tmp_path / "new" / "run"))
+    checkpoints.check_model_dir("gs://bucket/run")  # remote file systems answer when they are written to
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # root may write anywhere
+    with pytest.raises(SettingsError, match=f"this user may not write to {tmp_path}\\. Change"):
+        checkpoints.check_model_dir(str(tmp_path / "new" / "run"))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.training import loop, step
-from object_detection_fpn.training.errors import TrainingError
+from object_detection_fpn.training import loop, optimizers, schedules, step
+from object_detection_fpn.training.errors import SettingsError, TrainingError, WriteError
 from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.stored import latest_checkpoint
 
@@ -325,6 +327,52 @@ def test_signal_at_the_last_step_does_not_spoil_the_end(make_run, tmp_path):
     run = make_run(tmp_path)
     result = run.train(2, on_checkpoint=lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert result.step == 2
+
+
+def test_signal_ends_an_evaluation_at_once(make_run, tmp_path):
+    run, ends = make_run(tmp_path), []
+
+    def evaluate(step, path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        ends.append(step)
+
+    start = time.monotonic()
+    with pytest.raises(loop.TrainingStopped) as caught:
+        run.train(9, checkpoint_every_n=2, on_checkpoint=evaluate)
+    assert time.monotonic() - start < 30
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert not ends
+    assert "Stopping after the current steps" not in run.log
+    assert "The request to stop ended the evaluation" in run.log
+    assert f"The newest checkpoint is {tmp_path}/ckpt-2." in run.log
+
+
+@pytest.mark.parametrize("rate, is_said", [(0.0, True), (0.1, False)])
+def test_a_learning_rate_that_is_0_throughout_is_said(make_run, tmp_path, rate, is_said):
+    run = make_run(tmp_path)
+    run.optimizer = optimizers.momentum(schedules.ConstantLearningRate(learning_rate=rate))
+    run.train(2)
+    assert ("The learning rate is 0 at every step from 1 to 2" in run.log) == is_said
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_first_step(make_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    run = make_run(tmp_path / "file")
+    with pytest.raises(SettingsError, match=r"model_dir = .*file: it is a file"):
+        run.train(2)
+    assert run.model.num_traces == 0
+
+
+def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_what_is_left(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+
+    def replace(step, path):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").write_text("a file in place of the folder")
+
+    with pytest.raises(WriteError, match=r"ckpt-4 cannot be written .* The newest checkpoint is .*/run/ckpt-2\."):
+        run.train(4, checkpoint_every_n=2, on_checkpoint=replace)
 
 
 def test_training_works_outside_the_main_thread(make_run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tf_keras
 
+from object_detection_fpn.training.errors import SettingsError
 from object_detection_fpn.training.selection import select_variables
 
 
@@ -33,13 +34,31 @@ def test_variables_are_selected_by_path_or_name(update, freeze, expected):
     assert [variable.name.removesuffix(":0") for variable in selected] == expected
 
 
-def test_pattern_that_matches_nothing_is_refused():
+def test_pattern_that_matches_nothing_has_no_effect_and_is_named(caplog):
+    model = Detector()
+    assert select_variables(model, freeze=["bakbone", "head"]) == model.backbone.trainable_variables
+    assert caplog.messages == [
+        'train_config.freeze_variables: "bakbone" matches none of the 6 trainable variables and has no effect. There are, '
+        "among others: backbone/layer_with_weights-0/kernel, head/kernel."
+    ]
+
+
+def test_without_a_pattern_that_matches_all_variables_are_trained(caplog):
+    model = Detector()
+    assert select_variables(model, update=["SecondStage"], freeze=["head"]) == model.backbone.trainable_variables
+    assert 'update_trainable_variables: "SecondStage" matches none' in caplog.messages[0]
+    assert caplog.messages[1].endswith("update_trainable_variables matches nothing: all variables count as listed.")
+    assert select_variables(model, update=["SecondStage", "head"]) == model.head.trainable_variables
+
+
+@pytest.mark.parametrize("update, freeze", [(["head"], ["head"]), ([], [""]), (["none"], ["."])])
+def test_nothing_left_to_train_is_refused(update, freeze):
+    with pytest.raises(SettingsError, match=r"No variable remains to be trained: of the model's 6 .* freezes them all"):
+        select_variables(Detector(), update=update, freeze=freeze)
+
+
+def test_what_is_no_regular_expression_is_refused():
     with pytest.raises(
-        ValueError, match=r'"bakbone" matches none of the 6 trainable variables, such as backbone/layer'
+        SettingsError, match=r'train_config\.freeze_variables: "\(" is no regular expression \(missing \)'
     ):
-        select_variables(Detector(), freeze=["bakbone"])
-
-
-def test_nothing_left_to_train_is_refused():
-    with pytest.raises(ValueError, match="No variable remains"):
-        select_variables(Detector(), update=["head"], freeze=["head"])
+        select_variables(Detector(), freeze=["("])
