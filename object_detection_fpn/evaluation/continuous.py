@@ -17,10 +17,10 @@ def evaluate_continuously(
     min_interval_seconds: float = 0.0,
     console: rich.console.Console | None = None,
 ) -> dict[int, dict[str, float]]:
-    """Evaluates every checkpoint that appears in a folder, the newest first to be seen, until training is over.
+    """Evaluates the checkpoints that appear in a folder, each time the newest, until training is over.
 
-    Checkpoints that appear while one is evaluated are passed over but for the newest. One that its training job deletes
-    before it could be read is passed over too, and said so. Whatever else goes wrong in `evaluate_fn` is raised.
+    Of the checkpoints that appear while one is evaluated, only the newest is evaluated next. One that its training job
+    deletes before it can be read is skipped and logged. All other errors of `evaluate_fn` are raised.
 
     Args:
         checkpoint_dir: where a training job writes `ckpt-N`; need not exist yet.
@@ -28,7 +28,7 @@ def evaluate_continuously(
         timeout: seconds to wait for the next checkpoint before training counts as over.
         final_step: the step at which training ends; evaluating it ends the wait. None = only the timeout does.
         min_interval_seconds: least time between two evaluations.
-        console: where it says that it waits; None = standard output.
+        console: where it reports that it waits; None = standard output.
 
     Returns:
         Step -> the metrics of its checkpoint.

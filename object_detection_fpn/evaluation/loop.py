@@ -24,7 +24,7 @@ from object_detection_fpn import records
 from object_detection_fpn.drawing import boxes as visualize
 from object_detection_fpn.evaluation.metric import EvaluationError, ImageDetections, ImageGroundtruth, Metric
 from object_detection_fpn.evaluation.pictures import Pictures, PictureSettings
-from object_detection_fpn.evaluation.results import print_results, write_results
+from object_detection_fpn.evaluation.results import print_results, write_results, writing_to
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ def evaluate(
         Every metric's results, and the losses averaged over the images (`Loss/...`, `Loss/total_loss`).
 
     Raises:
-        EvaluationError: if the dataset is infinite or gives no image, if two metrics give the same name, or if the strategy
-            spans several workers.
+        EvaluationError: if the dataset is infinite or gives no image, two metrics give the same name, the strategy spans
+            several workers, or results cannot be written.
     """
     strategy = strategy or tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -125,6 +125,9 @@ def evaluate(
     if output_dir is None and pictures.export_dir is None:
         pictures = dataclasses.replace(pictures, num_images=0)
     names = {int(category["id"]) - 1: str(category["name"]) for category in categories}
+    for folder in filter(None, (output_dir, pictures.export_dir)):
+        with writing_to(folder):  # before the evaluation, so that a mistake in the path is known at once
+            tf.io.gfile.makedirs(folder)
     drawn = Pictures(pictures, names=names, ignore_groundtruth=ignore_groundtruth)
     metrics = () if ignore_groundtruth else metrics
     loss_sums: dict[str, float] = {}
@@ -196,7 +199,7 @@ class _Image(NamedTuple):
         return self.groundtruth.boxes / np.tile(self.true_shape[:2], 2).astype(np.float64)
 
     def in_original_pixels(self) -> tuple[ImageGroundtruth, ImageDetections]:
-        """What the metrics are fed."""
+        """What the metrics take."""
         size = np.tile(self.original_shape, 2).astype(np.float64)
         groundtruth = ImageGroundtruth(
             source_id=self.source_id,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import rich.console
@@ -14,7 +15,26 @@ import rich.table
 import rich.text
 import tensorflow as tf
 
+from object_detection_fpn.evaluation.metric import EvaluationError
+
 _OF_CLASS = re.compile(r"(\w+_PerformanceByCategory/[^/]+/)(.+)")  # the name of a class's metric
+
+
+@contextlib.contextmanager
+def writing_to(folder: str) -> Iterator[None]:
+    """Turns the errors of writing results into one line.
+
+    Raises:
+        EvaluationError: if the folder is a file, may not be written to, or its disk is full.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise EvaluationError(
+            f"{folder}: the results of the evaluation cannot be written there ({reason}). Allowed: a folder, which may be new, "
+            "with write permission and free space."
+        ) from error
 
 
 def print_results(results: Mapping[str, float], title: str, console: rich.console.Console) -> None:
@@ -36,7 +56,18 @@ def print_results(results: Mapping[str, float], title: str, console: rich.consol
 def write_results(
     output_dir: str, results: Mapping[str, float], pictures: Sequence[np.ndarray], *, step: int, num_images: int
 ) -> None:
-    tf.io.gfile.makedirs(output_dir)
+    """Appends an evaluation to TensorBoard's events and `metrics.jsonl`.
+
+    Raises:
+        EvaluationError: if they cannot be written.
+    """
+    with writing_to(output_dir):
+        _write(output_dir, results, pictures, step=step, num_images=num_images)
+
+
+def _write(
+    output_dir: str, results: Mapping[str, float], pictures: Sequence[np.ndarray], *, step: int, num_images: int
+) -> None:
     writer = tf.summary.create_file_writer(output_dir)
     with writer.as_default(step=step):
         for name, value in results.items():
@@ -56,7 +87,7 @@ def _table(title: str, columns: tuple[str, str], rows: Mapping[str, float]) -> r
     table.add_column(columns[0], overflow="fold")
     table.add_column(columns[1], justify="right")
     for name, value in rows.items():
-        # -1 is COCO's word for "no groundtruth to measure it on", NaN that of the others, but a loss may diverge.
+        # -1 is COCO's value for "no groundtruth to measure", NaN that of the other metrics, but a loss may diverge.
         is_undefined = value == -1 or (math.isnan(value) and not name.startswith("Loss/"))
         shown = "no groundtruth" if is_undefined else f"{value:.4f}"
         table.add_row(rich.text.Text(name), shown)

@@ -10,12 +10,12 @@ import tf_keras
 
 
 class AveragingOptimizer(tf_keras.optimizers.legacy.Optimizer):
-    """What the training loop needs of an optimizer, and the moving averages of the weights it trains.
+    """The optimizer's methods that the training loop calls, and the moving averages of the weights it trains.
 
     The average of a variable is one more slot ("average") of the optimizer, updated in the same place as the variable,
     so that it is distributed, compiled, saved and restored like momentum. After n updates its decay is
-    min(`moving_average_decay`, (1 + n) / (10 + n)), which lets it forget the first weights quickly: the Object
-    Detection API's rule. Averages start at the weights themselves.
+    min(`moving_average_decay`, (1 + n) / (10 + n)), which makes the weight of the first values small quickly: the
+    Object Detection API's rule. Averages start at the weights themselves.
 
     To be mixed into a concrete optimizer, before it in the list of bases.
     """

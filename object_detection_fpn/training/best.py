@@ -1,4 +1,4 @@
-"""A copy of the checkpoint that did best on the evaluation data."""
+"""A copy of the checkpoint with the best metric on the evaluation data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNDEFINED = -1.0  # COCO's value of a metric that has no groundtruth to measure
 
 
 class BestCheckpoint:
-    """Keeps a copy of the checkpoint that did best on the evaluation data, in `model_dir/best` with its `best.json`.
+    """Keeps a copy of the checkpoint with the best metric on the evaluation data, in `model_dir/best` with its `best.json`.
 
     Args:
         model_dir: folder of the run. A best checkpoint that is already there stays the one to beat.

@@ -1,8 +1,7 @@
-"""The training loop: restore, step, show, save, until the last step.
+"""The training loop: restores, then steps, shows progress and saves until the last step.
 
 `orbit` runs the steps (`training.step`). Its `Controller` is not used: it prints what each call returns, saves by its own
-clock and cannot be stopped between two calls, none of which suits the user of a machine on which one step may take
-seconds.
+clock and cannot be stopped between two calls.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class TrainResult(NamedTuple):
-    """What a run has done."""
+    """What a run did."""
 
     step: int
     """Steps done in all, those of earlier runs included."""
@@ -75,8 +74,8 @@ def train(
 
     A step draws a batch, calls the model's `preprocess`, `predict(training=True)` and `loss`, sums the losses, averages
     the gradients of all replicas, clips them together and applies them. Clipping the average, not each replica's share,
-    makes a step the same on one device and on many. The batch goes through the model as its code stands: tensors cannot
-    steer Python's `if` and `for` in it (no autograph), which saves seconds at the start.
+    makes a step the same on one device and on many. The model is traced without autograph: Python's `if` and `for` in it
+    cannot depend on tensors, which saves seconds at the start.
 
     Everything random in a step follows from (`seed`, step) and nothing else; the data follow from `seed` and the step the
     run starts at, so that a resumed run sees data in another order than the run before it.
@@ -237,7 +236,7 @@ def train(
 
 
 class _Summaries:
-    """TensorBoard's view of the run: means over the steps between two summaries. None as folder = no summaries."""
+    """TensorBoard summaries: means over the steps between two of them. None as folder = no summaries."""
 
     def __init__(self, folder: str | None):
         self._folder = folder
@@ -274,7 +273,7 @@ class _Speed:
 
     def __init__(self) -> None:
         self.seconds_per_step: float | None = None
-        """Of late; None = not known."""
+        """Of the latest steps; None = not known."""
         self._num_steps = 0
         self._seconds = 0.0
 
@@ -295,7 +294,7 @@ class _Speed:
         return most if self.seconds_per_step is None else max(1, min(most, int(seconds / self.seconds_per_step)))
 
     def values(self, batch_size: int | None) -> dict[str, float]:
-        """What TensorBoard is to show of it; nothing before it is known."""
+        """The summaries of it; empty before it is known."""
         if self.seconds_per_step is None:
             return {}
         speed = {"steps_per_sec": 1 / self.seconds_per_step}

@@ -3,8 +3,8 @@
 They are tf_keras's legacy classes, on purpose. Each updates a variable with one fused kernel where the newer
 classes run a handful of small ones. For the 211 variables (42 M weights) of a ResNet-50 FPN on two cores that is half
 the time of an update (0.07 s against 0.15 s) and 3 s less until the first step is done; under XLA both compile, the
-legacy one 2 s sooner. Besides, a checkpoint files their state under the path of the variable it belongs to and not under
-a running number, so that it still finds its variable after a layer has been frozen or added.
+legacy one 2 s sooner. Besides, a checkpoint stores their state at the path of the variable it belongs to and not by a
+running number, so that it is still restored after a layer has been frozen or added.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def adam(
 
 
 def make_loss_scaler(optimizer: AveragingOptimizer) -> tf_keras.mixed_precision.LossScaleOptimizer:
-    """Wraps an optimizer so that losses can be scaled: 2^15 times at first, halved and doubled as gradients bear it.
+    """Wraps an optimizer so that losses are scaled: by 2^15 at first, halved after gradients that are not finite, doubled
+    after many steps without such.
 
     It applies gradients only if all are finite; the optimizer counts the step in any case. A checkpoint of it is one of
     the optimizer, with the scale beside.

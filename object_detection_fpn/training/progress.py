@@ -45,7 +45,7 @@ class Progress:
             self._output.flush()
 
     def begin(self, first_step: int) -> None:
-        """Says that the train step is being compiled, which is what the time before the first step goes into.
+        """Says that the train step is being compiled, which takes the time before the first step.
 
         Args:
             first_step: steps that were done before this run.
@@ -65,7 +65,7 @@ class Progress:
             step: steps done in all.
             loss: total loss, mean of the steps since the last call.
             learning_rate: of the last step.
-            seconds_per_step: of late; None = not known yet.
+            seconds_per_step: of the latest steps; None = not known yet.
         """
         if not self._is_shown:
             return
@@ -195,7 +195,7 @@ class StopRequest:
 
 
 def duration(seconds: float) -> str:
-    """A time in words of at most two units: `45 s`, `3 min 20 s`, `7 h 05 min`, `2 d 03 h`."""
+    """A time in at most two units: `45 s`, `3 min 20 s`, `7 h 05 min`, `2 d 03 h`."""
     total = round(seconds)
     for large, unit, small, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if total >= large:

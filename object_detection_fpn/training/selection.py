@@ -46,10 +46,11 @@ def select_variables(
         variable for variable in variables if (not updated or id(variable) in updated) and id(variable) not in frozen
     ]
     if not selected:
+        whose = f"{len(variables)} trainable variables"
+        if updated:
+            whose = f"{len(updated)} variables that update_trainable_variables = {list(update)} selects"
         raise SettingsError(
-            f"No variable remains to be trained: of the model's {len(variables)} trainable variables, "
-            f"train_config.update_trainable_variables = {list(update)} leaves {len(updated) or len(variables)}, and "
-            f"freeze_variables = {list(freeze)} freezes them all."
+            f"No variable remains to be trained: train_config.freeze_variables = {list(freeze)} freezes all {whose}."
         )
     return selected
 

@@ -1,4 +1,4 @@
-"""What a training run is told besides its objects: the settings of a step, and those of the loop around it."""
+"""The settings of a train step, and of the training loop."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class TrainSettings(StepSettings):
     num_steps: int
     """Step to train up to, counting those of earlier runs."""
     scale_loss: bool = False
-    """Multiply the loss by as much as float16 gradients bear (Micikevicius et al. 2017, section 3.2). A step whose gradients
-    are not finite halves the scale and changes no weight, but counts as a step. Not for TPUs."""
+    """Multiply the loss by the largest scale at which float16 gradients stay finite (Micikevicius et al. 2017, section 3.2). A
+    step whose gradients are not finite halves the scale and changes no weight, but counts as a step. Not for TPUs."""
     steps_per_loop: int = 100
     """Most steps in one call of the train step. Fewer are taken if they last longer than a few seconds."""
     checkpoint_every_n: int = 1000

@@ -1,7 +1,7 @@
 """Variables of a model by path, and weights of any origin assigned to them.
 
-Variables go by their path in a checkpoint without decoration, `backbone/conv1/kernel`: that is what reports, errors
-and `assign_weights`, the door for weights of other packages, speak of.
+Variables are named by their path in a checkpoint without prefix and suffix, `backbone/conv1/kernel`, in reports, in errors
+and by `assign_weights`, which takes weights of any package.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from object_detection_fpn.training.stored import STEP, CheckpointError, StoredCh
 
 
 class WeightsReport(NamedTuple):
-    """What became of a model's variables when weights were assigned to them."""
+    """Which of a model's variables were assigned weights, and which were not."""
 
     restored: list[str]
     """Paths of the variables that were given a value."""
@@ -27,7 +27,7 @@ class WeightsReport(NamedTuple):
     missing: list[str]
     """Paths of the variables left alone because no weights came for them."""
     unused: list[str]
-    """Paths of weights that no variable of the model wanted."""
+    """Paths of weights that were assigned to no variable."""
 
     def table(self, title: str) -> str:
         """A heading, then a line for each of the four: how many, and some of them. Only the first is shown if empty."""
@@ -56,7 +56,7 @@ class Restored(NamedTuple):
 
 
 def variables_by_path(root: Any) -> dict[str, tf.Variable]:
-    """The variables of a model (or any trackable object) by the path a checkpoint of it files them under.
+    """The variables of a model (or any trackable object) by their path in a checkpoint of it.
 
     Where several paths lead to a variable, checkpoints take the shortest, and the first of the shortest; so does this.
 
@@ -132,7 +132,7 @@ def restore_for_fine_tuning(
         source: the checkpoint, by its path or opened, or a folder, which means its newest.
         model: the model, built.
         parts: paths whose variables are wanted, such as `["backbone", "fpn"]`; None = the whole model. What a fine-tune
-            type ("classification", "detection", "full") means in these terms is for the caller to say.
+            type ("classification", "detection", "full") means in these terms is the caller's decision.
         use_averages: whether to take moving averages where the checkpoint has them.
 
     Returns:
@@ -155,7 +155,7 @@ def assign_weights(
     parts: Sequence[str] | None = None,
     source: str = "the weights",
 ) -> WeightsReport:
-    """Gives variables of a model the values that are filed under their paths.
+    """Assigns weights to the variables of a model by path.
 
     Args:
         model: the model, built.

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from object_detection_fpn import records
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
 from object_detection_fpn.evaluation.loop import evaluate, make_eval_step
+from object_detection_fpn.evaluation.metric import EvaluationError
 from object_detection_fpn.evaluation.pascal import PascalBoxMetrics
 from object_detection_fpn.evaluation.pictures import PictureSettings
 
@@ -267,22 +268,33 @@ def test_a_diverged_loss_is_null_in_the_lines(tmp_path):
 
 @pytest.mark.parametrize("metrics", [[], [CocoBoxMetrics(CATEGORIES)]], ids=["no metrics", "coco"])
 def test_a_dataset_without_images_is_refused(metrics):
-    with pytest.raises(ValueError, match="evaluation at step 7 saw no image"):
+    with pytest.raises(EvaluationError, match="evaluation at step 7 saw no image"):
         run(make_batches([10]).take(0), metrics=metrics)
 
 
+@pytest.mark.parametrize("option", ["output_dir", "export_dir"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_evaluation(tmp_path, option):
+    (tmp_path / "file").write_text("")
+    folder = str(tmp_path / "file" / "results")
+    options = {option: folder} if option == "output_dir" else {"pictures": PictureSettings(export_dir=folder)}
+    model = FixedModel()
+    with pytest.raises(EvaluationError, match=f"^{folder}: the results of the evaluation cannot be written there"):
+        run(make_batches([10]), model=model, **options)
+    assert model.num_traces == 0
+
+
 def test_an_endless_dataset_is_refused():
-    with pytest.raises(ValueError, match="repeats for ever"):
+    with pytest.raises(EvaluationError, match="repeats for ever"):
         run(make_batches([10]).repeat())
 
 
 def test_two_metrics_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="Two metrics give the same name 'DetectionBoxes_Precision/mAP'"):
+    with pytest.raises(EvaluationError, match="Two metrics give the same name 'DetectionBoxes_Precision/mAP'"):
         run(make_batches([10]), metrics=[CocoBoxMetrics(CATEGORIES), CocoBoxMetrics(CATEGORIES)])
 
 
 def test_several_workers_are_refused():
-    with pytest.raises(ValueError, match="Evaluation runs on one worker"):
+    with pytest.raises(EvaluationError, match="Evaluation runs on one worker"):
         run(make_batches([10]), strategy=mock.create_autospec(tf.distribute.MultiWorkerMirroredStrategy, instance=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import tf_keras
 
@@ -51,9 +53,17 @@ def test_without_a_pattern_that_matches_all_variables_are_trained(caplog):
     assert select_variables(model, update=["SecondStage", "head"]) == model.head.trainable_variables
 
 
-@pytest.mark.parametrize("update, freeze", [(["head"], ["head"]), ([], [""]), (["none"], ["."])])
-def test_nothing_left_to_train_is_refused(update, freeze):
-    with pytest.raises(SettingsError, match=r"No variable remains to be trained: of the model's 6 .* freezes them all"):
+@pytest.mark.parametrize(
+    "update, freeze, whose",
+    [
+        (["head"], ["head"], "2 variables that update_trainable_variables = ['head'] selects"),
+        ([], [""], "6 trainable variables"),
+        (["none"], ["."], "6 trainable variables"),
+    ],
+)
+def test_nothing_left_to_train_is_refused(update, freeze, whose):
+    message = f"No variable remains to be trained: train_config.freeze_variables = {freeze} freezes all {whose}."
+    with pytest.raises(SettingsError, match=re.escape(message)):
         select_variables(Detector(), update=update, freeze=freeze)
 
 
