@@ -22,7 +22,7 @@ from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.data.source import reader
 from object_detection_fpn.data.source import service as data_service
 from object_detection_fpn.ops import boxes as box_ops
-from object_detection_fpn.records import Batch, Groundtruth
+from object_detection_fpn.records import Batch, Groundtruth, Inputs
 
 Augmentation = Callable[..., decoder.Example]
 """Called as `augmentation(example, seed=[2] int32)`, usually a function of `data.augment` with its keywords bound."""
@@ -411,8 +411,7 @@ def _batch(images: tf.data.Dataset, num_rows: int, *, drop_remainder: bool) -> t
 def _to_batch(rows: _Image, *, keep_strings: bool) -> Batch:
     objects = rows.objects
     return Batch(
-        images=rows.image,
-        true_shapes=rows.true_shape,
+        inputs=Inputs(images=rows.image, true_shapes=rows.true_shape),
         original_shapes=rows.original_shape,
         groundtruth=Groundtruth(
             boxes=objects.boxes,

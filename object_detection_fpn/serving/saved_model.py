@@ -67,7 +67,7 @@ def make_serving_function(
     The last six are there if the model's `Detections` carry them.
 
     Args:
-        model: has `preprocess`, `predict` and `postprocess` (`modeling.detectors.faster_rcnn`).
+        model: the detector.
         resizer: what the model's images went through in training.
         input_type: one of `INPUT_TYPES`.
         num_channels: of the images that come in; the resizer may make one channel of them.
@@ -92,8 +92,8 @@ def make_serving_function(
 
     def detect(images: tf.Tensor, true_shapes: tf.Tensor) -> dict[str, tf.Tensor]:
         with folding or contextlib.nullcontext():
-            predictions = model.predict(model.preprocess(images), true_shapes, training=False)
-            return to_api_outputs(model.postprocess(predictions, true_shapes))
+            inputs = model.preprocess(records.Inputs(images, true_shapes))
+            return to_api_outputs(model.postprocess(model.predict(inputs, training=False), inputs))
 
     if jit_compile:
         detect = tf.function(detect, jit_compile=True, autograph=False)

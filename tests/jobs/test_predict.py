@@ -28,13 +28,13 @@ class MeanModel(tf_keras.layers.Layer):
         super().__init__()
         self.scale = self.add_weight(name="scale", shape=[], initializer=tf_keras.initializers.Constant(weight))
 
-    def preprocess(self, images):
-        return images / 255.0
+    def preprocess(self, inputs):
+        return inputs._replace(images=inputs.images / 255.0)
 
-    def predict(self, images, true_shapes, *, training):
-        return tf.reduce_mean(images, axis=[1, 2, 3]) * self.scale
+    def predict(self, inputs, *, training):
+        return tf.reduce_mean(inputs.images, axis=[1, 2, 3]) * self.scale
 
-    def postprocess(self, predictions, true_shapes):
+    def postprocess(self, predictions, inputs):
         batch_size = tf.shape(predictions)[0]
         boxes = [[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.5, 0.5], [0.0] * 4]
         return records.Detections(

@@ -105,7 +105,7 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
     batches = list(make(path, address, name="once", num_epochs=3, **options))
     assert sorted(areas(batches)) == sorted(list(range(12)) * 3)
     assert len({tuple(areas([batch])) for batch in batches}) == 9  # three a stream, whichever worker made it
-    assert batches[0].images.shape == (4, 16, 16, 3)
+    assert batches[0].inputs.images.shape == (4, 16, 16, 3)
     assert batches[0].groundtruth.classes[:, 0].numpy().tolist() == [1] * 4
     assert batches[0].groundtruth.class_scores is None and batches[0].source_id is None
 
@@ -124,7 +124,7 @@ def test_pipelines_of_one_job_share_its_batches(address, numbered):
     for i in range(2):
         context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=i, num_replicas_in_sync=2)
         pipelines.append(make(path, address, name="shared", num_epochs=4, shuffle=False, input_context=context))
-    assert all(pipeline.element_spec.images.shape[0] == 2 for pipeline in pipelines)
+    assert all(pipeline.element_spec.inputs.images.shape[0] == 2 for pipeline in pipelines)
     found: list[list[int]] = [[], []]
     threads = [threading.Thread(target=lambda i=i: found[i].extend(areas(pipelines[i]))) for i in range(2)]
     for thread in threads:
