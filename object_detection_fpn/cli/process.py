@@ -45,12 +45,14 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
     from object_detection_fpn.config import paths
     from object_detection_fpn.config.pipeline import ConfigError
     from object_detection_fpn.data import failures
-    from object_detection_fpn.training.checkpoints import CheckpointError
-    from object_detection_fpn.training.loop import TrainingError, TrainingStopped
+    from object_detection_fpn.evaluation.metric import EvaluationError
+    from object_detection_fpn.training.errors import TrainingError
+    from object_detection_fpn.training.loop import TrainingStopped
+    from object_detection_fpn.training.stored import CheckpointError
 
     try:
         return action() or 0
-    except (UsageError, ConfigError, CheckpointError, failures.DataError, FileNotFoundError) as error:
+    except (UsageError, ConfigError, CheckpointError, EvaluationError, failures.DataError, FileNotFoundError) as error:
         say(f"error: {error}")
         return 2
     except (TrainingError, TimeoutError) as error:
