@@ -31,8 +31,14 @@ _LOGGER = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where the output is a file and not a terminal
 
-EvalStep = Callable[[records.Batch], tuple[records.Detections, dict[str, tf.Tensor]]]
-"""Takes a batch of each replica; gives its detections, and each image's losses [B]."""
+
+class EvalStep(NamedTuple):
+    """What an evaluation asks a model for."""
+
+    run: Callable[[records.Batch], tuple[records.Detections, dict[str, tf.Tensor]]]
+    """Takes a batch of each replica; returns its detections, and each image's losses [B] by name, {} if there are none."""
+    regularization_loss: Callable[[], tf.Tensor] | None
+    """The scalar that is reported and counts beside these losses; None = none is."""
 
 
 def make_eval_step(
@@ -62,11 +68,6 @@ def make_eval_step(
         losses = {}
         if compute_losses:
             losses = model.loss(predictions, batch.groundtruth)
-            if add_regularization_loss:
-                losses[records.REGULARIZATION_LOSS] = tf.fill(
-                    tf.shape(batch.groundtruth.num_boxes), model.regularization_loss()
-                )
-            losses[records.TOTAL_LOSS] = tf.add_n(list(losses.values()))
         # The optional fields are the large ones, and no metric reads them.
         large = ("class_scores", "roi_indices", "raw_boxes", "raw_class_scores", "box_features", "roi_features")
         return detections._replace(**dict.fromkeys(large)), losses
@@ -76,7 +77,7 @@ def make_eval_step(
     def step(batch: records.Batch) -> tuple[records.Detections, dict[str, tf.Tensor]]:
         return strategy.run(replica_step, args=(batch,))
 
-    return step
+    return EvalStep(step, model.regularization_loss if compute_losses and add_regularization_loss else None)
 
 
 def evaluate(
@@ -167,7 +168,12 @@ def evaluate(
         if repeated:
             raise EvaluationError(f"Two metrics give the same name {repeated[0]!r}. Ask for each set of metrics once.")
         results.update(of_metric)
-    results.update({name: total / num_evaluated for name, total in loss_sums.items()})
+    losses = {name: total / num_evaluated for name, total in loss_sums.items()}
+    if losses:
+        if eval_step.regularization_loss is not None:
+            losses[records.REGULARIZATION_LOSS] = float(eval_step.regularization_loss())
+        losses[records.TOTAL_LOSS] = sum(losses.values())
+    results.update(losses)
     seconds = time.monotonic() - started
     print_results(results, f"step {step}: {num_evaluated} images in {seconds:.1f} s", console or rich.console.Console())
     if output_dir is not None:
@@ -232,7 +238,7 @@ def _run(
     )  # fmt: skip
     with progress:
         for batch in strategy.experimental_distribute_dataset(dataset, options):
-            outputs = eval_step(batch._replace(source_id=None, is_padding=None, labeled_classes=None))
+            outputs = eval_step.run(batch._replace(source_id=None, is_padding=None, labeled_classes=None))
             for local_batch, (detections, losses) in zip(
                 _local_results(strategy, batch), _local_results(strategy, outputs), strict=True
             ):
