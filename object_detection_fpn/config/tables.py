@@ -236,7 +236,6 @@ REQUIRED = {
     "MultiscaleAnchorGenerator": ("aspect_ratios",),
     "BoxPredictor": ("box_predictor_oneof",),
     "MaskRCNNBoxPredictor": ("fc_hyperparams",),
-    "PostProcessing": ("batch_non_max_suppression",),
     "CalibrationConfig": ("calibrator",),
     "FunctionApproximation": ("x_y_pairs",),
     "TrainConfig": ("optimizer",),
