@@ -124,7 +124,7 @@ def train(
             # The workers of a run must come to one name, each by itself; that of a run alone is nobody else's.
             is_alone = input_context.num_input_pipelines == 1
             words = [config.SerializeToString(deterministic=True), model_dir.encode(), b"%d" % data_seed]
-            name = job if is_alone else hashlib.sha256(b"\0".join(words)).hexdigest()[:16]
+            name = job if is_alone else hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
             service = data_service.DataService(data_service_address, name)
         return builder.build_dataset(
             config,
