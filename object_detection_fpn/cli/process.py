@@ -116,7 +116,7 @@ def _list_devices() -> None:
 
 
 def _keep_compiled(folder: str) -> None:
-    """TensorFlow reads its flags once, when it first compiles: they have to be there before it is."""
+    """TensorFlow reads its flags once, when it first compiles: it must be set before that."""
     place = folder if "://" in folder else os.path.abspath(folder)
     flag = f"--tf_xla_persistent_cache_directory={place}"
     os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flag}".strip()

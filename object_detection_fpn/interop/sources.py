@@ -34,7 +34,7 @@ class Source(NamedTuple):
     path: str
     """The checkpoint or file that was found."""
     origin: str
-    """In words."""
+    """For people: the package or program that wrote it."""
     detector: StoredCheckpoint | None = None
     """A whole model, its `keys` by the paths of our variables."""
     backbone: dict[str, Any] | None = None

@@ -121,10 +121,10 @@ def train(
     def make_dataset(input_context: tf.distribute.InputContext, data_seed: int) -> tf.data.Dataset:
         service = None
         if data_service_address:
-            # The workers of a run must come to one name, each by itself; that of a run alone is nobody else's.
+            # Workers of one run derive the same name, each by itself. A run without other workers has a name of its own.
             is_alone = input_context.num_input_pipelines == 1
-            words = [config.SerializeToString(deterministic=True), model_dir.encode(), b"%d" % data_seed]
-            name = job if is_alone else hashlib.sha256(b"\0".join(words)).hexdigest()[:16]
+            parts = [config.SerializeToString(deterministic=True), model_dir.encode(), b"%d" % data_seed]
+            name = job if is_alone else hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
             service = data_service.DataService(data_service_address, name)
         return builder.build_dataset(
             config,

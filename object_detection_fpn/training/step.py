@@ -170,7 +170,7 @@ class Trainer(orbit.StandardTrainer):
                 tf.distribute.ReduceOp.SUM, [tf.cast(grad, self._all_reduce_dtype) for grad in gradients]
             )
             gradients = [tf.cast(grad, dtype) for grad, dtype in zip(gradients, dtypes, strict=True)]
-        # The norm is always looked at: gradients that are not finite spoil the weights one step before a loss shows it,
+        # The norm is always checked: gradients that are not finite spoil the weights one step before a loss shows it,
         # and a checkpoint may be saved between the two.
         norm = tf.linalg.global_norm(gradients)
         if self._max_norm:

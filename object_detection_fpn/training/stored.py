@@ -120,7 +120,7 @@ class StoredCheckpoint:
 
 
 class StoredArray:
-    """A tensor of a checkpoint, read when NumPy asks for it: only one has to be in memory at a time."""
+    """A tensor of a checkpoint, read when NumPy asks for it: so that only one is in memory at a time."""
 
     def __init__(self, stored: StoredCheckpoint, key: str):
         self._stored, self._key = stored, key
