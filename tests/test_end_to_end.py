@@ -20,7 +20,8 @@ from object_detection_fpn.jobs import export as export_job
 from object_detection_fpn.jobs import predict as predict_job
 from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.training import checkpoints, optimizers
+from object_detection_fpn.training import schedules
+from object_detection_fpn.training.stored import latest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def trained(small_config, untraced, tmp_path_factory) -> Path:
 
 
 def test_training_goes_on_from_the_newest_checkpoint_and_saves_at_the_last_step(trained):
-    newest = checkpoints.latest_checkpoint(str(trained))
+    newest = latest_checkpoint(str(trained))
     assert newest is not None
     assert tf.train.load_checkpoint(newest).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == 6
 
@@ -110,7 +111,7 @@ def test_four_drawn_images_are_learned_by_heart(small_config):
     model = builder.build_model(message.model)
     optimizer = builder.OPTIMIZERS["adam_optimizer"](
         message.train_config.optimizer.adam_optimizer,
-        optimizers.CosineDecayLearningRate(learning_rate_base=1e-3, total_steps=250),
+        schedules.CosineDecayLearningRate(learning_rate_base=1e-3, total_steps=250),
     )
     optimizer.build(model.trainable_variables)
     inputs = model.preprocess(batch.inputs)

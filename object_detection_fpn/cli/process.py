@@ -45,12 +45,14 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
     from object_detection_fpn.config import paths
     from object_detection_fpn.config.pipeline import ConfigError
     from object_detection_fpn.data import failures
-    from object_detection_fpn.training.checkpoints import CheckpointError
-    from object_detection_fpn.training.loop import TrainingError, TrainingStopped
+    from object_detection_fpn.evaluation.metric import EvaluationError
+    from object_detection_fpn.training.errors import TrainingError
+    from object_detection_fpn.training.loop import TrainingStopped
+    from object_detection_fpn.training.stored import CheckpointError
 
     try:
         return action() or 0
-    except (UsageError, ConfigError, CheckpointError, failures.DataError, FileNotFoundError) as error:
+    except (UsageError, ConfigError, CheckpointError, EvaluationError, failures.DataError, FileNotFoundError) as error:
         say(f"error: {error}")
         return 2
     except (TrainingError, TimeoutError) as error:
@@ -114,7 +116,7 @@ def _list_devices() -> None:
 
 
 def _keep_compiled(folder: str) -> None:
-    """TensorFlow reads its flags once, when it first compiles: they have to be there before it is."""
+    """TensorFlow reads its flags once, when it first compiles: it must be set before that."""
     place = folder if "://" in folder else os.path.abspath(folder)
     flag = f"--tf_xla_persistent_cache_directory={place}"
     os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flag}".strip()

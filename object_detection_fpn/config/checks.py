@@ -19,7 +19,7 @@ from object_detection_fpn.protos import pipeline_pb2
 
 
 def find_problems(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Problem]:
-    """All that is wrong with the config itself; no file is looked at."""
+    """All that is wrong with the config itself; no file is opened."""
     for path, message in walk(config):
         name = message.DESCRIPTOR.name
         for rule in (_required, _bounds, _ranges, _refused, *rules.rules_of(name)):

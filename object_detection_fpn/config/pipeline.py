@@ -72,7 +72,7 @@ def check_config(
         source: the file it comes from, for the error.
         require_data: "train", "eval" or both: what the config is about to be used for. Then label maps, records and the
             checkpoint to start from must exist and be readable. With nothing, no
-            file is looked at.
+            file is opened.
 
     Raises:
         ConfigError: for the first mistake, with all further ones as its `others` and in its text, a line each.

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in the words in which it is said, and where: paths of messages and fields."""
+"""A mistake in a config: the field, the message, the value, and what is allowed."""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ from object_detection_fpn import builder, records
 from object_detection_fpn.config import label_map as label_map_lib
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.data.report import DataReport
+from object_detection_fpn.evaluation import continuous
 from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.evaluation.pictures import PictureSettings
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.modeling.detector import Detector
@@ -82,7 +84,7 @@ def evaluate_continuously(
         sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
         on_train_data=eval_on_train_data,
     )
-    return evaluation_loop.evaluate_continuously(
+    return continuous.evaluate_continuously(
         checkpoint_dir=checkpoint_dir,
         evaluate_fn=lambda path, _: evaluator.evaluate_checkpoint(path),
         timeout=timeout,
@@ -173,24 +175,25 @@ class Evaluator:
                 dataset = dataset.map(_as_one_class)
             categories = list_categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(
-                model=self.model,
+                eval_step=self._eval_step,
                 dataset=dataset,
                 metrics=builder.build_metrics(settings, categories),
                 step=step,
                 strategy=self._strategy,
-                eval_step=self._eval_step,
                 categories=categories,
                 output_dir=os.path.join(self._output_dir, "eval", name),
-                num_visualizations=settings.num_visualizations if settings.retain_original_images else 0,
-                min_score_threshold=settings.min_score_threshold,
-                max_num_boxes_to_visualize=settings.max_num_boxes_to_visualize,
-                skip_labels=settings.skip_labels,
-                skip_scores=settings.skip_scores,
-                groundtruth_color=color if settings.HasField("groundtruth_box_visualization_color") else None,
+                pictures=PictureSettings(
+                    num_images=settings.num_visualizations if settings.retain_original_images else 0,
+                    min_score=settings.min_score_threshold,
+                    max_num_boxes=settings.max_num_boxes_to_visualize,
+                    show_labels=not settings.skip_labels,
+                    show_scores=not settings.skip_scores,
+                    groundtruth_color=color if settings.HasField("groundtruth_box_visualization_color") else None,
+                    export_dir=os.path.join(folder, name) if (folder := settings.visualization_export_dir) else None,
+                    export_with_groundtruth=settings.visualize_groundtruth_boxes,
+                    export_with_source_id=settings.keep_image_id_for_visualization_export,
+                ),
                 ignore_groundtruth=settings.ignore_groundtruth,
-                export_dir=os.path.join(folder, name) if (folder := settings.visualization_export_dir) else None,
-                export_with_groundtruth=settings.visualize_groundtruth_boxes,
-                export_with_source_id=settings.keep_image_id_for_visualization_export,
             )
             log_notices(report)
             results |= {self.key(i, metric): value for metric, value in metrics.items()}

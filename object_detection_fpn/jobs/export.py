@@ -15,7 +15,7 @@ from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 from object_detection_fpn.serving import saved_model
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.weights import variables_by_path
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
 
@@ -55,7 +55,7 @@ def export(
         input_type=input_type,
         output_dir=output_dir,
         pipeline_config_text=config_lib.format_config(config),
-        variables=checkpoints.variables_by_path(model),
+        variables=variables_by_path(model),
         num_channels=model_config.num_image_channels(config.model, reader),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
         jit_compile=jit_compile,

@@ -36,7 +36,7 @@ from object_detection_fpn.protos import (
     post_processing_pb2,
     preprocessor_pb2,
 )
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training import schedules
 
 MODEL = """
 faster_rcnn {
@@ -831,8 +831,8 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
 @pytest.mark.parametrize(
     "text, kind, values",
     [
-        ("", optimizers.ConstantLearningRate, {0: 0.002, 1000: 0.002}),
-        ("constant_learning_rate { learning_rate: 0.25 }", optimizers.ConstantLearningRate, {0: 0.25, 1000: 0.25}),
+        ("", schedules.ConstantLearningRate, {0: 0.002, 1000: 0.002}),
+        ("constant_learning_rate { learning_rate: 0.25 }", schedules.ConstantLearningRate, {0: 0.25, 1000: 0.25}),
         (
             """
             exponential_decay_learning_rate {
@@ -840,7 +840,7 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
               burnin_learning_rate: 0.125 burnin_steps: 5 min_learning_rate: 0.0625
             }
             """,
-            optimizers.ExponentialDecayLearningRate,
+            schedules.ExponentialDecayLearningRate,
             {0: 0.125, 4: 0.125, 5: 1.0, 14: 1.0, 15: 0.5, 100: 0.0625},
         ),
         (
@@ -850,7 +850,7 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
               warmup: true
             }
             """,
-            optimizers.ManualStepLearningRate,
+            schedules.ManualStepLearningRate,
             {0: 0.25, 10: 1.0, 19: 1.0, 20: 0.5, 99: 0.5},
         ),
         (
@@ -859,7 +859,7 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
               learning_rate_base: 1 total_steps: 30 warmup_learning_rate: 0.25 warmup_steps: 10 hold_base_rate_steps: 5
             }
             """,
-            optimizers.CosineDecayLearningRate,
+            schedules.CosineDecayLearningRate,
             {0: 0.25, 10: 1.0, 14: 1.0, 30: 0.0},
         ),
     ],

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import recipes
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import latest_checkpoint
 
-# `test_end_to_end.py` goes the same road with the whole ResNet-18.
+# `test_end_to_end.py` runs the same commands with the whole ResNet-18.
 pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
 
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
@@ -223,7 +223,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
             break
     lines += process.stderr.readlines()
     assert process.wait(timeout=120) == 130, "".join(lines)
-    assert checkpoints.latest_checkpoint(str(model_dir)), "".join(lines)
+    assert latest_checkpoint(str(model_dir)), "".join(lines)
     assert "Traceback" not in "".join(lines)
     assert "cuInit" not in "".join(lines)  # the machine shows no GPU, which is no error
 

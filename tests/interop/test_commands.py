@@ -16,7 +16,7 @@ from object_detection_fpn.jobs import evaluate as evaluate_job
 from object_detection_fpn.jobs import export as export_job
 from object_detection_fpn.jobs import predict as predict_job
 from object_detection_fpn.jobs import train as train_job
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import CheckpointError
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -120,8 +120,6 @@ def test_training_starts_from_it(api_config, api_run, capfd, kind, is_deprecated
 def test_its_run_is_not_continued(api_config, api_run):
     _, folder = api_run
     before = sorted(Path(folder).iterdir())
-    with pytest.raises(
-        checkpoints.CheckpointError, match="written by the Object Detection API, whose runs are not continued"
-    ):
+    with pytest.raises(CheckpointError, match="written by the Object Detection API, whose runs are not continued"):
         train_job.train(api_config, model_dir=folder, num_steps=9)
     assert sorted(Path(folder).iterdir()) == before

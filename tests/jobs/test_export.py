@@ -10,7 +10,7 @@ from object_detection_fpn import builder
 from object_detection_fpn.jobs import export as export_job
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs import train as train_job
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import latest_checkpoint
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -46,7 +46,7 @@ def test_averages_are_what_is_exported(small_config, untraced, tmp_path):
     message.eval_config.use_moving_averages = True
     export_job.export(message, checkpoint=str(tmp_path / "model"), output_dir=str(tmp_path / "exported"))
     name = "model/box_head/class_predictor/kernel"
-    trained = tf.train.load_checkpoint(checkpoints.latest_checkpoint(str(tmp_path / "model")))
+    trained = tf.train.load_checkpoint(latest_checkpoint(str(tmp_path / "model")))
     average = trained.get_tensor(f"{name}/.OPTIMIZER_SLOT/optimizer/average/.ATTRIBUTES/VARIABLE_VALUE")
     assert np.any(average != trained.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE"))
     exported = tf.train.load_checkpoint(str(tmp_path / "exported" / "checkpoint"))

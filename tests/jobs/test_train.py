@@ -15,12 +15,14 @@ from object_detection_fpn.cli import main as cli
 from object_detection_fpn.cli import odapi
 from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.config import recipes
+from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.jobs import evaluate as evaluate_job
 from object_detection_fpn.jobs import export as export_job
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.protos import train_pb2
-from object_detection_fpn.training import checkpoints, step
+from object_detection_fpn.training import step
+from object_detection_fpn.training.stored import latest_checkpoint
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -68,7 +70,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     monkeypatch.setattr(tpu.distribute, "TPUStrategy", lambda resolver, **_: two_cpus)
     monkeypatch.setattr(strategies, "is_tpu", lambda strategy: strategy is two_cpus)
     real_train, real_build = train_job.training_loop.train, builder.build_model
-    real_evaluate, real_run = evaluate_job.evaluation_loop.evaluate, step.Trainer.run
+    real_evaluate, real_run = evaluation_loop.evaluate, step.Trainer.run
 
     def run_steps(trainer, num_steps):
         calls.append(num_steps)
@@ -95,7 +97,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     monkeypatch.setattr(train_job.training_loop, "_SECONDS_PER_CALL", 1e9)
     monkeypatch.setattr(step.Trainer, "run", run_steps)
     monkeypatch.setattr(builder.model, "build_model", build_model)
-    monkeypatch.setattr(evaluate_job.evaluation_loop, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_loop, "evaluate", evaluate)
     assert odapi.run_model_main(_flags(tmp_path, small_overrides)) == 0
     assert odapi.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
     recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
@@ -107,8 +109,8 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     assert batches == [(2, [1, 96, 96, 3])]  # half of the batch each
     assert calls == [1, 1, 3]  # the first steps are shown, the others stay on the device
     training, *evaluations = options
-    assert not training["jit_compile"]  # a TPU compiles in any case
-    assert "steps_per_loop" not in training  # that is, many in a call: no host between the steps
+    assert not training["settings"].jit_compile  # a TPU compiles in any case
+    assert training["settings"].steps_per_loop == 100  # that is, many in a call: no host between the steps
     assert all(option["strategy"] is two_cpus for option in options)
     assert len(evaluations) == 2
     for evaluation in evaluations:
@@ -118,7 +120,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
         *[("float32", True)] * 2,
     ]
     assert all(model["strategy"] is two_cpus for model in models)
-    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-5")
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-5")
     lines = (tmp_path / "eval" / "held_out" / "metrics.jsonl").read_text().splitlines()
     first, second = map(json.loads, lines)
     assert second == pytest.approx(first, rel=1e-6)
@@ -196,7 +198,7 @@ def test_training_starts_from_the_fine_tune_checkpoint(small_config, untraced, t
         train_job.train(small_config, model_dir=str(tmp_path / "first"), num_steps=1)
     message = type(small_config)()
     message.CopyFrom(small_config)
-    message.train_config.fine_tune_checkpoint = checkpoints.latest_checkpoint(str(tmp_path / "first"))
+    message.train_config.fine_tune_checkpoint = latest_checkpoint(str(tmp_path / "first"))
     message.train_config.fine_tune_checkpoint_type = "full"
     message.train_config.optimizer.momentum_optimizer.learning_rate.constant_learning_rate.learning_rate = 0.0
     with untraced():
@@ -204,7 +206,7 @@ def test_training_starts_from_the_fine_tune_checkpoint(small_config, untraced, t
     assert "restored" in capfd.readouterr().out
     key = "model/box_head/class_predictor/kernel/.ATTRIBUTES/VARIABLE_VALUE"
     kernels = [
-        tf.train.load_checkpoint(checkpoints.latest_checkpoint(str(tmp_path / name))).get_tensor(key)
+        tf.train.load_checkpoint(latest_checkpoint(str(tmp_path / name))).get_tensor(key)
         for name in ("first", "second")
     ]
     np.testing.assert_array_equal(*kernels)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--largest_batch",
         action="store_true",
-        help="make sure of the largest batch that fits: up to 5 more compilations",
+        help="find the largest batch that fits by compiling: up to 5 more compilations",
     )
     parser.add_argument("--plan_python", metavar="PYTHON", help="interpreter of an environment that has jax[tpu]")
     parser.add_argument("--json", action="store_true", help="print JSON")

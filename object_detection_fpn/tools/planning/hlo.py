@@ -18,7 +18,8 @@ from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth, Inputs
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training.selection import select_variables
+from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.step import Trainer
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -51,7 +52,7 @@ class TrainStep:
         execution = builder.training_execution(config, is_tpu=True)
         model = builder.build_detector(config, config.train_input_reader, execution=execution)
         optimizer = builder.build_optimizer(settings.optimizer)
-        variables = optimizers.select_variables(
+        variables = select_variables(
             model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
         )
         optimizer.build(variables)
@@ -65,12 +66,13 @@ class TrainStep:
             optimizer=optimizer,
             variables=variables,
             strategy=tf.distribute.get_strategy(),
-            gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
-            add_regularization_loss=settings.add_regularization_loss,
-            jit_compile=False,  # the whole step is compiled
-            seed=0,
-            num_parts=settings.accumulate_gradients,
-            all_reduce_dtype=all_reduce_dtype,
+            settings=StepSettings(
+                gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
+                add_regularization_loss=settings.add_regularization_loss,
+                jit_compile=False,  # the whole step is compiled
+                accumulate_gradients=settings.accumulate_gradients,
+                all_reduce_dtype=all_reduce_dtype,
+            ),
         )
 
         # TensorFlow describes a program only by arguments that are tensors.
