@@ -66,7 +66,7 @@ def test_missing_records_end_with_the_pattern(tmp_path, small_overrides, capfd):
 
 def test_checkpoint_of_another_model_is_refused_and_stays_as_it_is(model_dir, small_overrides, capfd):
     before = files(model_dir)
-    overrides = [*small_overrides, "model.faster_rcnn.feature_extractor.fpn.additional_layer_depth=16"]
+    overrides = [*small_overrides, "model.faster_rcnn.feature_extractor.fpn.additional_layer_depth=12"]
     arguments = ["train", "--config", RECIPE, "--model_dir", str(model_dir), *override_arguments(overrides)]
     assert cli.main(arguments) == 2
     message = capfd.readouterr().err

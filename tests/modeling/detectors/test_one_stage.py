@@ -39,7 +39,7 @@ def test_proposals_go_all_the_way(one_stage, untraced, tmp_path):
 
     export_dir = tmp_path / "export"
     serve = tf.saved_model.load(run.export(one_stage, checkpoint=checkpoint, output_dir=str(export_dir)))
-    outputs = serve(tf.zeros([1, 96, 96, 3], tf.uint8))
+    outputs = serve(tf.zeros([1, 64, 64, 3], tf.uint8))
     num = outputs["detection_boxes"].shape[1]
     np.testing.assert_array_equal(outputs["detection_classes"], np.ones([1, num]))
     assert outputs["detection_scores"].shape == (1, num)
