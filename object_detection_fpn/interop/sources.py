@@ -17,7 +17,8 @@ import tensorflow as tf
 from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop import classification, odapi
 from object_detection_fpn.interop.object_graph import ObjectGraph
-from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.detector import Detector
+from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.training import checkpoints
 from object_detection_fpn.training.checkpoints import CheckpointError
 
@@ -40,7 +41,7 @@ class Source(NamedTuple):
     """Or a backbone alone: {path of our variable: array}."""
 
 
-def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
+def find(path: str, model: Detector) -> Source:
     """Finds out what a path holds.
 
     Args:
@@ -66,7 +67,7 @@ def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
     if _is_ours(stored, model):
         return Source(stored.path, "of this package", detector=stored)
     root = graph.find(odapi.FEATURES)
-    if root is not None and graph.follow(odapi.PYRAMID, root) is not None:
+    if root is not None and graph.follow(odapi.PYRAMID, root) is not None and isinstance(model, FasterRCNN):
         stored.keys = odapi.stored_keys(model, graph, root)
         return Source(stored.path, "of the Object Detection API", detector=stored)
     classifier = _find_classifier(graph)
@@ -77,7 +78,7 @@ def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
     raise CheckpointError(f"{stored.path}: {_name_other_model(graph)}. {_ALLOWED}.")
 
 
-def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: bool = False) -> checkpoints.Restored:
+def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> checkpoints.Restored:
     """Gives a model all its weights, to evaluate or export it.
 
     Args:
@@ -100,9 +101,7 @@ def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: boo
     return checkpoints.restore_model(source.detector, model, use_averages=use_averages)
 
 
-def restore_for_fine_tuning(
-    path: str, model: faster_rcnn.FasterRCNN, *, kind: str = ""
-) -> tuple[checkpoints.WeightsReport, str]:
+def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tuple[checkpoints.WeightsReport, str]:
     """Gives a model those weights that fit it, before it is trained.
 
     Args:
@@ -142,7 +141,7 @@ def _resolve(path: str) -> str:
     return checkpoints.resolve_checkpoint(folder)
 
 
-def _is_ours(stored: checkpoints.StoredCheckpoint, model: faster_rcnn.FasterRCNN) -> bool:
+def _is_ours(stored: checkpoints.StoredCheckpoint, model: Detector) -> bool:
     """Whether any variable has one of our names; those of another model of ours have many of them."""
     return not stored.keys.keys().isdisjoint(checkpoints.variables_by_path(model))
 

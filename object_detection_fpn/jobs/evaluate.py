@@ -15,7 +15,7 @@ from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
-from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -37,7 +37,7 @@ class Evaluator:
         self,
         config: Config,
         *,
-        model: faster_rcnn.FasterRCNN,
+        model: Detector,
         strategy: tf.distribute.Strategy,
         output_dir: str,
         sample_1_of_n: int | None = None,
@@ -100,7 +100,7 @@ class Evaluator:
                 report=report,
                 sample_1_of_n=self._sample_1_of_n,
             )
-            if self.model.num_stages == 1:
+            if self._config.model.faster_rcnn.number_of_stages == 1:
                 dataset = dataset.map(_as_one_class)
             categories = list_categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(

@@ -33,7 +33,7 @@ from object_detection_fpn.jobs.evaluate import (
     load_label_map,
     log_notices,
 )
-from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 from object_detection_fpn.serving import saved_model
 from object_detection_fpn.training import checkpoints, optimizers, workers
@@ -304,7 +304,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _show_frozen(model: faster_rcnn.FasterRCNN, trained: list[tf.Variable]) -> None:
+def _show_frozen(model: Detector, trained: list[tf.Variable]) -> None:
     """Says which variables `freeze_variables` and `update_trainable_variables` leave as they are."""
     kept = {id(variable) for variable in trained}
     paths = checkpoints.variables_by_path(model)
@@ -314,7 +314,7 @@ def _show_frozen(model: faster_rcnn.FasterRCNN, trained: list[tf.Variable]) -> N
         print(f"{len(frozen)} of {len(trainable)} trainable variables are frozen: {', '.join(frozen)}", flush=True)
 
 
-def _initialize(config: Config, model: faster_rcnn.FasterRCNN) -> None:
+def _initialize(config: Config, model: Detector) -> None:
     """First weights from `train_config.fine_tune_checkpoint`."""
     settings = config.train_config
     kind = settings.fine_tune_checkpoint_type or ("detection" if settings.from_detection_checkpoint else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -21,6 +21,8 @@ class Detector(Protocol):
     It has no state beyond its variables, all of which exist after construction.
     """
 
+    feature_extractor: Any
+    """Images -> pyramid; its `backbone` is what weights of classifiers are for."""
     variables: Sequence[tf.Variable]
     trainable_variables: Sequence[tf.Variable]
 

@@ -34,7 +34,7 @@ def match(
         groundtruth: of B images.
         matched_threshold: least IoU of a match.
         unmatched_threshold: below it a box is background; between the two it is ignored.
-        force_match: each groundtruth box also gets the box that overlaps it most.
+        force_match: each groundtruth box that has weight also gets the box that overlaps it most.
         is_valid: [B or 1, K] bool; others are ignored and not forced.
         static: see `execution.Execution`.
 
@@ -49,6 +49,8 @@ def match(
         matched_threshold=matched_threshold,
         unmatched_threshold=unmatched_threshold,
         force_match=force_match,
+        # Groundtruth without weight still keeps what it overlaps from being background.
+        may_force=groundtruth.weights > 0.0,
         is_valid=is_valid,
         static=static,
     )

@@ -31,6 +31,7 @@ def match_boxes(
     matched_threshold: float,
     unmatched_threshold: float,
     force_match: bool,
+    may_force: tf.Tensor | None = None,
     is_valid: tf.Tensor | None = None,
     static: bool = False,
 ) -> tf.Tensor:
@@ -47,6 +48,8 @@ def match_boxes(
         matched_threshold: least IoU of a match.
         unmatched_threshold: IoU below which an anchor is background.
         force_match: whether each real groundtruth box gets an anchor.
+        may_force: [B, G] bool, real rows that `force_match` gives an anchor to; the others match what they overlap only. None
+            admits all.
         is_valid: [B or 1, K] bool, anchors that may match; the others are ignored. None admits all.
         static: in turns that are fast where XLA compiles them; the results are the same.
 
@@ -59,6 +62,8 @@ def match_boxes(
     _check(matched_threshold, unmatched_threshold)
     with tf.name_scope("matching"):
         overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou, _num_rows(static))
+        if may_force is not None:
+            overlaps = overlaps._replace(anchor=tf.where(may_force, overlaps.anchor, dim(boxes, 1)))
         return _decide(overlaps, matched_threshold, unmatched_threshold, force_match, is_valid)
 
 

@@ -95,6 +95,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         rpn_outputs = self.rpn(pyramid, image_size, training=training)
         rois = self.rpn.propose(rpn_outputs, inputs.true_shapes)
         if training and groundtruth is not None and self.num_stages == 2:
+            assert seed is not None
             rois = self._roi_sampler(rois, groundtruth, seed=seed + [0, 1])
         predictions = Predictions(
             image_size=image_size,
@@ -112,8 +113,10 @@ class FasterRCNN(tf_keras.layers.Layer):
 
     def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
         """See `Detector`."""
+        assert predictions.rpn is not None and predictions.rois is not None
         losses = self.rpn.loss(predictions.rpn, predictions.pyramid, groundtruth, predictions.seed)
         if self.box_head is not None:
+            assert predictions.box is not None
             box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
             losses |= self.box_head.loss(predictions.box, box_targets, predictions.rois)
         return losses
@@ -126,6 +129,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         """See `Detector`."""
         true_shapes = inputs.true_shapes
         if self.box_head is None:
+            assert predictions.rpn is not None and predictions.rois is not None
             return postprocess.proposals_as_detections(predictions.rpn, predictions.rois, true_shapes)
         detections = self.box_head.postprocess(predictions, true_shapes)
         if self._outputs.isdisjoint(("box_features", "roi_features")):

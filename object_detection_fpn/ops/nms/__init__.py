@@ -1,8 +1,8 @@
 """Non-maximum suppression of batches; tf.image's batched versions lack indices, or XLA, or speed on 200,000 anchors.
 
 Both implementations are greedy and exact: boxes in order of falling score, ties by lowest index, and a box is dropped when its
-IoU with a box kept before exceeds the threshold. `native` runs TensorFlow's CPU and GPU kernel row by row; `static` has
-static shapes and works on all rows at once. N counts the boxes of a row.
+IoU with a box kept before exceeds the threshold; Soft-NMS decays its score instead. `native` runs TensorFlow's CPU and GPU
+kernel row by row; `static` has static shapes and works on all rows at once. N counts the boxes of a row.
 """
 
 from __future__ import annotations
@@ -100,9 +100,6 @@ def multiclass_nms(
 
     Returns:
         The detections.
-
-    Raises:
-        ValueError: if a number of outputs is below 1.
     """
     with tf.name_scope("suppression"):
         return _multiclass_nms(boxes, scores, suppression, clip_window, num_valid, static)

@@ -26,7 +26,11 @@ class Suppression:
         class_agnostic: suppress across classes: each RoI takes part once, with its best class.
         max_classes_per_detection: with `class_agnostic`, how many of its best classes each kept RoI is detected as.
         keep_empty: keep the boxes that clipping leaves without area, as `tf.image.combined_non_max_suppression` does.
-        soft_nms_sigma: 0 drops overlapping boxes; above 0, they decay too (Soft-NMS, Bodla et al. 2017, Gaussian).
+        soft_nms_sigma: 0 drops overlapping boxes. Above 0, their scores decay instead by exp(-IoU^2 / (2 soft_nms_sigma)),
+            whatever `iou_threshold` is (Soft-NMS, Bodla et al. 2017, Gaussian).
+
+    Raises:
+        ValueError: if a number of boxes, detections or classes is below 1.
     """
 
     iou_threshold: float = 0.6
@@ -37,6 +41,11 @@ class Suppression:
     max_classes_per_detection: int = 1
     keep_empty: bool = False
     soft_nms_sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_detections_per_class", "max_total_detections", "max_classes_per_detection"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}. Allowed: 1 or more.")
 
 
 class Kept(NamedTuple):

@@ -28,7 +28,7 @@ def suppress(
     """Suppresses all rows; boxes [B, N, 4] or, where suppression is not soft, a function of rows; scores [B, N] float32."""
     scores = tf.where(scores > score_threshold, scores, NEVER)
     if soft_nms_sigma > 0.0:
-        return _soft(boxes, scores, max_outputs, iou_threshold, score_threshold, soft_nms_sigma)
+        return _soft(boxes, scores, max_outputs, score_threshold, soft_nms_sigma)
     return _tiled(as_look_up(boxes), scores, max_outputs, iou_threshold)
 
 
@@ -113,9 +113,7 @@ def _greedy(alive: tf.Tensor, overlaps: tf.Tensor) -> tf.Tensor:
     return tf.while_loop(unsettled, settle, (alive, alive, tf.constant(True)))[0]
 
 
-def _soft(
-    boxes: tf.Tensor, scores: tf.Tensor, max_outputs: int, iou_threshold: float, score_threshold: float, sigma: float
-) -> Kept:
+def _soft(boxes: tf.Tensor, scores: tf.Tensor, max_outputs: int, score_threshold: float, sigma: float) -> Kept:
     """Soft-NMS: takes the best box, decays its neighbours' scores by exp(-IoU^2 / (2 sigma)), and starts again."""
     batch, num_boxes = dim(boxes, 0), dim(boxes, 1)
 
@@ -124,9 +122,9 @@ def _soft(
         best = tf.argmax(remaining, axis=1, output_type=tf.int32)
         score = tf.gather(remaining, best, batch_dims=1)
         iou = box_ops.pairwise_iou(tf.gather(boxes, best, batch_dims=1)[:, tf.newaxis], boxes)[:, 0]
-        remaining = remaining * tf.exp(-0.5 / sigma * iou * iou)
-        gone = (iou > iou_threshold) | (remaining <= score_threshold) | (tf.range(num_boxes) == best[:, tf.newaxis])
-        return tf.where(gone, NEVER, remaining), best, score
+        remaining = remaining * tf.exp(-0.5 / sigma * iou * iou)  # NaN where -inf meets a decay to 0
+        stays = (remaining > score_threshold) & (tf.range(num_boxes) != best[:, tf.newaxis])
+        return tf.where(stays, remaining, NEVER), best, score
 
     initial = (scores, tf.zeros([batch], tf.int32), tf.zeros([batch]))
     _, indices, kept_scores = tf.scan(take_best, tf.range(max_outputs), initial)

@@ -7,6 +7,7 @@ same for all; the TPU's compiler does the rest.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -154,5 +155,5 @@ def _lower(step: Any, *specs: Any) -> bytes:
     return step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
 
 
-def _num_bytes(variables: list[tf.Variable]) -> int:
+def _num_bytes(variables: Sequence[tf.Variable]) -> int:
     return sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in variables)

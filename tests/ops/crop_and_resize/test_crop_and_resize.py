@@ -214,3 +214,40 @@ def test_bad_values_are_refused(change, message):
 def test_no_samples_are_refused(align, random_case):
     with pytest.raises(ValueError, match=r"samples_per_cell = 0\. Allowed: 1 or more"):
         align(*random_case(), crop_size=2, samples_per_cell=0, mode=(sparse.crop, False))
+
+
+def _crops_and_gradient(function, pyramid, boxes, levels, *, compiled, upstream):
+    @tf.function(jit_compile=compiled, autograph=False)
+    def run(pyramid, boxes, levels):
+        with tf.GradientTape() as tape:
+            tape.watch(pyramid)
+            crops = crop_ops.crop_by(function, pyramid, boxes, levels, upstream.shape[2:4], 0.5)
+            total = tf.reduce_sum(tf.cast(crops, tf.float32) * upstream)
+        return crops, *tape.gradient(total, pyramid)
+
+    return [tf.cast(values, tf.float32).numpy() for values in run(pyramid, boxes, levels)]
+
+
+@pytest.mark.parametrize(
+    "dtype, sizes, num_rois, tolerance",
+    [
+        ("float32", [(8, 6), (4, 3)], 9, 1e-5),
+        ("bfloat16", [(8, 6), (4, 3)], 9, 2**-7),
+        ("float16", [(8, 6), (4, 3)], 9, 2**-10),
+        ("float32", [(5, 1)], 1, 1e-5),
+    ],
+)
+def test_implementations_agree_on_odd_boxes_inside_the_image(dtype, sizes, num_rois, tolerance):
+    rng = np.random.default_rng(0)
+    boxes = rng.random((2, num_rois, 4)).astype(np.float32)  # half of them inverted along an axis
+    # Empty, a line, a point on the last corner, the whole image, not finite.
+    odd = [[0.3] * 4, [0.2, 0.2, 0.2, 0.8], [1.0] * 4, [0.0, 0.0, 1.0, 1.0], [np.nan] * 4]
+    boxes[0, : len(odd)] = odd[:num_rois]
+    levels = rng.integers(0, len(sizes), (2, num_rois)).astype(np.int32)
+    pyramid = [tf.cast(rng.normal(size=(2, *size, 3)), dtype) for size in sizes]
+    upstream = rng.normal(size=(2, num_rois, 5, 2, 3)).astype(np.float32)
+    expected = _crops_and_gradient(kernel.crop, pyramid, boxes, levels, compiled=False, upstream=upstream)
+    for function, compiled in [(sparse.crop, False), (static.crop, True)]:
+        found = _crops_and_gradient(function, pyramid, boxes, levels, compiled=compiled, upstream=upstream)
+        for values, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(values, wanted, rtol=tolerance, atol=tolerance * np.abs(wanted).max())

@@ -137,3 +137,68 @@ def test_keeping_empty_boxes_is_what_combined_suppression_does(mode, multiclass,
     assert np.any(box_ops.area(found.boxes).numpy()[0, : found.num[0]] == 0)
     dropped = multiclass(boxes, scores, windows, mode=mode, max_total_detections=25)
     assert np.all(box_ops.area(dropped.boxes).numpy()[0, : dropped.num[0]] > 0)
+
+
+# Each row changes what the settings of `multiclass` give for the boxes below.
+_CHANGES = [
+    {"iou_threshold": 0.0},
+    {"iou_threshold": 1.0},
+    {"score_threshold": 0.6},
+    {"score_threshold": float("-inf"), "max_detections_per_class": 30, "max_total_detections": 99},
+    {"max_detections_per_class": 2},
+    {"max_total_detections": 3},
+    {"max_detections_per_class": 30, "max_total_detections": 99},  # more than there are
+    {"keep_empty": True},
+    {"class_agnostic": True},
+    {"class_agnostic": True, "max_classes_per_detection": 2},
+    {"class_agnostic": True, "max_classes_per_detection": 9, "soft_nms_sigma": 0.4},
+    {"soft_nms_sigma": 0.4},
+    {"soft_nms_sigma": 1e-4},  # decays to 0
+    {"soft_nms_sigma": 0.4, "score_threshold": float("-inf"), "keep_empty": True},
+    {"soft_nms_sigma": 0.4, "max_detections_per_class": 30, "max_total_detections": 4},
+]
+
+
+@pytest.fixture(scope="module")
+def integer_case():
+    """Boxes of whole sides, so that ties and IoUs of exactly the threshold happen; some are empty or outside the window."""
+    rng = np.random.default_rng(0)
+    corner, size = rng.integers(-4, 8, (4, 14, 3, 2)), rng.integers(0, 10, (4, 14, 3, 2))
+    boxes = np.concatenate([corner, corner + size], axis=-1).astype(np.float32)
+    boxes[:, 7:10] = boxes[:, :3]
+    scores = np.round(rng.random((4, 14, 3)), 1).astype(np.float32)
+    scores[0, 0, 0] = np.nan
+    windows = np.array([[0, 0, 12, 12], [0, 0, 6, 20], [-4, -4, 9, 9], [0, 0, 9, 9]], np.float32)
+    return boxes, scores, windows, np.array([14, 11, 1, 0], np.int32)
+
+
+@pytest.fixture(scope="module")
+def base(integer_case, multiclass):
+    *case, num_valid = integer_case
+    return multiclass(*case, mode=(False, False), num_valid=num_valid)
+
+
+@pytest.mark.parametrize("changes", _CHANGES, ids=lambda changes: ", ".join(f"{k}={v}" for k, v in changes.items()))
+def test_every_setting_means_the_same_in_both_implementations(changes, integer_case, base, multiclass):
+    *case, num_valid = integer_case
+    expected, found = (
+        multiclass(*case, mode=mode, num_valid=num_valid, **changes) for mode in [(False, False), (True, True)]
+    )
+    for values, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, wanted, rtol=1e-6)
+    bites = any(a.shape != b.shape or not np.allclose(a, b) for a, b in zip(expected, base, strict=True))
+    assert bites, "the setting changes nothing"
+
+
+def test_soft_nms_keeps_boxes_above_the_iou_threshold(mode, multiclass):
+    boxes = tf.constant([[[[6.0, 4, 13, 8]], [[2.0, 4, 13, 8]]]])  # IoU 7/11
+    window = tf.constant([[0.0, 0.0, 20.0, 20.0]])
+    found = multiclass(boxes, tf.constant([[[0.72], [0.64]]]), window, mode=mode, soft_nms_sigma=0.5, iou_threshold=0.5)
+    np.testing.assert_array_equal(found.num, [2])
+    np.testing.assert_allclose(found.scores[0, :2], [0.72, 0.64 * np.exp(-((7 / 11) ** 2))], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["max_detections_per_class", "max_total_detections", "max_classes_per_detection"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} = 0. Allowed: 1 or more"):
+        nms.Suppression(**{name: 0})
