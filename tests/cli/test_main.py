@@ -18,7 +18,7 @@ from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import recipes
 from object_detection_fpn.training import checkpoints
 
-# `test_end_to_end.py` goes the same road with the whole ResNet-18.
+# The process that Ctrl-C stops, below, trains the whole ResNet-18.
 pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
 
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
