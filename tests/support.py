@@ -88,11 +88,10 @@ def make_backbone(
     outputs = []
     for level, filters in zip(range(2, max_level + 1), num_filters, strict=False):
         strides = 2 if level > 2 else 1 if is_residual else 4
-        shortcut = features
+        has_projection = is_residual and level > 2
+        shortcut = convolve(features, filters, 1, strides, f"{level}_shortcut") if has_projection else features
         features = convolve(features, filters, 3, strides, level)
         if is_residual:
-            if level > 2:
-                shortcut = convolve(shortcut, filters, 1, strides, f"{level}_shortcut")
             features = tf_keras.layers.Add(dtype=spec.dtype)([shortcut, features])
         features = spec.make_activation(name=f"act{level}")(features)
         outputs.append(features)

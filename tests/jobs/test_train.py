@@ -267,7 +267,9 @@ def test_an_export_is_for_the_device_that_is_here_unless_said(
     monkeypatch.setattr(strategies, "check_strategy", lambda *_, **__: None)
     message = type(small_config)()
     message.CopyFrom(small_config)
-    message.model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension = 256  # as Winograd's algorithm wants
+    message.model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension = (
+        256  # as Winograd's algorithm wants
+    )
     with pytest.raises(Built) as caught:
         run.export(message, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
     execution = caught.value.args[0]["execution"]
