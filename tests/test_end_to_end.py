@@ -17,9 +17,13 @@ from object_detection_fpn.config import label_map
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.evaluation import coco
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import evaluate as evaluate_job
+from object_detection_fpn.jobs import export as export_job
+from object_detection_fpn.jobs import predict as predict_job
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.training import checkpoints, optimizers
+from object_detection_fpn.training import schedules
+from object_detection_fpn.training.stored import latest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +31,15 @@ def trained(small_config, tiny_resnet18_throughout, untraced, tmp_path_factory) 
     """Four steps, stopped, and two more; evaluated after each checkpoint."""
     model_dir = tmp_path_factory.mktemp("model")
     with untraced():
-        run.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
-    run.train(small_config, model_dir=str(model_dir), num_steps=6, checkpoint_every_n=4, evaluate_checkpoints=True)
+        train_job.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
+    train_job.train(
+        small_config, model_dir=str(model_dir), num_steps=6, checkpoint_every_n=4, evaluate_checkpoints=True
+    )
     return model_dir
 
 
 def test_training_goes_on_from_the_newest_checkpoint_and_saves_at_the_last_step(trained):
-    newest = checkpoints.latest_checkpoint(str(trained))
+    newest = latest_checkpoint(str(trained))
     assert newest is not None
     assert tf.train.load_checkpoint(newest).get_tensor("step/.ATTRIBUTES/VARIABLE_VALUE") == 6
 
@@ -48,7 +54,7 @@ def test_training_leaves_the_config_the_summaries_and_the_best_checkpoint(traine
 
 def test_evaluation_writes_metrics_losses_and_pictures(trained, small_config, untraced, read_summaries, tmp_path):
     with untraced():
-        metrics = run.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
+        metrics = evaluate_job.evaluate(small_config, checkpoint=str(trained), output_dir=str(tmp_path))
     assert {
         "DetectionBoxes_Precision/mAP",
         "DetectionBoxes_Precision/mAP@.50IOU",
@@ -67,7 +73,7 @@ def test_evaluation_waits_for_checkpoints_until_the_last_step(trained, small_con
     message.CopyFrom(small_config)
     message.train_config.num_steps = 6
     with untraced():
-        results = run.evaluate_continuously(
+        results = evaluate_job.evaluate_continuously(
             message, checkpoint_dir=str(trained), output_dir=str(tmp_path), timeout=60, sample_1_of_n_eval_examples=3
         )
     assert list(results) == [6]
@@ -76,9 +82,9 @@ def test_evaluation_waits_for_checkpoints_until_the_last_step(trained, small_con
 def test_exported_model_gives_the_same_detections_as_the_checkpoint(trained, small_config, shapes_data, tmp_path):
     image_path = sorted(Path(shapes_data.eval_images).iterdir())[0]
     image = np.asarray(Image.open(image_path))
-    expected = run.make_predictor(small_config, checkpoint=str(trained)).predict(image)
+    expected = predict_job.make_predictor(small_config, checkpoint=str(trained)).predict(image)
 
-    run.export(small_config, checkpoint=str(trained), output_dir=str(tmp_path), input_type="image_tensor")
+    export_job.export(small_config, checkpoint=str(trained), output_dir=str(tmp_path), input_type="image_tensor")
     serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
     outputs = serve(input_tensor=tf.constant(image)[None])
     num = int(outputs["num_detections"][0])
@@ -109,7 +115,7 @@ def test_four_drawn_images_are_learned_by_heart(small_config, monkeypatch):
     model = builder.build_model(message.model)
     optimizer = builder.OPTIMIZERS["adam_optimizer"](
         message.train_config.optimizer.adam_optimizer,
-        optimizers.CosineDecayLearningRate(learning_rate_base=3e-3, total_steps=200),
+        schedules.CosineDecayLearningRate(learning_rate_base=3e-3, total_steps=200),
     )
     optimizer.build(model.trainable_variables)
     inputs = model.preprocess(batch.inputs)

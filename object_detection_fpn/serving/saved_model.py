@@ -22,8 +22,7 @@ import tensorflow as tf
 from object_detection_fpn import records
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.serving.folding import Folding
-
-INPUT_TYPES = ("image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
+from object_detection_fpn.serving.input_types import INPUT_TYPES
 
 _ENCODED_CHANNELS = (1, 3, 4)  # what an image file can be decoded to
 

@@ -16,7 +16,7 @@ from absl import flags
 
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import recipes
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import latest_checkpoint
 
 # The process that Ctrl-C stops, below, trains the whole ResNet-18.
 pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
@@ -40,6 +40,14 @@ def model_dir(small_overrides, tiny_resnet18_throughout, untraced, tmp_path_fact
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_parser_needs_no_tensorflow():
+    code = (
+        "import sys; from object_detection_fpn.cli import main; main.make_parser(); print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_misspelt_field_ends_with_its_line_and_the_nearest_name(tmp_path, capfd):
@@ -133,7 +141,7 @@ def test_convert_writes_records_and_label_map(shapes_data, tmp_path, capsys):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
     model_dir = tmp_path / "model"
-    command = [sys.executable, "-m", "object_detection_fpn.cli.main", "train", "--config", RECIPE]
+    command = [sys.executable, "-m", "object_detection_fpn.cli", "train", "--config", RECIPE]
     command += ["--model_dir", str(model_dir), "--num_steps", "100000", *override_arguments(small_overrides)]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -146,14 +154,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
             break
     lines += process.stderr.readlines()
     assert process.wait(timeout=120) == 130, "".join(lines)
-    assert checkpoints.latest_checkpoint(str(model_dir)), "".join(lines)
+    assert latest_checkpoint(str(model_dir)), "".join(lines)
     assert "Traceback" not in "".join(lines)
 
 
 _COMPILES = """
 import sys
 
-from object_detection_fpn import cli
+from object_detection_fpn.cli import process
 
 
 def act():
@@ -163,7 +171,7 @@ def act():
     print(double(tf.ones([4])).numpy())
 
 
-sys.exit(cli.guarded(act, xla_cache_dir=sys.argv[1]))
+sys.exit(process.guarded(act, xla_cache_dir=sys.argv[1]))
 """
 
 

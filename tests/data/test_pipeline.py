@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import gzip
 import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data import decoder, resize
+from object_detection_fpn.data import decoder, failures, preparing, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import crop as crops
 from object_detection_fpn.data.augment import geometry
@@ -22,6 +24,7 @@ DYNAMIC = resize.keep_aspect_ratio(min_dimension=16, max_dimension=64)
 
 def make(patterns, **options) -> tf.data.Dataset:
     defaults = {
+        "file_patterns": [patterns] if isinstance(patterns, str) else patterns,
         "resizer": STATIC,
         "num_classes": 3,
         "batch_size": 4,
@@ -30,7 +33,14 @@ def make(patterns, **options) -> tf.data.Dataset:
         "num_readers": 4,
         "shuffle_buffer_size": 16,
     }
-    return input_pipeline.make_dataset(patterns, **{**defaults, **options})
+    settings = {**defaults, **options}
+    records = (input_pipeline.Reading, decoder.Decoding, preparing.Preparing)
+    names = [{field.name for field in dataclasses.fields(record)} for record in records]
+    parts = [
+        record(**{n: settings.pop(n) for n in own & settings.keys()})
+        for record, own in zip(records, names, strict=True)
+    ]
+    return input_pipeline.make_dataset(*parts, **settings)
 
 
 def ids_of(dataset: tf.data.Dataset) -> list[str]:
@@ -361,7 +371,7 @@ def test_errors_inside_a_compiled_loop_still_name_the_record(write_records, make
 
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         count(make(path, batch_size=1))
-    words = decoder.refusal_words(caught.value)
+    words = failures.error_message(caught.value)
     assert words.startswith(f"{path}, record 1 (source_id cut): image/encoded (300 bytes beginning with ff d8 ff e0)")
     assert "\n" not in words
 
@@ -375,22 +385,39 @@ def test_a_truncated_file_is_an_error_that_names_it(numbered, is_training, sampl
         file.truncate(os.path.getsize(path) - 100)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(make(path, **options).take(10))
-    assert decoder.refusal_words(caught.value).startswith(f"{path}: truncated or corrupted at byte ")
+    assert failures.error_message(caught.value).startswith(f"{path}: truncated or corrupted at byte ")
 
 
 def test_no_records_is_an_error_that_names_the_patterns(write_records):
     with pytest.raises(FileNotFoundError, match=r"No record file matches '/no/such/\*'"):
         make("/no/such/*")
-    with pytest.raises(ValueError, match="There are no records"):
+    with pytest.raises(failures.DataError, match="There are no records"):
         make(write_records([]))
+
+
+def test_training_without_any_object_is_refused_and_evaluation_is_not(write_records, make_record):
+    path = write_records([make_record([], [])] * 3)
+    with pytest.raises(failures.DataError, match=f"{path}: None of 3 records has an object"):
+        make(path, is_training=True)
+    assert len(list(make(path))) == 1
+
+
+def test_compressed_records_are_read_as_plain_ones(numbered):
+    path = numbered(4)
+    plain = ids_of(make(path))
+    with open(path, "rb") as file:
+        content = file.read()
+    with gzip.open(path, "wb") as file:
+        file.write(content)
+    assert ids_of(make(path)) == plain
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
         ({"batch_size": 0}, "batch_size = 0 is not allowed"),
-        ({"max_num_boxes": 0}, "max_num_boxes = 0 is not allowed"),
-        ({"sample_1_of_n": 0}, "sample_1_of_n = 0 is not allowed"),
+        ({"max_num_boxes": 0}, "max_number_of_boxes = 0 is not allowed"),
+        ({"sample_1_of_n": 0}, "sample_1_of_n_examples = 0 is not allowed"),
         ({"filenames_shuffle_buffer_size": 0}, "filenames_shuffle_buffer_size = 0 is not allowed"),
         (
             {"is_training": True, "sample_from_datasets_weights": [1.0, 2.0]},

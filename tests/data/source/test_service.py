@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import signal
@@ -16,18 +17,18 @@ import tensorflow as tf
 
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
-from object_detection_fpn.data import decoder, resize
+from object_detection_fpn.data import decoder, failures, preparing, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.source import service
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import train as train_job
 
 # Ends with the process of the tests, however that ends.
 COMMAND = """
 import os, sys, threading, time
-from object_detection_fpn import cli
-from object_detection_fpn.data import service
+from object_detection_fpn.cli import main as cli
+from object_detection_fpn.data.source import service
 def end_with_parent():
     while os.getppid() == int(sys.argv[1]):
         time.sleep(0.5)
@@ -67,6 +68,7 @@ def address():
 
 def make(patterns, address, *, name, **options) -> tf.data.Dataset:
     defaults = {
+        "file_patterns": [patterns] if isinstance(patterns, str) else patterns,
         "resizer": resize.fixed_shape(height=16, width=16),
         "num_classes": 3,
         "batch_size": 4,
@@ -76,7 +78,14 @@ def make(patterns, address, *, name, **options) -> tf.data.Dataset:
         "seed": 0,
         "service": service.DataService(address, name),
     }
-    return input_pipeline.make_dataset(patterns, **{**defaults, **options})
+    settings = {**defaults, **options}
+    records = (input_pipeline.Reading, decoder.Decoding, preparing.Preparing)
+    names = [{field.name for field in dataclasses.fields(record)} for record in records]
+    parts = [
+        record(**{n: settings.pop(n) for n in own & settings.keys()})
+        for record, own in zip(records, names, strict=True)
+    ]
+    return input_pipeline.make_dataset(*parts, **settings)
 
 
 def areas(batches) -> list[int]:
@@ -98,7 +107,7 @@ def numbered(write_records, make_record):
 
 def test_two_workers_give_every_record_once_a_stream(address, numbered):
     """One file, two workers, three passes: nothing is lost, doubled, or in the same order twice."""
-    tf.random.set_seed(0)  # as `run.train` sets it
+    tf.random.set_seed(0)  # as `jobs.train` sets it
     path = numbered(12)
     flip = functools.partial(geometry.random_horizontal_flip, probability=0.5)
     options = {"label_to_id": {"cat": 1, "dog": 2}, "augmentations": [flip], "shuffle_buffer_size": 12}
@@ -139,7 +148,9 @@ def test_what_was_dropped_elsewhere_is_counted_here(address, write_records, make
     lines = []
     add = DataReport.add
     monkeypatch.setattr(
-        DataReport, "add", lambda self, n, num, name: (num and lines.append((n, num, name))) or add(self, n, num, name)
+        DataReport,
+        "add",
+        lambda self, n, num, name, **more: (num and lines.append((n, num, name))) or add(self, n, num, name, **more),
     )
     report = DataReport()
     boxes = [(0.1 * i, 0.1, 0.1 * i + 0.1, 0.5) for i in range(8)]
@@ -159,7 +170,7 @@ def test_a_record_that_does_not_decode_elsewhere_is_named_here(address, write_re
     path = write_records([make_record(), bad, *[make_record()] * 6])
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(make(path, address, name=f"bad{num_epochs}", num_epochs=num_epochs, shuffle=False).take(8))
-    words = decoder.refusal_words(caught.value)
+    words = failures.error_message(caught.value)
     assert words.startswith(f"{path}, record 1 (source_id bad): image/encoded (7 bytes beginning with")
 
 
@@ -169,7 +180,7 @@ def test_a_broken_file_is_named_here(address, write_records, make_record):
         file.truncate(os.path.getsize(path) - 1)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(make(path, address, name="broken", batch_size=2).take(8))
-    assert decoder.refusal_words(caught.value).startswith(f"{path}: truncated or corrupted at byte")
+    assert failures.error_message(caught.value).startswith(f"{path}: truncated or corrupted at byte")
 
 
 def test_weights_hold_elsewhere_too(address, numbered):
@@ -183,7 +194,7 @@ def test_training_by_a_service_goes_through_all_steps(address, tiny_resnet18, un
     recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     message = config.load_config(recipe, small_overrides, require_data="train")
     with untraced():
-        result = run.train(message, model_dir=str(tmp_path), num_steps=3, data_service_address=address)
+        result = train_job.train(message, model_dir=str(tmp_path), num_steps=3, data_service_address=address)
     assert result.step == 3 and all(np.isfinite(loss) for loss in result.losses.values())
 
 
@@ -212,7 +223,7 @@ def test_a_service_that_goes_away_ends_what_waits_for_it(numbered, caplog):
         for _ in batches:  # some were made ahead
             pass
     assert has_warned.is_set()
-    words = decoder.refusal_words(caught.value)
+    words = failures.error_message(caught.value)
     del caught, batches  # the error's traceback has the iterator, which would look for its service until the tests end
     assert words.startswith(f"The data service at {place} has gone: no batch for ")
     assert f"No data service answers at {place} within 0.3 s" in words and "\n" not in words
