@@ -16,7 +16,7 @@ from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import recipes
 from object_detection_fpn.training.stored import latest_checkpoint
 
-# `test_end_to_end.py` runs the same commands with the whole ResNet-18.
+# The process that Ctrl-C stops, below, trains the whole ResNet-18.
 pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
 
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
@@ -140,7 +140,7 @@ def test_waiting_for_checkpoints_needs_their_folder(tmp_path, capfd):
 
 def test_checkpoint_of_another_model_is_refused_and_stays_as_it_is(model_dir, small_overrides, capfd):
     before = files(model_dir)
-    overrides = [*small_overrides, "model.faster_rcnn.feature_extractor.fpn.additional_layer_depth=16"]
+    overrides = [*small_overrides, "model.faster_rcnn.feature_extractor.fpn.additional_layer_depth=12"]
     arguments = ["train", "--config", RECIPE, "--model_dir", str(model_dir), *override_arguments(overrides)]
     assert cli.main(arguments) == 2
     message = capfd.readouterr().err

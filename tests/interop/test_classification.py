@@ -236,7 +236,7 @@ def write_network(path, num_convolutions, num_norms):
         (
             104,
             104,
-            "these are weights of a ResNet-101, but the model's backbone is four_convolutions. Allowed: weights of that "
+            "these are weights of a ResNet-101, but the model's backbone is tiny. Allowed: weights of that "
             'network, or feature_extractor.type: "faster_rcnn_resnet101_fpn_keras"',
         ),
     ],
@@ -267,7 +267,7 @@ def test_a_backbone_is_no_detector(build, files):
 
 
 def test_imagenet_is_refused_where_there_are_no_such_weights(build_small):
-    with pytest.raises(CheckpointError, match='"imagenet": there are no such weights for four_convolutions'):
+    with pytest.raises(CheckpointError, match='"imagenet": there are no such weights for tiny'):
         sources.restore_for_fine_tuning("imagenet", build_small())
 
 

@@ -29,10 +29,14 @@ def test_an_export_is_for_the_device_that_is_here_unless_said(
     monkeypatch.setattr(builder.model, "build_model", build_model)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: {"GPU": gpus}[kind])
     monkeypatch.setattr(strategies, "check_strategy", lambda *_, **__: None)
+    message = type(small_config)()
+    message.CopyFrom(small_config)
+    # So large that Winograd's algorithm is worth it.
+    message.model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension = 256
     with pytest.raises(Built) as caught:
-        export_job.export(small_config, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
-    settings = caught.value.args[0]
-    assert (settings["winograd"], settings["static"]) == (winograd and not jit_compile, jit_compile)
+        export_job.export(message, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
+    execution = caught.value.args[0]["execution"]
+    assert (execution.winograd, execution.static) == (winograd and not jit_compile, jit_compile)
 
 
 @pytest.mark.usefixtures("tiny_resnet18")

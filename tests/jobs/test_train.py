@@ -54,7 +54,7 @@ def _flags(tmp_path, small_overrides, **others):
 
 
 @pytest.mark.usefixtures("tiny_resnet18")
-def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, tmp_path):
+def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, untraced, tmp_path):
     addresses, connected, batches, options, models, calls = [], [], [], [], [], []
 
     class FakeResolver:
@@ -103,10 +103,11 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     overrides = [word for override in small_overrides for word in ("--config_override", override)]
     command = ["eval", "--config", recipe, "--checkpoint", str(tmp_path), "--use_tpu", "--tpu_name", "my-tpu"]
-    assert cli.main([*command, *overrides]) == 0
+    with untraced():
+        assert cli.main([*command, *overrides]) == 0
     assert addresses == ["my-tpu"] * 3
     assert len(connected) == 6  # the cluster and the TPU system, of each command
-    assert batches == [(2, [1, 96, 96, 3])]  # half of the batch each
+    assert batches == [(2, [1, 64, 64, 3])]  # half of the batch each
     assert calls == [1, 1, 3]  # the first steps are shown, the others stay on the device
     training, *evaluations = options
     assert not training["settings"].jit_compile  # a TPU compiles in any case
@@ -114,8 +115,8 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     assert all(option["strategy"] is two_cpus for option in options)
     assert len(evaluations) == 2
     for evaluation in evaluations:
-        assert evaluation["dataset"].element_spec.inputs.images.shape == [4, 96, 96, 3]  # is split among the replicas
-    assert [(model.get("dtype", "float32"), model["static"]) for model in models] == [
+        assert evaluation["dataset"].element_spec.inputs.images.shape == [4, 64, 64, 3]  # is split among the replicas
+    assert [(model["execution"].dtype, model["execution"].static) for model in models] == [
         ("mixed_bfloat16", True),
         *[("float32", True)] * 2,
     ]
@@ -161,26 +162,27 @@ def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_c
         )
     assert np.isfinite(metrics["Loss/total_loss"])
     served = tf.saved_model.load(export_job.export(message, checkpoint=str(tmp_path), output_dir=str(tmp_path / "out")))
-    outputs = served.signatures["serving_default"](tf.zeros([1, 96, 96, 3], tf.uint8))
+    outputs = served.signatures["serving_default"](tf.zeros([1, 64, 64, 3], tf.uint8))
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
 @pytest.mark.usefixtures("tiny_resnet18")
-def test_two_replicas_train_and_have_the_metrics_of_one(small_config, two_cpus, tmp_path):
+def test_two_replicas_train_and_have_the_metrics_of_one(small_config, two_cpus, untraced, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
     # Of weights that know nothing yet: many low boxes, some of which lie right.
     suppression = message.model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression
     suppression.score_threshold, suppression.max_total_detections = 0.0, 100
     suppression.max_detections_per_class = 50
-    assert train_job.train(message, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2).step == 2
+    with untraced():  # the compiled steps of two replicas are those of the test above
+        assert train_job.train(message, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2).step == 2
     results = []
     # Two images at a time on each device, so that not even rounding tells the order of nearly equal scores apart.
     for name, strategy, batch_size in (("one", None, 2), ("two", two_cpus, 4)):
         message.eval_config.batch_size = batch_size
-        results.append(
-            evaluate_job.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path / name), strategy=strategy)
-        )
+        settings = {"checkpoint": str(tmp_path), "output_dir": str(tmp_path / name), "strategy": strategy}
+        with untraced():
+            results.append(evaluate_job.evaluate(message, **settings))
         line = json.loads((tmp_path / name / "eval" / "held_out" / "metrics.jsonl").read_text())
         assert line["num_images"] == 6  # in batches of 4 the last one is filled up, and its filling not counted
     one, two = results

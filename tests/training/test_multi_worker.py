@@ -67,10 +67,11 @@ def act():
 sys.exit(cli.guarded(act))
 """
 COMMAND = """
-from object_detection_fpn import builder
+import pytest
+
 from object_detection_fpn.cli import main as cli
 
-builder.BACKBONES["faster_rcnn_resnet18_fpn_keras"] = load(sys.argv[1])._tiny_backbone
+load(sys.argv[1]).put_backbone(pytest.MonkeyPatch())
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -213,7 +214,7 @@ def test_the_command_trains_on_two_workers_like_one_process(
     arguments = ["train", "--config", recipe, "--num_steps", 4, "--num_workers", 2, "--model_dir", tmp_path / "two"]
     for override in overrides:
         arguments += ["--config_override", override]
-    workers = start(COMMAND, root_dir / "tests" / "conftest.py", *arguments)
+    workers = start(COMMAND, root_dir / "tests" / "support.py", *arguments)
     message = config.load_config(recipes.recipe_path(recipe), overrides, require_data=["train"])
     with untraced():
         train_job.train(message, model_dir=str(tmp_path / "one"), strategy=two_cpus, num_steps=4)
