@@ -10,13 +10,14 @@ import sys
 from absl import app, flags
 
 from object_detection_fpn.cli import main as cli
+from object_detection_fpn.serving.input_types import INPUT_TYPES
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_enum(
     "input_type",
     "image_tensor",
-    ["image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example"],
+    INPUT_TYPES,
     "What the SavedModel takes.",
 )
 flags.DEFINE_string("pipeline_config_path", None, "Path to the pipeline config.")

@@ -86,7 +86,7 @@ def make_batch(side: int, batch_size: int) -> Batch:
     import numpy as np
     import tensorflow as tf
 
-    from object_detection_fpn.records import Batch, Groundtruth
+    from object_detection_fpn.records import Batch, Groundtruth, Inputs
 
     rng = np.random.default_rng(1)
     corners = rng.uniform(0, 0.6 * side, (batch_size, _NUM_ROWS, 2))
@@ -100,8 +100,10 @@ def make_batch(side: int, batch_size: int) -> Batch:
         is_crowd=tf.zeros([batch_size, _NUM_ROWS], tf.bool),
     )
     return Batch(
-        images=tf.constant(rng.uniform(0, 255, (batch_size, side, side, 3)), tf.float32),
-        true_shapes=tf.tile([[side, side, 3]], [batch_size, 1]),
+        inputs=Inputs(
+            images=tf.constant(rng.uniform(0, 255, (batch_size, side, side, 3)), tf.float32),
+            true_shapes=tf.tile([[side, side, 3]], [batch_size, 1]),
+        ),
         groundtruth=groundtruth,
         original_shapes=tf.tile([[side, side]], [batch_size, 1]),
     )

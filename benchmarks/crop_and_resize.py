@@ -28,20 +28,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     pyramid, boxes, level_indices = crop_data.draw(*(getattr(arguments, name) for name in SHAPES[:3]))
     pyramid = [tf.constant(features) for features in pyramid]
     boxes, level_indices = tf.constant(boxes), tf.constant(level_indices)
-    crop_size, implementation = arguments.crop_size, arguments.implementation
+    crop_size, static = arguments.crop_size, arguments.static
 
-    @tf.function(autograph=False, jit_compile=implementation == "static")
+    @tf.function(autograph=False, jit_compile=static)
     def forward(*pyramid: tf.Tensor) -> tf.Tensor:
         return crop_and_resize.multilevel_crop_and_resize(
-            pyramid, boxes, level_indices, crop_size=crop_size, implementation=implementation
+            pyramid, boxes, level_indices, crop_size=crop_size, static=static
         )
 
-    @tf.function(autograph=False, jit_compile=implementation == "static")
+    @tf.function(autograph=False, jit_compile=static)
     def forward_backward(*pyramid: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(pyramid)
             crops = crop_and_resize.multilevel_crop_and_resize(
-                pyramid, boxes, level_indices, crop_size=crop_size, implementation=implementation
+                pyramid, boxes, level_indices, crop_size=crop_size, static=static
             )
             total = tf.reduce_sum(tf.square(crops))
         return tape.gradient(total, pyramid)
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--num_rois", type=int, default=300, help="of an image")
     parser.add_argument("--crop_size", type=int, default=14)
-    parser.add_argument("--implementation", default="native", help="see `ops.crop_and_resize`")
+    parser.add_argument("--static", action="store_true", help="see `ops.crop_and_resize`; compiled by XLA")
     arguments = parser.parse_args()
     if arguments.once:
         print(json.dumps(measure(arguments)))

@@ -51,7 +51,8 @@ def measure(point: dict[str, int]) -> dict[str, float]:
     from object_detection_fpn import builder
     from object_detection_fpn.config import pipeline as config
     from object_detection_fpn.config import recipes
-    from object_detection_fpn.records import Groundtruth
+    from object_detection_fpn.modeling.detector import mean_losses
+    from object_detection_fpn.records import Groundtruth, Inputs
 
     side, batch_size, num_boxes = point["side"], point["batch_size"], point["num_boxes"]
     model_field = "model.faster_rcnn"
@@ -78,7 +79,7 @@ def measure(point: dict[str, int]) -> dict[str, float]:
     true_shapes = tf.tile([[side, side, 3]], [batch_size, 1])
 
     start = time.perf_counter()
-    model = builder.build_model(message.model)
+    model = builder.build_model(message.model, execution=builder.training_execution(message))
     optimizer = builder.build_optimizer(message.train_config.optimizer)
     variables = model.trainable_variables
     optimizer.build(variables)
@@ -86,10 +87,9 @@ def measure(point: dict[str, int]) -> dict[str, float]:
     @tf.function(autograph=False)
     def step(seed: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
-            predictions = model.predict(
-                model.preprocess(images), true_shapes, training=True, groundtruth=groundtruth, seed=seed
-            )
-            total = tf.add_n(list(model.loss(predictions, groundtruth).values()))
+            inputs = model.preprocess(Inputs(images, true_shapes))
+            predictions = model.predict(inputs, training=True, groundtruth=groundtruth, seed=seed)
+            total = tf.add_n(list(mean_losses(model, predictions, groundtruth).values()))
         optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
         return total
 

@@ -41,14 +41,17 @@ def measure(side: int, batch_size: int, *, num_steps: int, model_name: str, jit:
     import tensorflow as tf
 
     from object_detection_fpn import builder
+    from object_detection_fpn.execution import Execution
+    from object_detection_fpn.records import Inputs
     from object_detection_fpn.serving import saved_model
     from object_detection_fpn.serving.folding import Folding
 
     config = _common.load_recipe(side, *MODELS[model_name])
-    images = _common.make_batch(side, batch_size).images
+    images = _common.make_batch(side, batch_size).inputs.images
 
     start = time.perf_counter()
-    model = builder.build_model(config.model, static=jit, winograd=not jit)
+    execution = Execution(static=jit, jit_compile=jit, winograd=not jit)
+    model = builder.build_model(config.model, execution=execution)
     detect = saved_model.make_serving_function(
         model=model,
         resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
@@ -70,7 +73,8 @@ def measure(side: int, batch_size: int, *, num_steps: int, model_name: str, jit:
     @tf.function(autograph=False, input_signature=[tf.TensorSpec(images.shape)])
     def whole(images):  # of known batch: its arithmetic can be counted
         true_shapes = tf.tile([[side, side, 3]], [batch_size, 1])
-        return plain.postprocess(plain.predict(images, true_shapes, training=False), true_shapes)
+        inputs = Inputs(images, true_shapes)
+        return plain.postprocess(plain.predict(inputs, training=False), inputs)
 
     gflop, peak = _gflop(whole.get_concrete_function().graph), _peak_gflops()
     return {

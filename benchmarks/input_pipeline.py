@@ -35,10 +35,10 @@ def draw(folder: str, *, side: int, batch_size: int, augmentations: list[str] | 
 
     from object_detection_fpn.config import pipeline as config
     from object_detection_fpn.config import recipes
-    from object_detection_fpn.tools.convert import coco
+    from object_detection_fpn.tools.convert import records
 
     label_map_path = os.path.join(folder, "label_map.pbtxt")
-    coco.write_label_map(label_map_path, {i: f"class {i}" for i in range(1, NUM_CLASSES + 1)})
+    records.write_label_map(label_map_path, {i: f"class {i}" for i in range(1, NUM_CLASSES + 1)})
     draw_records(folder)
     resizer = "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer"
     overrides = [

@@ -32,11 +32,12 @@ from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.data import resize
 from object_detection_fpn.interop import sources
 from object_detection_fpn.modeling import targets
+from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import box_coder
 from object_detection_fpn.ops import crop_and_resize as crop_ops
 from object_detection_fpn.protos import optimizer_pb2
-from object_detection_fpn.records import Groundtruth
+from object_detection_fpn.records import Groundtruth, Inputs
 
 ARCHIVE = "faster_rcnn_resnet50_fpn_160"
 
@@ -116,11 +117,11 @@ def compare_crop_and_resize(golden: Path) -> Differences:
     align = functools.partial(crop_ops.multilevel_roi_align, pyramid, boxes, levels)
     single = functools.partial(crop_ops.multilevel_crop_and_resize, pyramid[:1], boxes, tf.zeros_like(levels))
     actual = {
-        "matmul_7x7": crop(crop_size=7, implementation="static"),
-        "matmul_14x14_extrapolate_0.5": crop(crop_size=14, implementation="static", extrapolation_value=0.5),
-        "native_7x7": crop(crop_size=7, implementation="native"),
-        "roi_align_7x7_2x2samples": align(crop_size=7, samples_per_cell=2, implementation="static"),
-        "single_level_matmul_5x3": single(crop_size=(5, 3), implementation="static"),
+        "matmul_7x7": crop(crop_size=7, static=True),
+        "matmul_14x14_extrapolate_0.5": crop(crop_size=14, static=True, extrapolation_value=0.5),
+        "native_7x7": crop(crop_size=7),
+        "roi_align_7x7_2x2samples": align(crop_size=7, samples_per_cell=2, static=True),
+        "single_level_matmul_5x3": single(crop_size=(5, 3), static=True),
     }
     return {name: _difference(crops, stored[name]) for name, crops in actual.items()}
 
@@ -205,7 +206,7 @@ class WholeModel(NamedTuple):
     """Where the archive was unpacked."""
     detector: Any
     expected: dict[str, np.ndarray]
-    images: tf.Tensor
+    inputs: Inputs
     """Preprocessed."""
     predictions: Any
     detections: Any
@@ -223,9 +224,9 @@ def load_whole_model(golden: Path) -> WholeModel:
     sources.restore_model(str(folder), detector)
     expected = dict(np.load(folder / "inference.npz"))
     true_shapes = tf.constant(expected["true_image_shapes"])
-    images = detector.preprocess(expected["images"])
-    predictions = detector.predict(images, true_shapes, training=False)
-    return WholeModel(folder, detector, expected, images, predictions, detector.postprocess(predictions, true_shapes))
+    inputs = detector.preprocess(Inputs(tf.constant(expected["images"]), true_shapes))
+    predictions = detector.predict(inputs, training=False)
+    return WholeModel(folder, detector, expected, inputs, predictions, detector.postprocess(predictions, inputs))
 
 
 @functools.lru_cache(maxsize=1)
@@ -247,7 +248,9 @@ def compare_inference(golden: Path) -> Differences:
     expected, predictions = model.expected, model.predictions
     total = expected["preprocessed_sum"]
     result = {
-        "preprocessed_sum": _difference(np.sum(model.images, dtype=np.float64), total, _RELATIVE_SUM * abs(total))
+        "preprocessed_sum": _difference(
+            np.sum(model.inputs.images, dtype=np.float64), total, _RELATIVE_SUM * abs(total)
+        )
     }
     for level, features in enumerate(predictions.pyramid):
         result[f"fpn_{level}"] = _difference(features[..., ::16], expected[f"fpn_{level}"], _RAW)
@@ -265,7 +268,7 @@ def compare_inference(golden: Path) -> Differences:
 
 def _compare_image(model: WholeModel, image: int) -> Differences:
     """The two things that come in another order where scores are nearly equal: proposals and detections."""
-    predictions, side = model.predictions, np.tile(model.images.shape[1:3], 2)
+    predictions, side = model.predictions, np.tile(model.inputs.images.shape[1:3], 2)
     wanted = {name: array[image] for name, array in model.expected.items() if name.startswith(("second_prop", "out_"))}
     wanted_proposals = wanted["second_proposal_boxes_normalized"]
     proposals = predictions.rois.boxes[image].numpy() / side
@@ -274,12 +277,12 @@ def _compare_image(model: WholeModel, image: int) -> Differences:
     result = {
         "second_proposal_boxes_normalized": Difference(distance, _BOX),
         "second_class_predictions_with_background": _difference(
-            predictions.class_logits[image].numpy()[rows],
+            predictions.box.class_logits[image].numpy()[rows],
             model.expected["second_class_predictions_with_background"][ours],
             _RAW,
         ),
         "second_refined_box_encodings": _difference(
-            predictions.box_deltas[image].numpy()[rows], model.expected["second_refined_box_encodings"][ours], _RAW
+            predictions.box.box_deltas[image].numpy()[rows], model.expected["second_refined_box_encodings"][ours], _RAW
         ),
     }
     found = type(model.detections)(*(v if v is None else v[image].numpy() for v in model.detections))
@@ -336,12 +339,10 @@ def compare_losses(golden: Path) -> Differences:
     one_hot = stored["groundtruth_classes"]
     if not np.all(one_hot.sum(-1) == 1):
         raise ValueError("train.npz: some groundtruth rows have no class, but none is padding.")
-    side = float(model.images.shape[1])
+    side = float(model.inputs.images.shape[1])
     groundtruth = _groundtruth(stored["groundtruth_boxes"] * side, one_hot.argmax(-1))
-    predictions = model.detector.predict(
-        model.images, tf.constant(model.expected["true_image_shapes"]), training=True, groundtruth=groundtruth
-    )
-    losses = model.detector.loss(predictions, groundtruth)
+    predictions = model.detector.predict(model.inputs, training=True, groundtruth=groundtruth)
+    losses = mean_losses(model.detector, predictions, groundtruth)
     wanted = json.loads((model.folder / "losses.json").read_text())
     if losses.keys() != wanted.keys():
         raise ValueError(f"The losses are {sorted(losses)}, those of the reference {sorted(wanted)}.")

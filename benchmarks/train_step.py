@@ -35,7 +35,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     strategy = tf.distribute.get_strategy()
     if arguments.recompute_backbone is not None:
         config.train_config.recompute_backbone = arguments.recompute_backbone
-    model = builder.build_training_model(config, precision=train_pb2.FLOAT32, static=arguments.jit_compile)
+    config.train_config.precision = train_pb2.FLOAT32
+    execution = builder.training_execution(config, jit_compile=arguments.jit_compile)
+    model = builder.build_detector(config, config.train_input_reader, execution=execution)
     optimizer = builder.build_optimizer(config.train_config.optimizer)
     variables = list(model.trainable_variables)
     optimizer.build(variables)

@@ -14,6 +14,20 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+TOTAL_LOSS = "Loss/total_loss"
+REGULARIZATION_LOSS = "Loss/regularization_loss"
+"""Names, among the losses, of their sum and of the share that belongs to the weights alone."""
+
+
+class Inputs(NamedTuple):
+    """What a detector looks at."""
+
+    images: tf.Tensor
+    """[B, H, W, channels] float32, resized, zeros beyond each image's true shape: in [0, 255], or after
+    `Detector.preprocess` as the backbone wants them."""
+    true_shapes: tf.Tensor
+    """[B, 3] int32 (height, width, channels) of each resized image without its padding."""
+
 
 class Groundtruth(NamedTuple):
     """What an image shows, padded to the same number of rows for every image of a batch."""
@@ -41,10 +55,8 @@ class Groundtruth(NamedTuple):
 class Batch(NamedTuple):
     """What the input pipeline hands to training and evaluation."""
 
-    images: tf.Tensor
-    """[B, H, W, channels] float32 in [0, 255], resized, zeros beyond each image's true shape."""
-    true_shapes: tf.Tensor
-    """[B, 3] int32 (height, width, channels) of each resized image without its padding."""
+    inputs: Inputs
+    """Images in [0, 255]."""
     groundtruth: Groundtruth
     original_shapes: tf.Tensor
     """[B, 2] int32 (height, width) of each image as it was stored."""
@@ -100,28 +112,35 @@ class Targets(NamedTuple):
     class that counts most."""
 
 
-class Predictions(NamedTuple):
-    """Everything `FasterRCNN.predict` knows of a batch."""
+class BoxOutputs(NamedTuple):
+    """What the box head says of every RoI."""
 
-    rpn: RpnOutputs
-    image_size: tf.Tensor
-    """[2] int32 (height, width) of the padded image, the frame of every box here."""
-    seed: tf.Tensor
-    """[2] int32, drives the sampling of anchors in `FasterRCNN.loss`."""
-    rois: Proposals
-    """The proposals (in training: the sampled ones) that the box head saw."""
-    class_logits: tf.Tensor | None = None
-    """[B, R, C+1] float32, background first; None when the model has one stage."""
-    box_deltas: tf.Tensor | None = None
-    """[B, R, C or 1, 4] float32, encoded against `rois.boxes`; 1 when one box serves all classes."""
-    pyramid: tuple[tf.Tensor, ...] | None = None
-    """Per level, finest first, [B, H, W, F]."""
-    box_features: tf.Tensor | None = None
-    """[B, R, S, S, F], the pooled features of each RoI."""
+    class_logits: tf.Tensor
+    """[B, R, C+1] float32, background first."""
+    box_deltas: tf.Tensor
+    """[B, R, C or 1, 4] float32, encoded against the RoIs; 1 when one box serves all classes."""
+    roi_features: tf.Tensor
+    """[B, R, S, S, F], the pyramid pooled within each RoI."""
     raw_boxes: tf.Tensor | None = None
     """[B, R, C or 1, 4] float32, the decoded boxes before suppression in the frame of `Detections`; only if asked for."""
     raw_level_indices: tf.Tensor | None = None
-    """[B, R] int32, the entry of `pyramid` from which each RoI was pooled; only if asked for."""
+    """[B, R] int32, the entry of `Predictions.pyramid` from which each RoI was pooled; only if asked for."""
+
+
+class Predictions(NamedTuple):
+    """Everything a detector computes of a batch: what its heads share, and one record for each head that it has."""
+
+    image_size: tf.Tensor
+    """[2] int32 (height, width) of the padded image, the frame of every box here."""
+    pyramid: tuple[tf.Tensor, ...] | None = None
+    """Per level, finest first, [B, H, W, F]."""
+    seed: tf.Tensor | None = None
+    """[2] int32, drives the random choices of `Detector.loss`. None outside of training: every image's are then those of a
+    batch of one, so that its losses do not depend on the images beside it."""
+    rpn: RpnOutputs | None = None
+    rois: Proposals | None = None
+    """The proposals (in training: the sampled ones) that the heads of the second stage saw."""
+    box: BoxOutputs | None = None
 
 
 class Detections(NamedTuple):

@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
 
@@ -69,7 +70,7 @@ def untraced():
     return run_eagerly
 
 
-def _tiny_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
+def _tiny_backbone(*, max_level, num_channels, spec):
     """One convolution a level, of few channels, made as a whole ResNet's are."""
     import tf_keras
 
@@ -82,6 +83,7 @@ def _tiny_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
         features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
         outputs.append(features)
     network, levels = tf_keras.Model(inputs, outputs), tuple(range(2, max_level + 1))
+    recomputed_stages = spec.execution.recomputed_stages
     return resnet_v1.Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name="tiny")
 
 
@@ -247,3 +249,35 @@ def make_image():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_backbone():
+    return support.make_backbone
+
+
+@pytest.fixture(scope="session")
+def make_extractor():
+    return support.make_extractor
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return support.make_model
+
+
+@pytest.fixture(scope="session")
+def make_groundtruth():
+    return support.make_groundtruth
+
+
+@pytest.fixture(scope="session")
+def backbone_filters():
+    return support.NUM_FILTERS
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Shared: tests must leave its variables as they are."""
+    tf_keras.utils.set_random_seed(0)
+    return support.make_model()

@@ -16,6 +16,7 @@ from object_detection_fpn.config import label_map
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.evaluation import coco
 from object_detection_fpn.jobs import train as run
+from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.training import checkpoints, optimizers
 
 
@@ -107,15 +108,13 @@ def test_four_drawn_images_are_learned_by_heart(small_config):
         optimizers.CosineDecayLearningRate(learning_rate_base=1e-3, total_steps=250),
     )
     optimizer.build(model.trainable_variables)
-    images = model.preprocess(batch.images)
+    inputs = model.preprocess(batch.inputs)
 
     @tf.function(autograph=False)
     def step(i):
         with tf.GradientTape() as tape:
-            predictions = model.predict(
-                images, batch.true_shapes, training=True, groundtruth=batch.groundtruth, seed=tf.stack([i, 0])
-            )
-            total = tf.add_n(list(model.loss(predictions, batch.groundtruth).values()))
+            predictions = model.predict(inputs, training=True, groundtruth=batch.groundtruth, seed=tf.stack([i, 0]))
+            total = tf.add_n(list(mean_losses(model, predictions, batch.groundtruth).values()))
         gradients = tape.gradient(total, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return total
@@ -124,13 +123,12 @@ def test_four_drawn_images_are_learned_by_heart(small_config):
         step(i)
 
     metrics = coco.CocoBoxMetrics(labels.categories)
-    predictions = model.predict(images, batch.true_shapes, training=False)
-    detections = model.postprocess(predictions, batch.true_shapes)
+    detections = model.postprocess(model.predict(inputs, training=False), inputs)
     from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
 
     for i in range(4):
         num, found = int(batch.groundtruth.num_boxes[i]), int(detections.num_detections[i])
-        size = np.tile(batch.true_shapes[i, :2].numpy(), 2)
+        size = np.tile(inputs.true_shapes[i, :2].numpy(), 2)
         metrics.update(
             ImageGroundtruth(
                 source_id=str(i),

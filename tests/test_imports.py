@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "object_detection_fpn"
 
 # The first prefix that fits a module gives its layer.
 LAYERS = {
+    "execution": 1,
     "records": 1,
     "protos": 1,
     "ops": 2,

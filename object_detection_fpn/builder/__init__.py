@@ -1,4 +1,4 @@
-"""The place where messages become objects: four dicts of what can be named, and one short function for each message.
+"""The place where messages become objects: dicts of what can be named, and one short function for each message.
 
 No defaults (those live in protos/) and no checks (those live in config.py): a config that `config.check_config` has passed
 can be built.
@@ -12,24 +12,20 @@ from object_detection_fpn.builder.data import (
     max_number_of_boxes,
     num_image_channels,
 )
-from object_detection_fpn.builder.layer_spec import (
-    build_layer_spec,
-)
-from object_detection_fpn.builder.model import (
+from object_detection_fpn.builder.execution import inference_execution, training_execution
+from object_detection_fpn.builder.faster_rcnn import (
     BACKBONES,
     build_anchor_generator,
     build_box_head,
-    build_calibration,
     build_classification_loss,
     build_feature_extractor,
-    build_inference_model,
     build_miner,
-    build_model,
-    build_postprocessor,
     build_roi_pooler,
-    build_score_converter,
-    build_training_model,
+    build_rpn,
 )
+from object_detection_fpn.builder.layer_spec import build_layer_spec
+from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
+from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
 from object_detection_fpn.builder.training import (
     METRICS,
     OPTIMIZERS,
@@ -43,6 +39,7 @@ from object_detection_fpn.builder.training import (
 __all__ = [
     "AUGMENTATIONS",
     "BACKBONES",
+    "DETECTORS",
     "METRICS",
     "OPTIMIZERS",
     "build_anchor_generator",
@@ -51,8 +48,8 @@ __all__ = [
     "build_calibration",
     "build_classification_loss",
     "build_dataset",
+    "build_detector",
     "build_feature_extractor",
-    "build_inference_model",
     "build_layer_spec",
     "build_learning_rate",
     "build_metrics",
@@ -62,10 +59,12 @@ __all__ = [
     "build_postprocessor",
     "build_resizer",
     "build_roi_pooler",
+    "build_rpn",
     "build_score_converter",
-    "build_training_model",
     "dtype_name",
+    "inference_execution",
     "max_number_of_boxes",
     "num_image_channels",
+    "training_execution",
     "training_precision",
 ]

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.text import is_repeated
-from object_detection_fpn.data import decoder, resize
-from object_detection_fpn.data import pipeline as input_pipeline
+from object_detection_fpn.data import decoder, pipeline, preparing, resize
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
+from object_detection_fpn.data.preparing import Augmentation
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source.service import DataService
 from object_detection_fpn.protos import (
@@ -40,12 +40,12 @@ def _keywords(message: Any, *, zeros: bool = False) -> dict[str, Any]:
     return keywords
 
 
-def _with_fields(function: input_pipeline.Augmentation) -> Callable[[Any], input_pipeline.Augmentation]:
+def _with_fields(function: Augmentation) -> Callable[[Any], Augmentation]:
     """For a message whose fields are the function's keywords."""
     return lambda message: functools.partial(function, **_keywords(message))
 
 
-def _with_operations(function: input_pipeline.Augmentation) -> Callable[[Any], input_pipeline.Augmentation]:
+def _with_operations(function: Augmentation) -> Callable[[Any], Augmentation]:
     """For a message of SSD, whose `operations` are lists of keywords; what they leave unset is 0, as it is there."""
 
     def operation(message: Any) -> dict[str, Any]:
@@ -53,14 +53,14 @@ def _with_operations(function: input_pipeline.Augmentation) -> Callable[[Any], i
         color = tuple(keywords.pop(f"pad_color_{c}") for c in "rgb" if f"pad_color_{c}" in keywords)
         return {**keywords, "pad_color": color} if color else keywords
 
-    def bind(message: Any) -> input_pipeline.Augmentation:
+    def bind(message: Any) -> Augmentation:
         keywords = {**_keywords(message), "operations": tuple(operation(m) for m in message.operations)}
         return functools.partial(function, **keywords)
 
     return bind
 
 
-AUGMENTATIONS: dict[str, Callable[[Any], input_pipeline.Augmentation]] = {
+AUGMENTATIONS: dict[str, Callable[[Any], Augmentation]] = {
     "random_horizontal_flip": _with_fields(geometry.random_horizontal_flip),
     "random_vertical_flip": _with_fields(geometry.random_vertical_flip),
     "random_rotation90": _with_fields(geometry.random_rotation90),
@@ -75,7 +75,9 @@ AUGMENTATIONS: dict[str, Callable[[Any], input_pipeline.Augmentation]] = {
     "random_downscale_to_target_pixels": _with_fields(geometry.random_downscale_to_target_pixels),
     "random_self_concat_image": _with_fields(geometry.random_self_concat_image),
     "random_crop_image": _with_fields(crop.random_crop_image),
-    "random_crop_pad_image": _with_fields(crop.random_crop_pad_image),
+    "random_crop_pad_image": lambda m: functools.partial(
+        crop.random_crop_pad_image, **crop.group_constraints(_keywords(m))
+    ),
     "random_crop_to_aspect_ratio": _with_fields(crop.random_crop_to_aspect_ratio),
     "random_square_crop_by_scale": _with_fields(crop.random_square_crop_by_scale),
     "random_scale_crop_and_pad_to_square": _with_fields(crop.random_scale_crop_and_pad_to_square),
@@ -157,7 +159,7 @@ def num_image_channels(config: faster_rcnn_pb2.FasterRcnn, reader: input_reader_
     )
 
 
-def build_augmentations(messages: Sequence[preprocessor_pb2.PreprocessingStep]) -> list[input_pipeline.Augmentation]:
+def build_augmentations(messages: Sequence[preprocessor_pb2.PreprocessingStep]) -> list[Augmentation]:
     """The functions of `train_config.data_augmentation_options`, in their order."""
     kinds = [message.WhichOneof("preprocessing_step") for message in messages]
     return [AUGMENTATIONS[kind](getattr(message, kind)) for kind, message in zip(kinds, messages, strict=True)]
@@ -188,7 +190,7 @@ def build_dataset(
         seed: of order and augmentation.
         report: counts what had to be dropped.
         sample_1_of_n: overrides the reader's.
-        service: makes the batches of training, see `data.input.make_dataset`.
+        service: makes the batches of training, see `data.pipeline.make_dataset`.
     """
     model, training, evaluation = config.model.faster_rcnn, config.train_config, config.eval_config
     resizer = build_resizer(model.image_resizer)
@@ -196,25 +198,10 @@ def build_dataset(
         resizer = resize.pad_to_multiple(multiple=1, convert_to_grayscale=num_image_channels(model) == 1)
     steps, first_crop = list(training.data_augmentation_options), None
     if is_training and reader.decode_and_crop:
-        first_crop = functools.partial(crop.random_crop_window, **_keywords(steps.pop(0).random_crop_image))
-    return input_pipeline.make_dataset(
-        list(reader.tf_record_input_reader.input_path),
-        resizer=resizer,
-        num_classes=model.num_classes,
-        batch_size=batch_size,
-        is_training=is_training,
-        augmentations=build_augmentations(steps) if is_training else (),
-        crop=first_crop,
-        max_num_boxes=max_number_of_boxes(config, reader),
-        label_to_id=label_map.label_to_id,
-        num_additional_channels=reader.num_additional_channels,
-        load_class_scores=reader.load_multiclass_scores,
-        use_class_scores=is_training and training.use_multiclass_scores,
-        merge_multiple_label_boxes=is_training and training.merge_multiple_label_boxes,
-        load_labeled_classes=not is_training,
-        map_empty_labeled_classes_to_ones=evaluation.image_classes_field_map_empty_to_ones,
-        hierarchy=decoder.Hierarchy(*label_map.hierarchy()) if reader.expand_labels_hierarchy else None,
-        jpeg_min_side=reader.jpeg_min_side,
+        constraints = crop.CropConstraints(**_keywords(steps.pop(0).random_crop_image))
+        first_crop = functools.partial(crop.draw_crop, constraints=constraints)
+    reading = pipeline.Reading(
+        file_patterns=tuple(reader.tf_record_input_reader.input_path),
         shuffle=reader.shuffle,
         shuffle_buffer_size=reader.shuffle_buffer_size,
         filenames_shuffle_buffer_size=reader.filenames_shuffle_buffer_size,
@@ -223,10 +210,35 @@ def build_dataset(
         num_epochs=reader.num_epochs,
         sample_1_of_n=reader.sample_1_of_n_examples if sample_1_of_n is None else sample_1_of_n,
         sample_from_datasets_weights=tuple(reader.sample_from_datasets_weights),
-        drop_remainder=reader.drop_remainder,
-        num_prefetch_batches=reader.num_prefetch_batches,
         cache=reader.cache_dir if reader.cache != input_reader_pb2.InputReader.NO_CACHE else None,
         deterministic=reader.deterministic,
+    )
+    decoding = decoder.Decoding(
+        num_classes=model.num_classes,
+        label_to_id=label_map.label_to_id,
+        num_additional_channels=reader.num_additional_channels,
+        load_class_scores=reader.load_multiclass_scores,
+        load_labeled_classes=not is_training,
+        map_empty_labeled_classes_to_ones=evaluation.image_classes_field_map_empty_to_ones,
+        hierarchy=decoder.Hierarchy(*label_map.hierarchy()) if reader.expand_labels_hierarchy else None,
+        jpeg_min_side=reader.jpeg_min_side,
+        crop=first_crop,
+    )
+    prepared = preparing.Preparing(
+        resizer=resizer,
+        augmentations=build_augmentations(steps) if is_training else (),
+        max_num_boxes=max_number_of_boxes(config, reader),
+        use_class_scores=is_training and training.use_multiclass_scores,
+        merge_multiple_label_boxes=is_training and training.merge_multiple_label_boxes,
+    )
+    return pipeline.make_dataset(
+        reading,
+        decoding,
+        prepared,
+        batch_size=batch_size,
+        is_training=is_training,
+        drop_remainder=reader.drop_remainder,
+        num_prefetch_batches=reader.num_prefetch_batches,
         input_context=input_context,
         seed=seed,
         report=report,
@@ -235,7 +247,7 @@ def build_dataset(
 
 
 def max_number_of_boxes(config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader) -> int:
-    """Groundtruth rows of an image; `train_config.max_number_of_boxes` is the deprecated place to say it, and goes first."""
+    """Groundtruth rows of an image; `train_config.max_number_of_boxes` is the deprecated field for it, and goes first."""
     if config.train_config.HasField("max_number_of_boxes"):
         return config.train_config.max_number_of_boxes
     return reader.max_number_of_boxes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.protos import hyperparams_pb2
 
@@ -21,19 +22,18 @@ _ACTIVATIONS = {
 def build_layer_spec(
     message: hyperparams_pb2.Hyperparams,
     *,
+    execution: Execution,
     freeze_statistics: bool = False,
-    dtype: str = "float32",
-    is_restored: bool = False,
 ) -> layers.LayerSpec:
-    """What `conv_hyperparams` and `fc_hyperparams` say of layers; if those are to be restored, they begin as zeros."""
+    """What `conv_hyperparams` and `fc_hyperparams` say of layers."""
     return layers.LayerSpec(
-        initializer=tf_keras.initializers.Zeros if is_restored else _build_initializer(message.initializer),
+        initializer=_build_initializer(message.initializer),
         regularizer=_build_regularizer(message.regularizer),
         activation=_ACTIVATIONS[message.activation],
         norm=_build_norm(message),
         force_use_bias=message.force_use_bias,
         freeze_statistics=freeze_statistics,
-        dtype=dtype,
+        execution=execution,
     )
 
 

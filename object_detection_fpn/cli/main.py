@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from object_detection_fpn.serving.input_types import INPUT_TYPES
+
 if TYPE_CHECKING:
     from object_detection_fpn.protos import pipeline_pb2
 
 _DEMO_RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 _DEMO_IMAGE_SIZE = 160  # that of the recipe: nothing is lost in resizing
 _DEMO_NUM_DRAWN = 6
-# Those of `saved_model.INPUT_TYPES`, here so that the parser needs no TensorFlow.
-_INPUT_TYPES = ("image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
 _INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 
 
@@ -64,25 +64,23 @@ def guarded(action: Callable[[], int | None], *, xla_cache_dir: str | None = Non
     import tensorflow as tf
 
     from object_detection_fpn.config.pipeline import ConfigError
-    from object_detection_fpn.data import decoder
+    from object_detection_fpn.data import failures
     from object_detection_fpn.training.checkpoints import CheckpointError
     from object_detection_fpn.training.loop import TrainingError, TrainingStopped
 
     try:
         return action() or 0
-    except (UsageError, ConfigError, CheckpointError, FileNotFoundError) as error:
+    except (UsageError, ConfigError, CheckpointError, failures.DataError, FileNotFoundError) as error:
         _say(f"error: {error}")
         return 2
     except (TrainingError, TimeoutError) as error:
         _say(f"error: {error}")
         return getattr(error, "exit_code", 1)
     except tf.errors.InvalidArgumentError as error:
-        words = decoder.refusal_words(
-            error
-        )  # of a record; anything else is a fault of this package and keeps its traceback
-        if words is None:
+        message = failures.error_message(error)
+        if message is None:  # not of the user's data: a fault of this package, which keeps its traceback
             raise
-        _say(f"error: {words}")
+        _say(f"error: {message}")
         return 1
     except TrainingStopped as stopped:  # the loop has said where it stopped
         return stopped.exit_code
@@ -231,7 +229,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add_config(export)
     export.add_argument("--checkpoint", required=True, help="checkpoint, or the folder whose newest is meant")
     export.add_argument("--output_dir", required=True)
-    export.add_argument("--input_type", default="image_tensor", choices=_INPUT_TYPES, help="image_tensor by default")
+    export.add_argument("--input_type", default="image_tensor", choices=INPUT_TYPES, help="image_tensor by default")
     export.add_argument("--jit", action="store_true", help="let XLA compile the model where it is served")
     export.add_argument(
         "--device", choices=("cpu", "gpu"), help="what the model is to be fast on: by default what is here"
@@ -255,6 +253,21 @@ def _make_parser() -> argparse.ArgumentParser:
         "--label_map", help="file to write the label map to; label_map.pbtxt beside the records by default"
     )
     convert.add_argument("--num_shards", type=int, default=1)
+    convert.add_argument(
+        "--renumber_classes",
+        action="store_true",
+        help="number the classes 1, 2, ... in the order of their category ids, which may then start at 0 or be text",
+    )
+    convert.add_argument(
+        "--exif_boxes",
+        choices=("stored", "upright"),
+        help="which pixels the boxes are of, for photographs whose EXIF orientation does not show in width and height",
+    )
+    convert.add_argument(
+        "--allow_no_boxes",
+        action="store_true",
+        help="convert images without any object, which show none of the classes",
+    )
 
     service = add("data-service", _data_service, "Serve as a part of the data service that prepares training batches.")
     service.add_argument("part", choices=("dispatcher", "worker"), help="one dispatcher, any number of workers")
@@ -369,6 +382,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     if bool(arguments.saved_model) == bool(arguments.checkpoint):
         raise UsageError("Give either --saved_model, or --checkpoint with --config.")
     images = predict.find_images(arguments.images)
+    with _usage():
+        predict.make_output_dir(arguments.output_dir)
     if arguments.saved_model:
         categories = label_map.load_label_map(arguments.label_map).categories if arguments.label_map else ()
         with _usage():
@@ -379,12 +394,13 @@ def _predict(arguments: argparse.Namespace) -> int:
         predictor = run.make_predictor(
             _load_config(arguments.config, arguments.config_override), checkpoint=arguments.checkpoint
         )
-    report = predictor.predict_files(images, output_dir=arguments.output_dir, min_score=arguments.min_score)
+    report = predict.predict_files(predictor, images, output_dir=arguments.output_dir, min_score=arguments.min_score)
     _say(f"{report.num_detections} detections in {report.num_images} images, written to {report.json_path}.")
     return report.exit_code
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from object_detection_fpn.data.source.coco import CocoError
     from object_detection_fpn.tools.convert import coco
 
     label_map_path = arguments.label_map or os.path.join(os.path.dirname(arguments.output), "label_map.pbtxt")
@@ -395,13 +411,13 @@ def _convert(arguments: argparse.Namespace) -> None:
             arguments.output,
             label_map_path=label_map_path,
             num_shards=arguments.num_shards,
+            renumber_classes=arguments.renumber_classes,
+            exif_boxes=arguments.exif_boxes,
+            allow_no_boxes=arguments.allow_no_boxes,
         )
-    except coco.CocoError as error:
+    except CocoError as error:
         raise UsageError(str(error)) from error
-    _say(
-        f"Wrote {conversion.num_images} images with {conversion.num_boxes} boxes to {conversion.record_pattern}, and "
-        f"{conversion.label_map_path}; {conversion.num_dropped} boxes without area inside their image were left out."
-    )
+    _say(conversion.summary())
 
 
 def _data_service(arguments: argparse.Namespace) -> int:

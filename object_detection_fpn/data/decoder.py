@@ -5,55 +5,21 @@ Shape letters: N objects of the image, H W size, F image channels, C classes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data import images
+from object_detection_fpn.data.augment import warp
+from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.data.report import Notice
 
 
-class Objects(NamedTuple):
-    """The annotated objects of one image, one row each; augmentations drop and add rows of all fields together."""
-
-    boxes: tf.Tensor
-    """[N, 4] float32, normalized to the image, inside it and of positive area."""
-    classes: tf.Tensor
-    """[N] int32, 0-based."""
-    weights: tf.Tensor
-    """[N] float32, 1 where the record has none."""
-    is_crowd: tf.Tensor
-    """[N] bool."""
-    is_difficult: tf.Tensor
-    """[N] bool."""
-    is_group_of: tf.Tensor
-    """[N] bool."""
-    areas: tf.Tensor
-    """[N] float32, pixels of the original image, 0 where the record has none."""
-    class_scores: tf.Tensor | None = None
-    """[N, C+1] float32, background first; None unless asked for."""
-
-    def select(self, keep: tf.Tensor) -> Objects:
-        """Returns the rows where `keep` [N] bool is True."""
-        rows = tf.where(keep)[:, 0]
-        return Objects(*(None if field is None else tf.gather(field, rows) for field in self))
-
-
-class Example(NamedTuple):
-    """One image and its objects, what every augmentation takes and returns."""
-
-    image: tf.Tensor
-    """[H, W, F] uint8 or float32, values in [0, 255]."""
-    objects: Objects
-    labeled_classes: tf.Tensor | None = None
-    """[C] bool, the classes that somebody looked for in the image, found or not; None unless asked for."""
-
-
 class Hierarchy(NamedTuple):
-    """Which classes are kinds of which, as the label map says."""
+    """Which classes are kinds of which, from the label map."""
 
     ancestors: np.ndarray
     """[C, C] bool: class j is class i or one that i belongs to."""
@@ -61,31 +27,28 @@ class Hierarchy(NamedTuple):
     """[C, C] bool: class j is class i or one that belongs to i."""
 
 
+class Issues(NamedTuple):
+    """What is wrong with a record that is used nevertheless."""
+
+    notices: tf.Tensor
+    """[len(Notice)] int32, how many boxes were dropped or clipped, by reason; 1 for an image with a notice."""
+    num_boxes: tf.Tensor
+    """Scalar int32, boxes of the record, good and bad."""
+    values: tf.Tensor
+    """[len(Notice)] string, the first box (coordinates with commas between them) or class name of each reason, or empty."""
+
+
 class DecodedExample(NamedTuple):
-    """An `Example` and what the record says besides."""
+    """An `Example` and the rest of its record."""
 
     example: Example
     source_id: tf.Tensor
     """Scalar string, empty when the record has none."""
-    notices: tf.Tensor
-    """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
+    issues: Issues
 
 
-Crop = Callable[[tf.Tensor, Objects], tuple[tf.Tensor, Objects]]
-"""From the size of an image, [2] int32, and its objects to a window of it, [4] int32 (top, left, height, width), and what it
-leaves of them, in its frame."""
-
-
-def without_none(structure: Any) -> list[tf.Tensor]:
-    """The tensors of an example, without its optional fields that are None, which tf.cond and padded_batch refuse."""
-    return [leaf for leaf in tf.nest.flatten(structure) if isinstance(leaf, (tf.Tensor, tf.TensorSpec))]
-
-
-def with_none(tensors: Iterable[tf.Tensor], *, like: Any) -> Any:
-    """Undoes `without_none`: a structure like `like`, which may hold tensors or specs, of these tensors."""
-    remaining = iter(tensors)
-    is_tensor = (isinstance(leaf, (tf.Tensor, tf.TensorSpec)) for leaf in tf.nest.flatten(like))
-    return tf.nest.pack_sequence_as(like, [next(remaining) if there else None for there in is_tensor])
+Crop = Callable[[tf.Tensor, Objects], warp.Warp]
+"""From the size of an image, [2] int32, and its objects to a warp that has a window, inside the image, and nothing else."""
 
 
 _ROUNDING = 1e-3  # share of the image side by which a box may stick out before its clipping is worth a notice
@@ -114,6 +77,37 @@ _CHANNELS_KEY = "image/additional_channels/encoded"
 _SCORES_KEY = "image/object/class/multiclass_scores"
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """What is read of a record."""
+
+    num_classes: int
+    """Class ids of the records must lie in 1 to this."""
+    label_to_id: Mapping[str, int] | None = None
+    """From class name to 1-based id; where given, names in the records go before ids."""
+    num_additional_channels: int = 0
+    """How many images of one channel `image/additional_channels/encoded` holds; they are stacked behind the three channels
+    of the image and must have its size."""
+    load_class_scores: bool = False
+    """Read `image/object/class/multiclass_scores`: for each box C values, or C+1 with the background first, which is 0 where
+    it is not given. A record without them has 1 for the class of each box. Augmentations get them."""
+    load_labeled_classes: bool = False
+    """Read the labels of the image, `image/class/text` or `image/class/label`; they fill `Batch.labeled_classes`."""
+    map_empty_labeled_classes_to_ones: bool = True
+    """An image without labels was looked through for all classes, instead of none."""
+    hierarchy: Hierarchy | None = None
+    """Give every box to the ancestors of its class as well, a row each, and likewise labels of the image: what is there
+    (`image/class/confidence` 1, or not given) to ancestors, what is not (0) to descendants."""
+    jpeg_min_side: int = 0
+    """In training, decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves its shorter side this long,
+    in pixels; 0 for the whole size. `Batch.original_shapes` are then those of the decoded images. Not beside additional
+    channels."""
+    crop: Callable[..., warp.Warp] | None = None
+    """In training, called as `crop(size, objects, seed=[2] int32)`, a `Crop` to which the seed is still to come: cut this out
+    before the augmentations, and do not decode more of a JPEG than that takes. Its seeds are those of a first augmentation;
+    `Batch.original_shapes` are those of the windows. Not beside `jpeg_min_side` and additional channels."""
+
+
 def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTable:
     """Makes the table from class name to 1-based id that `decode_example` takes; unknown names give -1.
 
@@ -129,15 +123,9 @@ def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTabl
 
 def decode_example(
     serialized: tf.Tensor,
+    decoding: Decoding,
     *,
-    num_classes: int,
     label_table: tf.lookup.StaticHashTable | None = None,
-    num_additional_channels: int = 0,
-    load_class_scores: bool = False,
-    load_labeled_classes: bool = False,
-    map_empty_labeled_classes_to_ones: bool = True,
-    hierarchy: Hierarchy | None = None,
-    jpeg_min_side: int = 0,
     crop: Crop | None = None,
 ) -> DecodedExample:
     """Decodes a record; boxes that cannot train are dropped and counted, a record that contradicts itself is refused.
@@ -147,94 +135,60 @@ def decode_example(
 
     Args:
         serialized: scalar string, a serialized tf.Example.
-        num_classes: ids of `image/object/class/label` must lie in 1 to this.
-        label_table: from class name to 1-based id, see `make_label_table`; None to read ids only.
-        num_additional_channels: how many images of one channel `image/additional_channels/encoded` holds; they are
-            stacked behind the three channels of the image and must have its size.
-        load_class_scores: read `image/object/class/multiclass_scores`: for each box C values, or C+1 with the background
-            first, which is 0 where it is not given. A record without them has 1 for the class of each box.
-        load_labeled_classes: read the labels of the image, `image/class/text` or `image/class/label`.
-        map_empty_labeled_classes_to_ones: an image without labels was looked through for all classes, instead of none.
-        hierarchy: give every box to the ancestors of its class as well, a row each, and likewise labels of the image:
-            what is there (`image/class/confidence` 1, or not given) to ancestors, what is not (0) to descendants.
-        jpeg_min_side: decode a JPEG at the smallest of 1, 1/2, 1/4 and 1/8 of its size that leaves its shorter side this
-            long, in pixels; 0 for the whole size. Not beside additional channels.
-        crop: cut this out, and do not decode more of a JPEG than that takes; the pixels are those of the whole image. Not
-            beside `jpeg_min_side` and additional channels.
+        decoding: what to read.
+        label_table: of `decoding.label_to_id`, see `make_label_table`; None to read ids only.
+        crop: `decoding.crop` with its seed; None for the whole image. The pixels are those of the whole image.
 
     Returns:
         A `DecodedExample`; its image is uint8 [H, W, 3 + num_additional_channels].
 
     Raises:
         tf.errors.InvalidArgumentError: if the record is no tf.Example, its image does not decode, its lists differ in
-            length, or a class id lies outside 1 to `num_classes`. The message gives the reason; `explain_failure` adds
-            the name of the record.
+            length, or a class id lies outside 1 to `num_classes`. The message gives the reason; `failures.explain_failure`
+            adds the name of the record.
     """
-    features = dict(_FEATURES)
-    if num_additional_channels:
-        features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
-    if load_class_scores:
-        features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
-    if load_labeled_classes:
-        features |= _IMAGE_LABEL_FEATURES
-    parsed = tf.io.parse_single_example(serialized, features)
-    objects, notices = _decode_objects(parsed, num_classes, label_table, load_class_scores, hierarchy)
+    parsed = _parse(serialized, decoding)
+    objects, issues = _decode_objects(parsed, decoding, label_table)
     if crop is None:
-        image = _decode_image(parsed, num_additional_channels, jpeg_min_side)
+        image = _decode_image(parsed, decoding.num_additional_channels, decoding.jpeg_min_side)
     else:
-        image, objects = images.decode_window(_encoded_image(parsed), lambda size: crop(size, objects))
+        image, objects = _decode_window(_encoded_image(parsed), objects, crop)
     labeled_classes = None
-    if load_labeled_classes:
-        labeled_classes = _decode_labeled_classes(parsed, num_classes, label_table, hierarchy)
-        if map_empty_labeled_classes_to_ones:
+    if decoding.load_labeled_classes:
+        labeled_classes = _decode_labeled_classes(parsed, decoding.num_classes, label_table, decoding.hierarchy)
+        if decoding.map_empty_labeled_classes_to_ones:
             labeled_classes |= ~tf.reduce_any(labeled_classes)
-    return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], notices)
+    return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], issues)
 
 
-def name_record(file: str, index: int, source_id: str) -> str:
-    """Words that name a record in errors and warnings; `index` counts from 0."""
-    return f"{file}, record {index}" + (f" (source_id {source_id})" if source_id else "")
+def decode_objects(
+    serialized: tf.Tensor, decoding: Decoding, label_table: tf.lookup.StaticHashTable | None = None
+) -> tuple[Objects, Issues]:
+    """The objects of a record alone, and what is wrong with it; arguments and errors are those of `decode_example`."""
+    return _decode_objects(_parse(serialized, decoding), decoding, label_table)
 
 
-def refusal_words(error: tf.errors.OpError) -> str | None:
-    """The words with which this pipeline refused its data, without TensorFlow's wrapping; None for any other error."""
-    found = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|\[Op:|$)", error.message, re.DOTALL)
-    return found and found.group(1).replace("] [", "").replace("\\'", "'").replace('\\"', '"')
+def _parse(serialized: tf.Tensor, decoding: Decoding) -> dict[str, tf.Tensor]:
+    features = dict(_FEATURES)
+    if decoding.num_additional_channels:
+        features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
+    if decoding.load_class_scores:
+        features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
+    if decoding.load_labeled_classes:
+        features |= _IMAGE_LABEL_FEATURES
+    return tf.io.parse_single_example(serialized, features)
 
 
-def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callable[[tf.Tensor], DecodedExample]) -> str:
-    """Says in one line which record could not be decoded, and why, by decoding it once more.
+def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
+    """The pixels of a window, [h, w, 3] uint8, and the objects in its frame."""
 
-    Args:
-        serialized: the record that `decode` failed on.
-        file: the file it comes from.
-        index: its position in the file, from 0.
-        decode: `decode_example` with its keyword values bound.
-    """
-    try:
-        example = tf.train.Example.FromString(serialized)
-    except Exception:  # the protobuf runtimes (upb, C++, Python) raise different classes for malformed bytes
-        return f"{name_record(file, index, '')}: {len(serialized):,} bytes that are no serialized tf.Example."
-    features = example.features.feature
-    source_id = b"".join(features["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
-    record = name_record(file, index, source_id)
-    if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
-        return f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames."
-    try:
-        decode(tf.constant(serialized))
-    except tf.errors.OpError as error:
-        refusal = refusal_words(error)
-        if refusal is not None:
-            return f"{record}: {refusal}"
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
-        if "feature" in reason.lower() or "Key:" in reason:
-            return f"{record}: {reason}"
-        encoded = b"".join(features["image/encoded"].bytes_list.value[:1])
-        return (
-            f"{record}: image/encoded ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
-            f"it is truncated, corrupted or of an unknown format. {reason}"
-        )
-    return f"{record}: could not be decoded the first time, for a reason that did not recur."
+    def choose(size: tf.Tensor) -> tuple[tf.Tensor, Objects]:
+        cropped = crop(size, objects)
+        assert cropped.window is not None
+        window = tf.concat([cropped.window.begin, cropped.window.size], axis=0)
+        return window, warp.move_objects(cropped, objects, size)
+
+    return images.decode_window(encoded, choose)
 
 
 def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int, jpeg_min_side: int) -> tf.Tensor:
@@ -272,13 +226,9 @@ def _encoded_image(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 
 def _decode_objects(
-    parsed: Mapping[str, tf.Tensor],
-    num_classes: int,
-    label_table: tf.lookup.StaticHashTable | None,
-    load_class_scores: bool,
-    hierarchy: Hierarchy | None,
-) -> tuple[Objects, tf.Tensor]:
-    """Returns the objects that can train and counts [len(Notice)] int32 of those that could not."""
+    parsed: Mapping[str, tf.Tensor], decoding: Decoding, label_table: tf.lookup.StaticHashTable | None
+) -> tuple[Objects, Issues]:
+    """Returns the objects that can train, and the number of those that cannot."""
     sides = [parsed[f"image/object/bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
     num_boxes = tf.shape(sides[0])[0]
     for side, values in zip(("xmin", "ymax", "xmax"), sides[1:], strict=True):
@@ -288,13 +238,15 @@ def _decode_objects(
 
     objects = Objects(
         boxes=tf.clip_by_value(boxes, 0.0, 1.0),
-        classes=_decode_classes(parsed, num_boxes, num_classes, label_table),
-        weights=_per_box(parsed, "image/object/weight", num_boxes, default=1),
+        classes=_decode_classes(parsed, num_boxes, decoding.num_classes, label_table),
+        weights=_decode_weights(parsed, num_boxes),
         is_crowd=tf.cast(_per_box(parsed, "image/object/is_crowd", num_boxes), tf.bool),
         is_difficult=tf.cast(_per_box(parsed, "image/object/difficult", num_boxes), tf.bool),
         is_group_of=tf.cast(_per_box(parsed, "image/object/group_of", num_boxes), tf.bool),
         areas=_per_box(parsed, "image/object/area", num_boxes),
-        class_scores=_decode_class_scores(parsed, num_boxes, num_classes) if load_class_scores else None,
+        class_scores=_decode_class_scores(parsed, num_boxes, decoding.num_classes)
+        if decoding.load_class_scores
+        else None,
     )
 
     size, clipped_size = boxes[:, 2:] - boxes[:, :2], objects.boxes[:, 2:] - objects.boxes[:, :2]
@@ -313,17 +265,43 @@ def _decode_objects(
         is_good &= ~has_fault
     counts[Notice.CLIPPED] = is_good & sticks_out
     nothing = tf.zeros([num_boxes], tf.bool)
-    notices = tf.stack([tf.math.count_nonzero(counts.get(n, nothing), dtype=tf.int32) for n in Notice])
+    flags = tf.stack([counts.get(n, nothing) for n in Notice])  # [len(Notice), N]
+    is_rotated = tf.cast(images.is_rotated(parsed["image/encoded"]), tf.int32)
+    notices = tf.math.count_nonzero(flags, axis=1, dtype=tf.int32)
+    notices += tf.one_hot(Notice.ROTATED, len(Notice), is_rotated, 0)
+    values = tf.cond(
+        tf.reduce_any(flags),
+        lambda: _first_values(flags, boxes, _names_of(parsed, "image/object/class/", num_boxes)),
+        lambda: tf.fill([len(Notice)], ""),
+    )
+    issues = Issues(notices, num_boxes, tf.ensure_shape(values, [len(Notice)]))
     objects = objects.select(is_good)
-    if hierarchy is not None:
-        pairs = tf.where(tf.gather(tf.constant(hierarchy.ancestors), objects.classes))  # [N', 2] box, class
-        objects = Objects(*(None if field is None else tf.gather(field, pairs[:, 0]) for field in objects))
+    if decoding.hierarchy is not None:
+        pairs = tf.where(tf.gather(tf.constant(decoding.hierarchy.ancestors), objects.classes))  # [N', 2] box, class
+        objects = objects.select_rows(pairs[:, 0])
         objects = objects._replace(classes=tf.cast(pairs[:, 1], tf.int32))
-    if load_class_scores:
+    if decoding.load_class_scores:
         has_none = tf.shape(parsed[_SCORES_KEY])[0] == 0
-        of_classes = tf.one_hot(objects.classes + 1, num_classes + 1)
+        of_classes = tf.one_hot(objects.classes + 1, decoding.num_classes + 1)
         objects = objects._replace(class_scores=tf.where(has_none, of_classes, objects.class_scores))
-    return objects, notices
+    return objects, issues
+
+
+def _names_of(parsed: Mapping[str, tf.Tensor], prefix: str, num: tf.Tensor) -> tf.Tensor:
+    """[N] string, empty where the record has no names."""
+    names = parsed[f"{prefix}text"]
+    return tf.pad(names, [[0, tf.maximum(num - tf.shape(names)[0], 0)]], constant_values="")[:num]
+
+
+def _first_values(flags: tf.Tensor, boxes: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
+    """[len(Notice)] string of flags [len(Notice), N], boxes [N, 4] and names [N]: see `Issues.values`."""
+    first = tf.argmax(flags, axis=1)
+    of_boxes = tf.strings.reduce_join(
+        tf.strings.as_string(tf.gather(boxes, first), shortest=True), axis=1, separator=", "
+    )
+    is_of_class = tf.range(len(Notice)) == Notice.UNKNOWN_CLASS
+    values = tf.where(is_of_class, tf.gather(names, first), of_boxes)
+    return tf.where(tf.reduce_any(flags, axis=1), values, "")
 
 
 def _decode_classes(
@@ -365,7 +343,7 @@ def _decode_labeled_classes(
     label_table: tf.lookup.StaticHashTable | None,
     hierarchy: Hierarchy | None,
 ) -> tf.Tensor:
-    """[C] bool; labels of classes that the model does not know are left out, they say nothing about its detections."""
+    """[C] bool; labels of classes that the model does not have are left out."""
     ids, _, key = _ids_of(parsed, "image/class/", label_table)
     of_labels = tf.one_hot(ids - 1, num_classes, on_value=True, off_value=False)  # [N, C], no class for other ids
     if hierarchy is not None:
@@ -397,6 +375,19 @@ def _decode_class_scores(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor, 
     return tf.ensure_shape(tf.pad(rows, [[0, 0], [num_classes + 1 - num_columns, 0]]), [None, num_classes + 1])
 
 
+def _decode_weights(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor) -> tf.Tensor:
+    """[N] float32, 1 for a record without weights."""
+    weights = _per_box(parsed, "image/object/weight", num_boxes, default=1)
+    wrong = tf.boolean_mask(weights, ~((weights >= 0) & tf.math.is_finite(weights)))
+    _require(
+        tf.shape(wrong)[0] == 0,
+        "image/object/weight is ",
+        tf.strings.as_string(wrong[:1], shortest=True),
+        ". Allowed: 0 and above.",
+    )
+    return weights
+
+
 def _per_box(parsed: Mapping[str, tf.Tensor], key: str, num_boxes: tf.Tensor, *, default: int = 0) -> tf.Tensor:
     """[N]: the values under `key`, or `default` for every box of a record that does not carry the key."""
     values = parsed[key]
@@ -405,8 +396,8 @@ def _per_box(parsed: Mapping[str, tf.Tensor], key: str, num_boxes: tf.Tensor, *,
     return tf.pad(values, [[0, tf.maximum(num_boxes - found, 0)]], constant_values=default)
 
 
-def _require(condition: tf.Tensor, *words: str | tf.Tensor) -> None:
-    """Fails with `words` (strings, and scalar or short integer tensors) unless `condition` holds."""
-    # The raw op: tf.debugging.Assert words its message differently in eager mode, and joining the words beforehand would
-    # cost every image what only a bad one needs. `refusal_words` joins them.
-    tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(w) for w in words], summarize=10)
+def _require(condition: tf.Tensor, *message: str | tf.Tensor) -> None:
+    """Fails with `message` (strings, and scalar or short integer tensors) unless `condition` holds."""
+    # The raw op: tf.debugging.Assert has another message in eager mode, and joining its parts beforehand would cost every
+    # image what only a bad one needs. `failures.error_message` joins them.
+    tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(part) for part in message], summarize=10)

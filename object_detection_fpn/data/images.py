@@ -12,7 +12,21 @@ _Rest = TypeVar("_Rest")
 _IMAGE_CHANNELS = 3
 # Around a window of a JPEG that is decoded alone: at its edge, colours of half the resolution lack their neighbours.
 _JPEG_MARGIN = 16
+_EXIF_BYTES = 4096  # EXIF comes first in a file, its orientation among the first entries
+# Tag 0x0112, type 3 (16 bits), one value, 2 to 8, in either byte order (EXIF 2.3, section 4.6); \C is any byte. Tags are
+# sorted, so that few stand before it; the thumbnail, further behind, has one of its own.
+_ROTATED = (
+    r"\C*Exif\x00\x00"
+    r"(?:II\*\x00\C{4,250}\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00"
+    r"|MM\x00\*\C{4,250}\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08])\C*"
+)
 _JPEG_RATIOS = (2, 4, 8)  # by which a JPEG can be decoded smaller, in less time
+
+
+def is_rotated(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether a JPEG has an EXIF orientation that asks for a turn, which no decoder here does: scalar string -> scalar bool."""
+    head = tf.strings.substr(encoded, 0, _EXIF_BYTES)
+    return tf.io.is_jpeg(encoded) & tf.strings.regex_full_match(head, _ROTATED)
 
 
 def decode_whole(encoded: tf.Tensor) -> tf.Tensor:
@@ -56,7 +70,7 @@ def decode_window(
         [h, w, 3] uint8, and what `choose` returned beside the window.
     """
     is_jpeg = tf.io.is_jpeg(encoded)
-    # A JPEG says its size before it is decoded.
+    # The size of a JPEG is known before it is decoded.
     whole = tf.cond(is_jpeg, lambda: tf.zeros([0, 0, _IMAGE_CHANNELS], tf.uint8), lambda: decode_whole(encoded))
     size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.shape(whole))[:2]
     window, rest = choose(size)

@@ -72,7 +72,7 @@ def keep_aspect_ratio(
         new_size = tf.where(tf.reduce_max(large) > float(max_dimension), small, large)
         # A strip such as 10000 x 20 must keep at least one pixel of its short side.
         new_size = tf.maximum(tf.cast(new_size, tf.int32), 1)
-        resized = _resample(image, new_size, method)
+        resized = resample(image, new_size, method)
         if pad_to_max_dimension:
             resized = _pad(resized, tf.constant([max_dimension, max_dimension]), per_channel_pad_value)
         return _finish(resized, new_size, convert_to_grayscale)
@@ -92,7 +92,7 @@ def fixed_shape(*, height: int, width: int, method: Method = "bilinear", convert
 
     def resize(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         new_size = tf.constant([height, width])
-        return _finish(_resample(image, new_size, method), new_size, convert_to_grayscale)
+        return _finish(resample(image, new_size, method), new_size, convert_to_grayscale)
 
     return Resizer(resize, (height, width), 1 if convert_to_grayscale else None)
 
@@ -152,7 +152,7 @@ def conditional_shape(
             target = tf.maximum(side, size_threshold)
         ratio = tf.cast(target, tf.float32) / tf.cast(side, tf.float32)
         new_size = tf.maximum(tf.cast(tf.cast(size, tf.float32) * ratio, tf.int32), 1)
-        return _finish(_resample(image, new_size, method, align_corners=True), new_size, convert_to_grayscale)
+        return _finish(resample(image, new_size, method, align_corners=True), new_size, convert_to_grayscale)
 
     return Resizer(resize, (None, None), 1 if convert_to_grayscale else None)
 
@@ -168,8 +168,22 @@ def _check_positive(**values: int) -> None:
             raise ValueError(f"{name} = {value} is not a size. Allowed: 1 and above.")
 
 
-def _resample(image: tf.Tensor, size: tf.Tensor, method: str, *, align_corners: bool = False) -> tf.Tensor:
-    """[h, w, c] -> [size[0], size[1], c] float32."""
+def resample(image: tf.Tensor, size: tf.Tensor, method: str, *, align_corners: bool = False) -> tf.Tensor:
+    """Stretches an image [h, w, c] to a size.
+
+    Args:
+        image: uint8 or float32.
+        size: [2] int32, height and width.
+        method: one of `Method`.
+        align_corners: the middle of the corner pixels stays where it is.
+
+    Returns:
+        [size[0], size[1], c] float32.
+
+    Raises:
+        ValueError: if the method is unknown.
+    """
+    _check_method(method)
     images = image[tf.newaxis]
     if method == "bilinear":
         resized = tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=align_corners)

@@ -7,20 +7,21 @@ Images are NumPy, uint8, [H, W, 3]; boxes are `(ymin, xmin, ymax, xmax)` normali
 from __future__ import annotations
 
 import colorsys
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from absl import logging
+from PIL import Image, ImageColor, ImageDraw
+
+from object_detection_fpn.drawing.fonts import font_for, load_font
 
 _GOLDEN_RATIO = 0.618034  # steps of it round the colour circle keep any number of successive hues apart
-_MIN_FONT_SIZE = 11  # pixels; smaller letters cannot be read
-_FONT_SIZE_SHARE = 1 / 40  # of the image's shorter side
-_MIN_PANEL_SIDE = 320  # pixels; smaller images are enlarged before labels are put on them
-_MARGIN = 8  # pixels between the panels
-_PAPER = (255, 255, 255)
-_INK = (0, 0, 0)
+MIN_FONT_SIZE = 11  # pixels; smaller letters cannot be read
+FONT_SIZE_SHARE = 1 / 40  # of the image's shorter side
+PAPER = (255, 255, 255)
+INK = (0, 0, 0)
+_warned_of_letters: list[str] = []  # the name of the one warning
 
 
 class Boxes(NamedTuple):
@@ -79,7 +80,7 @@ def draw_boxes(
     Args:
         image: [H, W, channels] in [0, 255], see `to_rgb`.
         boxes: what to draw; rows that are not finite, or have no area, or lie outside the image, are left out.
-        names: 0-based class -> name. A class without one is shown by its 1-based id.
+        names: 0-based class -> name. A class without one, or whose letters no font here has, is shown by its 1-based id.
         min_score: detections below it are left out; groundtruth (no scores) is all drawn.
         max_num_boxes: most detections drawn, best first; None = all. Groundtruth is all drawn.
         show_labels: whether a box carries the name of its class.
@@ -95,7 +96,7 @@ def draw_boxes(
     picture = Image.fromarray(to_rgb(image))
     canvas = ImageDraw.Draw(picture)
     width, height = picture.size
-    font_size = max(_MIN_FONT_SIZE, round(min(width, height) * _FONT_SIZE_SHARE))
+    font_size = max(MIN_FONT_SIZE, round(min(width, height) * FONT_SIZE_SHARE))
     line_width = max(1, round(font_size / 6))
     rows = _rows_to_draw(boxes, min_score=min_score, max_num_boxes=max_num_boxes)
     of_groundtruth = None if boxes.scores is not None or groundtruth_color is None else _parse_color(groundtruth_color)
@@ -115,46 +116,6 @@ def draw_boxes(
     return np.asarray(picture)
 
 
-def side_by_side(
-    image: np.ndarray,
-    *,
-    detections: Boxes,
-    groundtruth: Boxes,
-    names: Mapping[int, str],
-    min_score: float = 0.5,
-    max_num_boxes: int | None = 20,
-    show_labels: bool = True,
-    show_scores: bool = True,
-    groundtruth_color: str | None = None,
-) -> np.ndarray:
-    """The image twice, detections on the left and groundtruth on the right, as the Object Detection API shows them.
-
-    Images whose shorter side is below 320 pixels are first enlarged by a whole factor, so that labels stay readable.
-    Arguments as in `draw_boxes`.
-
-    Returns:
-        [caption + f H, f W + 8 + f W, 3] uint8, f being the factor.
-    """
-    picture = Image.fromarray(to_rgb(image))
-    factor = -(-_MIN_PANEL_SIDE // min(picture.size))
-    # Drawings of a thousand pixels a side are as large as they need be, however thin the image.
-    factor = max(1, min(factor, 1024 // max(picture.size)))
-    width, height = picture.width * factor, picture.height * factor
-    enlarged = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    font = _font(max(_MIN_FONT_SIZE, round(min(width, height) * _FONT_SIZE_SHARE)) + 2)
-    caption = round(font.size * 1.6)
-    sheet = Image.new("RGB", (2 * width + _MARGIN, height + caption), _PAPER)
-    canvas = ImageDraw.Draw(sheet)
-    for left, title, boxes in ((0, "detections", detections), (width + _MARGIN, "groundtruth", groundtruth)):
-        drawn = draw_boxes(
-            enlarged, boxes, names=names, min_score=min_score, max_num_boxes=max_num_boxes,
-            show_labels=show_labels, show_scores=show_scores, groundtruth_color=groundtruth_color,
-        )  # fmt: skip
-        sheet.paste(Image.fromarray(drawn), (left, caption))
-        canvas.text((left + width / 2, caption / 2), title, fill=_INK, font=font, anchor="mm")
-    return np.asarray(sheet)
-
-
 def is_color(name: str) -> bool:
     """Whether boxes can be drawn in this colour."""
     return name.lower() in ImageColor.colormap
@@ -165,14 +126,6 @@ def _parse_color(name: str) -> tuple[int, int, int]:
         raise ValueError(f"There is no colour named {name!r}. Allowed: HTML names such as 'black' or 'DarkOrange'.")
     red, green, blue = ImageColor.getrgb(name)[:3]
     return red, green, blue
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise RuntimeError("This Pillow was built without FreeType and has no scalable font. Install Pillow from PyPI.")
-    return font
 
 
 def _rows_to_draw(boxes: Boxes, *, min_score: float, max_num_boxes: int | None) -> list[int]:
@@ -190,12 +143,32 @@ def _rows_to_draw(boxes: Boxes, *, min_score: float, max_num_boxes: int | None) 
 
 def _label(boxes: Boxes, row: int, names: Mapping[int, str], *, show_labels: bool, show_scores: bool) -> str:
     class_index = int(boxes.classes[row])
-    parts = [names.get(class_index, f"id {class_index + 1}")] if show_labels else []
+    parts = [_name(class_index, names)] if show_labels else []
     if show_labels and boxes.is_crowd is not None and boxes.is_crowd[row]:
         parts.append("(crowd)")
     if show_scores and boxes.scores is not None:
         parts.append(f"{round(100 * float(boxes.scores[row]))}%")
     return " ".join(parts)
+
+
+def _name(class_index: int, names: Mapping[int, str]) -> str:
+    """The name of a class in one line; its id if it has none, or one in letters that no font here has."""
+    by_id = f"id {class_index + 1}"
+    name = " ".join(names.get(class_index, by_id).split())
+    if font_for(name, MIN_FONT_SIZE) is None:
+        _warn_of_letters(name, by_id)
+        return by_id
+    return name
+
+
+def _warn_of_letters(name: str, by_id: str) -> None:
+    if not _warned_of_letters:
+        _warned_of_letters.append(name)
+        logging.warning(
+            'No font of this machine has the letters of "%s", which is drawn as "%s"; other names may be too. A font that has '
+            "them, put into ~/.local/share/fonts, is found (Noto Sans has most alphabets).",
+            name, by_id,
+        )  # fmt: skip
 
 
 def _draw_label(
@@ -207,7 +180,7 @@ def _draw_label(
     font_size: int,
 ) -> None:
     """A filled tag on the frame's upper edge, or inside it where there is no room above, moved to stay in the image."""
-    font = _font(font_size)
+    font = font_for(label, font_size) or load_font(font_size)
     tag_width, tag_height = round(font.getlength(label)) + 4, round(font_size * 1.3)
     width, height = size
     xmin, ymin = frame[:2]
@@ -216,4 +189,4 @@ def _draw_label(
     canvas.rectangle((left, top, left + tag_width - 1, top + tag_height - 1), fill=color)
     red, green, blue = color
     is_light = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma (ITU-R BT.601): dark letters on light tags
-    canvas.text((left + 2, top + tag_height / 2), label, fill=_INK if is_light else _PAPER, font=font, anchor="lm")
+    canvas.text((left + 2, top + tag_height / 2), label, fill=INK if is_light else PAPER, font=font, anchor="lm")

@@ -23,13 +23,11 @@ import tensorflow as tf
 import tqdm
 
 from object_detection_fpn import records
-from object_detection_fpn.drawing import boxes as visualize
+from object_detection_fpn.drawing.boxes import Boxes
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, Metric
 from object_detection_fpn.evaluation.pictures import Pictures
+from object_detection_fpn.modeling.detector import Detector
 
-_REGULARIZATION = "Loss/regularization_loss"
-_TOTAL = "Loss/total_loss"
-_SHARED_FIELDS = frozenset({"anchors", "is_valid", "image_size", "seed"})  # of Predictions: those without an image axis
 _OF_CLASS = re.compile(r"(\w+_PerformanceByCategory/[^/]+/)(.+)")  # the name of a class's metric
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where the output is a file and not a terminal
 
@@ -39,7 +37,7 @@ EvalStep = Callable[[records.Batch], tuple[records.Detections, dict[str, tf.Tens
 
 def make_eval_step(
     *,
-    model: Any,
+    model: Detector,
     strategy: tf.distribute.Strategy | None = None,
     compute_losses: bool = True,
     add_regularization_loss: bool = True,
@@ -50,7 +48,7 @@ def make_eval_step(
     images which only fill the last batch can be left out of the mean.
 
     Args:
-        model: has `preprocess`, `predict`, `loss` (if `compute_losses`) and `postprocess`.
+        model: the detector.
         strategy: the one the model was built under; None = the current one.
         compute_losses: False for models or datasets without losses.
         add_regularization_loss: whether it is reported and counts in `Loss/total_loss`.
@@ -58,14 +56,17 @@ def make_eval_step(
     strategy = strategy or tf.distribute.get_strategy()
 
     def replica_step(batch: records.Batch) -> tuple[records.Detections, dict[str, tf.Tensor]]:
-        predictions = model.predict(model.preprocess(batch.images), batch.true_shapes, training=False)
-        detections = model.postprocess(predictions, batch.true_shapes)
+        inputs = model.preprocess(batch.inputs)
+        predictions = model.predict(inputs, training=False)
+        detections = model.postprocess(predictions, inputs)
         losses = {}
         if compute_losses:
-            losses = _losses_of_each_image(model, predictions, batch.groundtruth)
-            if not add_regularization_loss:
-                losses.pop(_REGULARIZATION, None)
-            losses[_TOTAL] = tf.add_n(list(losses.values()))
+            losses = model.loss(predictions, batch.groundtruth)
+            if add_regularization_loss:
+                losses[records.REGULARIZATION_LOSS] = tf.fill(
+                    tf.shape(batch.groundtruth.num_boxes), model.regularization_loss()
+                )
+            losses[records.TOTAL_LOSS] = tf.add_n(list(losses.values()))
         # The optional fields are the large ones, and no metric reads them.
         large = ("class_scores", "roi_indices", "raw_boxes", "raw_class_scores", "box_features", "roi_features")
         return detections._replace(**dict.fromkeys(large)), losses
@@ -80,7 +81,7 @@ def make_eval_step(
 
 def evaluate(
     *,
-    model: Any,
+    model: Detector,
     dataset: tf.data.Dataset,
     metrics: Sequence[Metric],
     step: int,
@@ -176,10 +177,8 @@ def evaluate(
         if pictures.wants_more:
             pictures.add(
                 image.pixels(),
-                detections=visualize.Boxes(
-                    image.detections.boxes, image.detections.classes, scores=image.detections.scores
-                ),
-                groundtruth=visualize.Boxes(
+                detections=Boxes(image.detections.boxes, image.detections.classes, scores=image.detections.scores),
+                groundtruth=Boxes(
                     image.groundtruth_normalized(), image.groundtruth.classes, is_crowd=image.groundtruth.is_crowd
                 ),
                 source_id=image.source_id,
@@ -350,10 +349,10 @@ def _local_results(strategy: tf.distribute.Strategy, structure: Any) -> list[Any
 def _real_images(
     batch: records.Batch, detections: records.Detections, losses: dict[str, tf.Tensor]
 ) -> Iterator[_Image]:
-    images = batch.images
-    on_host = tf.nest.map_structure(_numpy, (batch._replace(images=None), detections, losses))
-    batch, detections, losses = on_host
-    for i in range(len(batch.true_shapes)):
+    images = batch.inputs.images
+    batch = batch._replace(inputs=batch.inputs._replace(images=None))
+    batch, detections, losses = tf.nest.map_structure(_numpy, (batch, detections, losses))
+    for i in range(len(batch.original_shapes)):
         if batch.is_padding is not None and batch.is_padding[i]:
             continue
         source_id = "" if batch.source_id is None else batch.source_id[i].decode("utf-8", errors="replace")
@@ -362,7 +361,7 @@ def _real_images(
         yield _Image(
             source_id=source_id,
             image=images[i],
-            true_shape=batch.true_shapes[i],
+            true_shape=batch.inputs.true_shapes[i],
             original_shape=batch.original_shapes[i],
             groundtruth=_rows(groundtruth, i, int(groundtruth.num_boxes[i])),
             labeled_classes=None if batch.labeled_classes is None else batch.labeled_classes[i],
@@ -380,38 +379,6 @@ def _rows(record: Any, image: int, num_rows: int) -> Any:
 
 def _numpy(value: tf.Tensor | None) -> np.ndarray | None:
     return None if value is None else value.numpy()
-
-
-def _losses_of_each_image(
-    model: Any, predictions: records.Predictions, groundtruth: records.Groundtruth
-) -> dict[str, tf.Tensor]:
-    """Loss name -> [B]: the model's losses are means over a batch, so each image is made a batch of its own."""
-    names: list[str] = []
-
-    def losses_of(i: tf.Tensor) -> tf.Tensor:
-        losses = model.loss(_one_image(predictions, i), _one_image(groundtruth, i))
-        names[:] = [name for name in losses if name != _TOTAL]
-        return tf.stack([tf.cast(losses[name], tf.float32) for name in names])
-
-    batch_size = tf.shape(groundtruth.num_boxes)[0]
-    values = tf.map_fn(losses_of, tf.range(batch_size), fn_output_signature=tf.float32)  # [B, number of losses]
-    return dict(zip(names, tf.unstack(values, num=len(names), axis=1), strict=True))
-
-
-def _one_image(record: Any, i: tf.Tensor) -> Any:
-    """Image i of a record as a batch of one; nested records and tuples likewise, fields without an image axis as they are."""
-    if record is None:
-        return None
-    if isinstance(record, tf.Tensor):
-        return record[i : i + 1]
-    if hasattr(record, "_fields"):
-        return type(record)(
-            *(
-                value if name in _SHARED_FIELDS else _one_image(value, i)
-                for name, value in zip(record._fields, record, strict=True)
-            )
-        )
-    return type(record)(_one_image(value, i) for value in record)
 
 
 def _print_results(results: Mapping[str, float], title: str, console: rich.console.Console) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.drawing import boxes as visualize
+from object_detection_fpn.drawing.boxes import Boxes, draw_boxes, to_rgb
+from object_detection_fpn.drawing.sheets import side_by_side
 
 
 class Pictures:
@@ -68,22 +69,18 @@ class Pictures:
         """Whether the next image is to be drawn."""
         return len(self.sheets) < self._num_images
 
-    def add(
-        self, image: np.ndarray, *, detections: visualize.Boxes, groundtruth: visualize.Boxes, source_id: str
-    ) -> None:
+    def add(self, image: np.ndarray, *, detections: Boxes, groundtruth: Boxes, source_id: str) -> None:
         """Draws an image, [H, W, channels] in [0, 255]."""
         if self._export_dir is not None:
-            drawn = visualize.to_rgb(image)
+            drawn = to_rgb(image)
             if self._export_with_groundtruth and not self._ignore_groundtruth:
-                drawn = visualize.draw_boxes(drawn, groundtruth, **self._style)
-            drawn = visualize.draw_boxes(drawn, detections, **self._style)
+                drawn = draw_boxes(drawn, groundtruth, **self._style)
+            drawn = draw_boxes(drawn, detections, **self._style)
             self._export(self._export_dir, drawn, source_id)
         if self._ignore_groundtruth:
-            self.sheets.append(visualize.draw_boxes(image, detections, **self._style))
+            self.sheets.append(draw_boxes(image, detections, **self._style))
         else:
-            self.sheets.append(
-                visualize.side_by_side(image, detections=detections, groundtruth=groundtruth, **self._style)
-            )
+            self.sheets.append(side_by_side(image, detections=detections, groundtruth=groundtruth, **self._style))
 
     def _export(self, folder: str, drawn: np.ndarray, source_id: str) -> None:
         name = f"export-image-{len(self.sheets)}"

@@ -25,7 +25,7 @@ from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.training import checkpoints
 
 FILE_SUFFIXES = (".h5", ".hdf5", ".keras")
@@ -107,7 +107,7 @@ def download(backbone: resnet_v1.Backbone) -> Network:
     )
 
 
-def weights_by_path(network: Network, model: faster_rcnn.FasterRCNN, source: str) -> dict[str, Any]:
+def weights_by_path(network: Network, model: Detector, source: str) -> dict[str, Any]:
     """Files a network's values under the paths of our variables, biases and epsilon absorbed.
 
     Args:

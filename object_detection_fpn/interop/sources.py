@@ -17,17 +17,11 @@ import tensorflow as tf
 from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop import classification, odapi
 from object_detection_fpn.interop.object_graph import ObjectGraph
-from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.detector import Detector
+from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.training import checkpoints
 from object_detection_fpn.training.checkpoints import CheckpointError
 
-# What `train_config.fine_tune_checkpoint_type` takes, as in the Object Detection API's `restore_from_objects`: its
-# "detection" is the feature extractors of both stages, without the RPN's head and the predictors.
-_PARTS: dict[str, tuple[str, ...] | None] = {
-    "classification": ("feature_extractor/backbone",),
-    "detection": ("feature_extractor", "box_head/feature_extractor"),
-    "full": None,
-}
 _ALLOWED = (
     "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or weights of a "
     "ResNet classifier"
@@ -47,7 +41,7 @@ class Source(NamedTuple):
     """Or a backbone alone: {path of our variable: array}."""
 
 
-def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
+def find(path: str, model: Detector) -> Source:
     """Finds out what a path holds.
 
     Args:
@@ -73,7 +67,7 @@ def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
     if _is_ours(stored, model):
         return Source(stored.path, "of this package", detector=stored)
     root = graph.find(odapi.FEATURES)
-    if root is not None and graph.follow(odapi.PYRAMID, root) is not None:
+    if root is not None and graph.follow(odapi.PYRAMID, root) is not None and isinstance(model, FasterRCNN):
         stored.keys = odapi.stored_keys(model, graph, root)
         return Source(stored.path, "of the Object Detection API", detector=stored)
     classifier = _find_classifier(graph)
@@ -84,7 +78,7 @@ def find(path: str, model: faster_rcnn.FasterRCNN) -> Source:
     raise CheckpointError(f"{stored.path}: {_name_other_model(graph)}. {_ALLOWED}.")
 
 
-def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: bool = False) -> checkpoints.Restored:
+def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> checkpoints.Restored:
     """Gives a model all its weights, to evaluate or export it.
 
     Args:
@@ -107,9 +101,7 @@ def restore_model(path: str, model: faster_rcnn.FasterRCNN, *, use_averages: boo
     return checkpoints.restore_model(source.detector, model, use_averages=use_averages)
 
 
-def restore_for_fine_tuning(
-    path: str, model: faster_rcnn.FasterRCNN, *, kind: str = ""
-) -> tuple[checkpoints.WeightsReport, str]:
+def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tuple[checkpoints.WeightsReport, str]:
     """Gives a model those weights that fit it, before it is trained.
 
     Args:
@@ -131,11 +123,8 @@ def restore_for_fine_tuning(
             'Allowed: "classification", or to leave it out.'
         )
     kind = kind or ("full" if source.detector else "classification")
-    parts = _PARTS[kind]
-    if parts is not None and model.box_head is None:
-        parts = tuple(part for part in parts if not part.startswith("box_head"))
     weights = source.detector.weights() if source.detector else source.backbone or {}
-    report = checkpoints.assign_weights(model, weights, parts=parts, source=source.path)
+    report = checkpoints.assign_weights(model, weights, parts=model.restorable_parts(kind), source=source.path)
     return report, f"Weights from {source.path} ({source.origin}), {kind}"
 
 
@@ -152,7 +141,7 @@ def _resolve(path: str) -> str:
     return checkpoints.resolve_checkpoint(folder)
 
 
-def _is_ours(stored: checkpoints.StoredCheckpoint, model: faster_rcnn.FasterRCNN) -> bool:
+def _is_ours(stored: checkpoints.StoredCheckpoint, model: Detector) -> bool:
     """Whether any variable has one of our names; those of another model of ours have many of them."""
     return not stored.keys.keys().isdisjoint(checkpoints.variables_by_path(model))
 

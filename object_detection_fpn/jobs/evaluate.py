@@ -15,7 +15,7 @@ from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
-from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -37,7 +37,7 @@ class Evaluator:
         self,
         config: Config,
         *,
-        model: faster_rcnn.FasterRCNN,
+        model: Detector,
         strategy: tf.distribute.Strategy,
         output_dir: str,
         sample_1_of_n: int | None = None,
@@ -100,7 +100,7 @@ class Evaluator:
                 report=report,
                 sample_1_of_n=self._sample_1_of_n,
             )
-            if self.model.num_stages == 1:
+            if self._config.model.faster_rcnn.number_of_stages == 1:
                 dataset = dataset.map(_as_one_class)
             categories = list_categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(
@@ -140,7 +140,8 @@ def build_evaluator(
     strategies.check_strategy(config, strategy, use="eval")
     reader = config.train_input_reader if on_train_data else config.eval_input_reader[0]
     with strategy.scope():
-        model = builder.build_inference_model(config, reader, static=strategies.is_tpu(strategy))
+        execution = builder.inference_execution(config, is_tpu=strategies.is_tpu(strategy))
+        model = builder.build_detector(config, reader, execution=execution)
     return Evaluator(
         config,
         model=model,
@@ -168,6 +169,6 @@ def _as_one_class(batch: records.Batch) -> records.Batch:
 
 
 def log_notices(report: DataReport) -> None:
-    """Says in the end what the data had to be forgiven."""
+    """Logs the dropped and clipped boxes by reason, at the end of a run."""
     if summary := report.summary():
         logging.warning("Imperfect data:\n%s", summary)

@@ -24,7 +24,6 @@ from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import service as data_service
 from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
-from object_detection_fpn.jobs import predict as predict_lib
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs.evaluate import (
     Evaluator,
@@ -33,9 +32,10 @@ from object_detection_fpn.jobs.evaluate import (
     load_label_map,
     log_notices,
 )
-from object_detection_fpn.modeling.detectors import faster_rcnn
-from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2, train_pb2
+from object_detection_fpn.modeling.detector import Detector
+from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 from object_detection_fpn.serving import saved_model
+from object_detection_fpn.serving.predictor import Predictor
 from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training import loop as training_loop
 
@@ -90,11 +90,11 @@ def train(
     is_tpu = strategies.is_tpu(strategy)
     for use in ("train", "eval") if evaluate_checkpoints else ("train",):
         strategies.check_strategy(config, strategy, use=use, jit_compile=jit_compile)
-    precision = builder.training_precision(settings, is_tpu=is_tpu)
     label_map = load_label_map(reader)
     tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
-        model = builder.build_training_model(config, precision=precision, static=is_tpu or jit_compile)
+        execution = builder.training_execution(config, is_tpu=is_tpu, jit_compile=jit_compile)
+        model = builder.build_detector(config, reader, execution=execution)
         optimizer = builder.build_optimizer(settings.optimizer)
     variables = optimizers.select_variables(
         model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
@@ -150,10 +150,10 @@ def train(
         initialize=functools.partial(_initialize, config, model) if settings.fine_tune_checkpoint else None,
         gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
         add_regularization_loss=settings.add_regularization_loss,
-        jit_compile=jit_compile and not is_tpu,
+        jit_compile=execution.jit_compile,
         accumulate_gradients=settings.accumulate_gradients,
         all_reduce_dtype=tf.as_dtype(builder.dtype_name(settings.all_reduce_precision)),
-        scale_loss=precision == train_pb2.FLOAT16,
+        scale_loss=execution.dtype == "mixed_float16",
         seed=seed,
         checkpoint_every_n=checkpoint_every_n,
         keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
@@ -247,7 +247,7 @@ def export(
         config: a checked config.
         checkpoint: a checkpoint, or a folder, which means its newest.
         output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
-        input_type: one of `saved_model.INPUT_TYPES`.
+        input_type: one of `serving.input_types.INPUT_TYPES`.
         jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
         device: what the model is to be fast on; it runs on both. None: what this machine has.
 
@@ -258,7 +258,8 @@ def export(
     """
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     strategies.check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
-    model = builder.build_inference_model(config, reader, static=jit_compile, device=device)
+    execution = builder.inference_execution(config, jit_compile=jit_compile, device=device)
+    model = builder.build_detector(config, reader, execution=execution)
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     return saved_model.export_saved_model(
         model=model,
@@ -273,12 +274,12 @@ def export(
     )
 
 
-def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
+def make_predictor(config: Config, *, checkpoint: str) -> Predictor:
     """A predictor with a checkpoint's weights and the label map's names."""
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-    model = builder.build_inference_model(config, reader)
+    model = builder.build_detector(config, reader, execution=builder.inference_execution(config))
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
-    return predict_lib.Predictor.from_model(
+    return Predictor.from_model(
         model=model,
         resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
         categories=list_categories(config, load_label_map(reader)),
@@ -288,22 +289,17 @@ def make_predictor(config: Config, *, checkpoint: str) -> predict_lib.Predictor:
 
 def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -> Callable[[tf.Tensor], tf.Tensor]:
     """Serialized example -> image with its additional channels, which no image file holds."""
-
-    def decode(serialized: tf.Tensor) -> tf.Tensor:
-        return decoder.decode_example(
-            serialized,
-            num_classes=config.model.faster_rcnn.num_classes,
-            num_additional_channels=reader.num_additional_channels,
-        ).example.image
-
-    return decode
+    decoding = decoder.Decoding(
+        num_classes=config.model.faster_rcnn.num_classes, num_additional_channels=reader.num_additional_channels
+    )
+    return lambda serialized: decoder.decode_example(serialized, decoding).example.image
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _show_frozen(model: faster_rcnn.FasterRCNN, trained: list[tf.Variable]) -> None:
+def _show_frozen(model: Detector, trained: list[tf.Variable]) -> None:
     """Says which variables `freeze_variables` and `update_trainable_variables` leave as they are."""
     kept = {id(variable) for variable in trained}
     paths = checkpoints.variables_by_path(model)
@@ -313,7 +309,7 @@ def _show_frozen(model: faster_rcnn.FasterRCNN, trained: list[tf.Variable]) -> N
         print(f"{len(frozen)} of {len(trainable)} trainable variables are frozen: {', '.join(frozen)}", flush=True)
 
 
-def _initialize(config: Config, model: faster_rcnn.FasterRCNN) -> None:
+def _initialize(config: Config, model: Detector) -> None:
     """First weights from `train_config.fine_tune_checkpoint`."""
     settings = config.train_config
     kind = settings.fine_tune_checkpoint_type or ("detection" if settings.from_detection_checkpoint else "")

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling.backbones import resnet_v1
 
 _BACKBONE_MAX_LEVEL = 5
 
@@ -96,7 +97,7 @@ class FeatureExtractor(tf_keras.layers.Layer):
     """
 
     def __init__(
-        self, *, backbone: tf_keras.layers.Layer, fpn: FPN, pad_to_multiple: int = 32, name: str = "feature_extractor"
+        self, *, backbone: resnet_v1.Backbone, fpn: FPN, pad_to_multiple: int = 32, name: str = "feature_extractor"
     ):
         super().__init__(name=name, dtype="float32")
         if pad_to_multiple < 1:
@@ -113,6 +114,10 @@ class FeatureExtractor(tf_keras.layers.Layer):
     @property
     def max_level(self) -> int:
         return self.fpn.max_level
+
+    def normalize_pixels(self, images: tf.Tensor) -> tf.Tensor:
+        """What the backbone wants: images [B, H, W, channels] of any number type in [0, 255] -> float32."""
+        return self.backbone.normalize_pixels(images)
 
     def covered_size(self, image_size: tf.Tensor) -> tf.Tensor:
         """[2] int32 (height, width) of the padded image that the pyramid covers, from that of the image."""

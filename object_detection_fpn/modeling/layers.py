@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.ops import winograd
 from object_detection_fpn.ops.dims import dim
 
@@ -99,15 +100,13 @@ class LayerSpec:
 
     Attributes:
         initializer: makes a new kernel initializer; called once a layer, since an unseeded initializer object that is used
-            twice gives the same values twice.
+            twice gives the same values twice. Not used where `execution.is_restored`.
         regularizer: kernel regularizer or None.
         activation: a key of `ACTIVATIONS`.
         norm: what follows a convolution, or None.
         force_use_bias: give convolutions a bias although a normalization follows.
         freeze_statistics: batch normalization keeps its moving statistics in training, whatever `norm` says.
-        dtype: dtype policy of each layer, "float32" or "mixed_bfloat16" / "mixed_float16".
-        static: compute as suits XLA on a TPU where that differs.
-        winograd: compute 3 x 3 convolutions in float32 by `ops.winograd`: on a CPU, outside of training.
+        execution: how the layers are computed.
     """
 
     initializer: Callable[[], tf_keras.initializers.Initializer] = _glorot_uniform
@@ -116,9 +115,12 @@ class LayerSpec:
     norm: BatchNormSpec | GroupNormSpec | None = None
     force_use_bias: bool = False
     freeze_statistics: bool = False
-    dtype: str = "float32"
-    static: bool = False
-    winograd: bool = False
+    execution: Execution = Execution()
+
+    @property
+    def dtype(self) -> str:
+        """Dtype policy of each layer."""
+        return self.execution.dtype
 
     @property
     def use_bias(self) -> bool:
@@ -142,7 +144,7 @@ class LayerSpec:
         dtype = dtype or self.dtype
         can_be_winograd = (kernel_size, strides, dilation_rate, padding, dtype) == (3, 1, 1, "same", "float32")
         if make is None:
-            make = WinogradConv if self.winograd and can_be_winograd else tf_keras.layers.Conv2D
+            make = WinogradConv if self.execution.winograd and can_be_winograd else tf_keras.layers.Conv2D
         return make(
             filters,
             kernel_size,
@@ -150,11 +152,15 @@ class LayerSpec:
             dilation_rate=dilation_rate,
             padding=padding,
             use_bias=self.use_bias if use_bias is None else use_bias,
-            kernel_initializer=self.initializer(),
+            kernel_initializer=self.make_initializer(),
             kernel_regularizer=self.regularizer,
             dtype=dtype,
             name=name,
         )
+
+    def make_initializer(self) -> tf_keras.initializers.Initializer:
+        """A kernel initializer for one layer."""
+        return tf_keras.initializers.Zeros() if self.execution.is_restored else self.initializer()
 
     def make_norm(self, *, name: str) -> tf_keras.layers.Layer:
         """The normalization that follows a convolution; an identity when there is none."""

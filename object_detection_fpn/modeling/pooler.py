@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.ops import crop_and_resize as crop_ops
+from object_detection_fpn.ops.dims import dim
 
 _CANONICAL_SIZE = 224.0  # ImageNet crop side, the scale at which the backbone was pretrained
 
@@ -26,8 +28,7 @@ class RoIPooler(tf_keras.layers.Layer):
         crop_size: side of the crop before pooling.
         pool_size: side of the max-pooling window; 1 pools nothing.
         pool_stride: of the max pooling.
-        implementation: "native" or "static", see `ops.crop_and_resize`.
-        dtype: dtype policy; the crop's coordinates are float32 whatever it is.
+        execution: how it is computed; the crop's coordinates are float32 whatever its dtype is.
         name: of the layer.
     """
 
@@ -37,17 +38,16 @@ class RoIPooler(tf_keras.layers.Layer):
         crop_size: int = 14,
         pool_size: int = 2,
         pool_stride: int = 2,
-        implementation: str = "native",
-        dtype: str = "float32",
+        execution: Execution = Execution(),
         name: str = "roi_pooler",
     ):
-        super().__init__(name=name, dtype=dtype)
+        super().__init__(name=name, dtype=execution.dtype)
         if pool_size > crop_size:
             raise ValueError(f"pool_size = {pool_size} exceeds crop_size = {crop_size}.")
         self._crop_size = crop_size
         self._pool_size = pool_size
         self._pool_stride = pool_stride
-        self._implementation = implementation
+        self._static = execution.static
         self.built = True
 
     @property
@@ -71,12 +71,11 @@ class RoIPooler(tf_keras.layers.Layer):
             box_ops.normalize(boxes, tf.cast(image_size, tf.float32)),
             self.level_indices(len(pyramid), boxes, image_size),
             crop_size=self._crop_size,
-            implementation=self._implementation,
+            static=self._static,
         )
         if self._pool_size == self._pool_stride == 1:
             return crops
-        shape = tf.shape(crops)
-        batch, num_rois = (crops.shape[axis] if crops.shape[axis] is not None else shape[axis] for axis in (0, 1))
+        batch, num_rois = dim(crops, 0), dim(crops, 1)
         flat = tf.reshape(crops, [-1, self._crop_size, self._crop_size, crops.shape[-1]])
         pooled = tf.nn.max_pool2d(flat, self._pool_size, self._pool_stride, "VALID")
         return tf.reshape(pooled, [batch, num_rois, self.output_size, self.output_size, crops.shape[-1]])

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from object_detection_fpn.ops import box_coder, nms
 from object_detection_fpn.ops import boxes as box_ops
-from object_detection_fpn.records import Detections, Predictions
+from object_detection_fpn.records import BoxOutputs, Detections, Proposals, RpnOutputs
 
 ScoreConverter = Callable[[tf.Tensor], tf.Tensor]
 
@@ -26,54 +26,32 @@ class Postprocessor:
 
     Attributes:
         score_converter: class logits [B, R, C+1] -> scores of the same shape, calibrated if they are to be.
-        score_threshold: score that a detection must exceed.
-        iou_threshold: a detection that overlaps a better one of its class by more is dropped.
-        max_detections_per_class: kept for each class of an image.
-        max_total_detections: D, kept for an image.
-        class_agnostic: suppress across classes.
-        max_classes_per_detection: with `class_agnostic`, as how many of its best classes a RoI is detected.
-        keep_empty: keep the detections that have no area within the image.
-        soft_nms_sigma: width of Soft-NMS (Bodla et al. 2017), 0 = hard suppression.
-        implementation: "native" or "xla", see `ops.nms`.
+        suppression: thresholds and numbers of detections.
+        static: see `execution.Execution`.
         box_scales: of the box coder.
     """
 
     score_converter: ScoreConverter = tf.nn.softmax
-    score_threshold: float = 0.0
-    iou_threshold: float = 0.6
-    max_detections_per_class: int = 100
-    max_total_detections: int = 100
-    class_agnostic: bool = False
-    max_classes_per_detection: int = 1
-    keep_empty: bool = False
-    soft_nms_sigma: float = 0.0
-    implementation: str = "native"
+    suppression: nms.Suppression = nms.Suppression()
+    static: bool = False
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
 
-    def decode(self, predictions: Predictions) -> tf.Tensor:
+    def decode(self, outputs: BoxOutputs, rois: Proposals) -> tf.Tensor:
         """[B, R, C or 1, 4], the refined box of each RoI (and class) in pixels, not clipped."""
-        return box_coder.decode(predictions.box_deltas, predictions.rois.boxes[:, :, None], scales=self.box_scales)
+        return box_coder.decode(outputs.box_deltas, rois.boxes[:, :, None], scales=self.box_scales)
 
-    def __call__(self, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
-        """Returns the detections of two-stage `predictions`; `true_shapes` is [B, 3] int32."""
-        rois = predictions.rois
-        all_scores = self.score_converter(predictions.class_logits)  # [B, R, C+1]
+    def __call__(self, outputs: BoxOutputs, rois: Proposals, true_shapes: tf.Tensor) -> Detections:
+        """Returns the detections of what the box head says of RoIs; `true_shapes` is [B, 3] int32."""
+        all_scores = self.score_converter(outputs.class_logits)  # [B, R, C+1]
         class_scores = all_scores[..., 1:]
-        boxes = self.decode(predictions)
+        boxes = self.decode(outputs, rois)
         kept, scores, classes, roi_indices, num_kept = nms.multiclass_nms(
             boxes,
             class_scores,
+            self.suppression,
             clip_window=box_ops.image_window(true_shapes),
-            max_detections_per_class=self.max_detections_per_class,
-            max_total_detections=self.max_total_detections,
-            iou_threshold=self.iou_threshold,
-            score_threshold=self.score_threshold,
-            class_agnostic=self.class_agnostic,
-            max_classes_per_detection=self.max_classes_per_detection,
-            keep_empty=self.keep_empty,
             num_valid=rois.num_proposals,
-            implementation=self.implementation,
-            soft_nms_sigma=self.soft_nms_sigma,
+            static=self.static,
         )
         is_real = tf.sequence_mask(num_kept, tf.shape(kept)[1])
         kept_scores = tf.gather(all_scores, roi_indices, batch_dims=1)
@@ -89,9 +67,8 @@ class Postprocessor:
         )
 
 
-def proposals_as_detections(predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
+def proposals_as_detections(rpn: RpnOutputs, proposals: Proposals, true_shapes: tf.Tensor) -> Detections:
     """What a model of one stage detects: its proposals, all of class 0, out of its decoded anchors."""
-    proposals, rpn = predictions.rois, predictions.rpn
     scores = tf.stack([1.0 - proposals.scores, proposals.scores], axis=-1)
     is_real = tf.sequence_mask(proposals.num_proposals, tf.shape(proposals.scores)[1])
     anchors = box_coder.decode(rpn.box_deltas, rpn.anchors[None])

@@ -25,7 +25,7 @@ def match(
     unmatched_threshold: float,
     force_match: bool,
     is_valid: tf.Tensor | None = None,
-    implementation: str = "native",
+    static: bool = False,
 ) -> tf.Tensor:
     """Matches each box to the groundtruth box that it overlaps most.
 
@@ -34,9 +34,9 @@ def match(
         groundtruth: of B images.
         matched_threshold: least IoU of a match.
         unmatched_threshold: below it a box is background; between the two it is ignored.
-        force_match: each groundtruth box also gets the box that overlaps it most.
+        force_match: each groundtruth box that has weight also gets the box that overlaps it most.
         is_valid: [B or 1, K] bool; others are ignored and not forced.
-        implementation: "native" or "xla", see `ops.matching`.
+        static: see `execution.Execution`.
 
     Returns:
         [B, K] int32: row of the groundtruth, -1 background, -2 ignored.
@@ -49,11 +49,13 @@ def match(
         matched_threshold=matched_threshold,
         unmatched_threshold=unmatched_threshold,
         force_match=force_match,
+        # Groundtruth without weight still keeps what it overlaps from being background.
+        may_force=groundtruth.weights > 0.0,
         is_valid=is_valid,
-        implementation=implementation,
+        static=static,
     )
     crowd_share = matching.covered_share(
-        boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range, implementation=implementation
+        boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range, static=static
     )
     is_in_crowd = (crowd_share >= _CROWD_OVERLAP) & (matches == matching.BACKGROUND)
     return tf.where(is_in_crowd, matching.IGNORED, matches)
@@ -92,26 +94,27 @@ def encode(
             there, decide over its classes.
         box_scales: of the box coder.
     """
-    is_matched = matches >= 0
-    rows = tf.maximum(matches, 0)
-    gt_weights = tf.gather(groundtruth.weights, rows, batch_dims=1)
-    box_weights = tf.where(is_matched, gt_weights, 0.0)
-    class_weights = tf.where(is_matched, gt_weights, tf.cast(matches == matching.BACKGROUND, tf.float32))
-    classes = tf.cast(is_matched, tf.int32)
-    class_targets = None
-    if not class_agnostic:
-        classes *= tf.gather(_box_classes(groundtruth), rows, batch_dims=1)
-        class_targets = _class_targets(is_matched, rows, groundtruth)
-    gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
-    deltas = tf.where(is_matched[..., None], box_coder.encode(gt_boxes, boxes, scales=box_scales), 0.0)
-    return Targets(
-        classes=classes,
-        class_weights=class_weights,
-        box_deltas=deltas,
-        box_weights=box_weights,
-        matches=matches,
-        class_targets=class_targets,
-    )
+    with tf.name_scope("matching"):
+        is_matched = matches >= 0
+        rows = tf.maximum(matches, 0)
+        gt_weights = tf.gather(groundtruth.weights, rows, batch_dims=1)
+        box_weights = tf.where(is_matched, gt_weights, 0.0)
+        class_weights = tf.where(is_matched, gt_weights, tf.cast(matches == matching.BACKGROUND, tf.float32))
+        classes = tf.cast(is_matched, tf.int32)
+        class_targets = None
+        if not class_agnostic:
+            classes *= tf.gather(_box_classes(groundtruth), rows, batch_dims=1)
+            class_targets = _class_targets(is_matched, rows, groundtruth)
+        gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
+        deltas = tf.where(is_matched[..., None], box_coder.encode(gt_boxes, boxes, scales=box_scales), 0.0)
+        return Targets(
+            classes=classes,
+            class_weights=class_weights,
+            box_deltas=deltas,
+            box_weights=box_weights,
+            matches=matches,
+            class_targets=class_targets,
+        )
 
 
 def _box_classes(groundtruth: Groundtruth) -> tf.Tensor:
@@ -138,7 +141,7 @@ class AnchorSampler:
         positive_fraction: greatest share of objects.
         matched_threshold, unmatched_threshold: IoU of objects and of background (Faster R-CNN, section 3.1.2).
         box_scales: of the box coder.
-        implementation: "native" or "xla", see `ops.matching`.
+        static: see `execution.Execution`.
     """
 
     num_samples: int = 256
@@ -146,12 +149,15 @@ class AnchorSampler:
     matched_threshold: float = 0.7
     unmatched_threshold: float = 0.3
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
-    implementation: str = "native"
+    static: bool = False
 
     def __call__(
-        self, outputs: RpnOutputs, groundtruth: Groundtruth, seed: tf.Tensor
+        self, outputs: RpnOutputs, groundtruth: Groundtruth, seed: tf.Tensor | None
     ) -> tuple[sampling.Sample, Targets]:
-        """Returns the sample, rows of the anchors, and the targets of its rows ([B, S] each)."""
+        """Returns the sample, rows of the anchors, and the targets of its rows ([B, S] each).
+
+        Without a seed all images draw alike, each as if it were a batch of one.
+        """
         matches = match(
             outputs.anchors[None],
             groundtruth,
@@ -159,7 +165,7 @@ class AnchorSampler:
             unmatched_threshold=self.unmatched_threshold,
             force_match=True,
             is_valid=outputs.is_valid[None],
-            implementation=self.implementation,
+            static=self.static,
         )
         num_anchors = outputs.anchors.shape[0]
         num_samples = self.num_samples if num_anchors is None else min(self.num_samples, num_anchors)
@@ -168,7 +174,8 @@ class AnchorSampler:
             matches >= 0,
             num_samples=num_samples,
             positive_fraction=self.positive_fraction,
-            seed=seed,
+            seed=tf.zeros([2], tf.int32) if seed is None else seed,
+            is_alike=seed is None,
         )
         anchors = tf.gather(outputs.anchors, sample.indices)  # [B, S, 4]
         sampled_matches = tf.where(
@@ -182,18 +189,19 @@ class RoISampler:
     """Chooses the proposals that train the box head (Fast R-CNN, section 2.3: 25 % objects).
 
     Attributes:
-        num_samples: RoIs an image. None takes every proposal, for a loss that chooses itself (`losses.HardExampleMiner`).
+        num_samples: RoIs an image. None takes every proposal, for a loss that chooses
+            itself (`hard_examples.HardExampleMiner`).
         positive_fraction: greatest share of objects.
         threshold: least IoU of an object; all others are background.
         box_scales: of the box coder.
-        implementation: "native" or "xla", see `ops.matching`.
+        static: see `execution.Execution`.
     """
 
     num_samples: int | None = 64
     positive_fraction: float = 0.25
     threshold: float = 0.5
     box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
-    implementation: str = "native"
+    static: bool = False
 
     def match(self, boxes: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
         """[B, R] int32, as `match`."""
@@ -203,7 +211,7 @@ class RoISampler:
             matched_threshold=self.threshold,
             unmatched_threshold=self.threshold,
             force_match=False,
-            implementation=self.implementation,
+            static=self.static,
         )
 
     def __call__(self, proposals: Proposals, groundtruth: Groundtruth, seed: tf.Tensor) -> Proposals:

@@ -20,7 +20,7 @@ _NONE = -1.0  # similarity to what cannot match; real similarities are never neg
 
 # Groundtruth rows that a turn of the loop compares with all anchors. Each is as many operations again to trace and to prepare,
 # which takes longer than a CPU's or a GPU's turns do; XLA's, of which each reads and writes what is best so far, are dearer.
-_ROWS_OF_A_TURN = {"native": 2, "xla": 8}
+_ROWS_OF_A_TURN, _ROWS_OF_A_STATIC_TURN = 2, 8
 
 
 def match_boxes(
@@ -31,8 +31,9 @@ def match_boxes(
     matched_threshold: float,
     unmatched_threshold: float,
     force_match: bool,
+    may_force: tf.Tensor | None = None,
     is_valid: tf.Tensor | None = None,
-    implementation: str = "native",
+    static: bool = False,
 ) -> tf.Tensor:
     """Matches each anchor to the groundtruth box with which it has the largest IoU.
 
@@ -47,8 +48,10 @@ def match_boxes(
         matched_threshold: least IoU of a match.
         unmatched_threshold: IoU below which an anchor is background.
         force_match: whether each real groundtruth box gets an anchor.
+        may_force: [B, G] bool, real rows that `force_match` gives an anchor to; the others match what they overlap only. None
+            admits all.
         is_valid: [B or 1, K] bool, anchors that may match; the others are ignored. None admits all.
-        implementation: "native" or "xla", which is fast where XLA compiles it; the results are the same.
+        static: in turns that are fast where XLA compiles them; the results are the same.
 
     Returns:
         [B, K] int32; all background where no groundtruth is real.
@@ -57,20 +60,21 @@ def match_boxes(
         ValueError: if `unmatched_threshold` exceeds `matched_threshold`.
     """
     _check(matched_threshold, unmatched_threshold)
-    overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou, _ROWS_OF_A_TURN[implementation])
-    return _decide(overlaps, matched_threshold, unmatched_threshold, force_match, is_valid)
+    with tf.name_scope("matching"):
+        overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou, _num_rows(static))
+        if may_force is not None:
+            overlaps = overlaps._replace(anchor=tf.where(may_force, overlaps.anchor, dim(boxes, 1)))
+        return _decide(overlaps, matched_threshold, unmatched_threshold, force_match, is_valid)
 
 
-def covered_share(
-    boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor, implementation: str = "native"
-) -> tf.Tensor:
+def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor, static: bool = False) -> tf.Tensor:
     """Measures how far each box lies within one of the regions, such as crowds.
 
     Args:
         boxes: [B or 1, K, 4] float32, in the frame of `regions`.
         regions: [B, G, 4] float32.
         is_real: [B, G] bool, regions that count.
-        implementation: as for `match_boxes`.
+        static: as for `match_boxes`.
 
     Returns:
         [B, K] float32, the largest share of the box's area that lies in one real region; 0 without any.
@@ -79,8 +83,13 @@ def covered_share(
     def ioa(regions: box_ops.Corners, boxes: box_ops.Corners) -> tf.Tensor:
         return box_ops.ioa(boxes, regions)
 
-    overlaps = _best_overlaps(boxes, regions, is_real, None, ioa, _ROWS_OF_A_TURN[implementation])
-    return tf.maximum(overlaps.similarity, 0.0)
+    with tf.name_scope("matching"):
+        overlaps = _best_overlaps(boxes, regions, is_real, None, ioa, _num_rows(static))
+        return tf.maximum(overlaps.similarity, 0.0)
+
+
+def _num_rows(static: bool) -> int:
+    return _ROWS_OF_A_STATIC_TURN if static else _ROWS_OF_A_TURN
 
 
 class _Overlaps(NamedTuple):

@@ -26,6 +26,7 @@ def sample_balanced(
     num_samples: int,
     positive_fraction: float,
     seed: tf.Tensor | None,
+    is_alike: bool = False,
 ) -> Sample:
     """Chooses at most int(num_samples * positive_fraction) positives and fills up with negatives.
 
@@ -35,6 +36,7 @@ def sample_balanced(
         num_samples: rows to choose from each image.
         positive_fraction: largest share of positives, in [0, 1].
         seed: [2] int32, chooses uniformly at random, the same for the same seed; None takes the first rows of each kind.
+        is_alike: all images draw the same numbers, those of a batch of one.
 
     Returns:
         The chosen rows; fewer than `num_samples` where negatives run out.
@@ -47,15 +49,25 @@ def sample_balanced(
     if not 0.0 <= positive_fraction <= 1.0:
         raise ValueError(f"positive_fraction = {positive_fraction}. Allowed: 0 to 1.")
 
-    shape, num_rows = tf.shape(is_candidate), dim(is_candidate, 1)
-    if seed is None:  # falls with the row, and is exact in float32 up to 16.7 million rows
-        priority = tf.broadcast_to(tf.cast(num_rows - tf.range(num_rows), tf.float32), shape)
-    else:
-        priority = tf.random.stateless_uniform(shape, seed, alg="philox")  # the same numbers with and without XLA
+    with tf.name_scope("sampling"):
+        shape, num_rows = tf.shape(is_candidate), dim(is_candidate, 1)
+        if seed is None:  # falls with the row, and is exact in float32 up to 16.7 million rows
+            priority = tf.broadcast_to(tf.cast(num_rows - tf.range(num_rows), tf.float32), shape)
+        elif is_alike:
+            priority = tf.broadcast_to(tf.random.stateless_uniform([1, num_rows], seed, alg="philox"), shape)
+        else:
+            priority = tf.random.stateless_uniform(shape, seed, alg="philox")  # the same with and without XLA
+        return _choose(is_candidate, is_positive, priority, num_samples, int(num_samples * positive_fraction))
 
+
+def _choose(
+    is_candidate: tf.Tensor, is_positive: tf.Tensor, priority: tf.Tensor, num_samples: int, max_positives: int
+) -> Sample:
+    """The rows of highest priority [B, K], none of which is negative."""
+    num_rows = dim(is_candidate, 1)
     is_positive = tf.logical_and(is_candidate, is_positive)
     is_negative = tf.logical_and(is_candidate, tf.logical_not(is_positive))
-    num_positives = tf.minimum(_count(is_positive), int(num_samples * positive_fraction))
+    num_positives = tf.minimum(_count(is_positive), max_positives)
     num_negatives = tf.minimum(_count(is_negative), num_samples - num_positives)
     # Priorities are never negative. Both kinds at once, as twice as many rows.
     kinds = tf.concat([is_positive, is_negative], axis=0)

@@ -22,8 +22,7 @@ import tensorflow as tf
 from object_detection_fpn import records
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.serving.folding import Folding
-
-INPUT_TYPES = ("image_tensor", "float_image_tensor", "encoded_image_string_tensor", "tf_example")
+from object_detection_fpn.serving.input_types import INPUT_TYPES
 
 _ENCODED_CHANNELS = (1, 3, 4)  # what an image file can be decoded to
 
@@ -67,7 +66,7 @@ def make_serving_function(
     The last six are there if the model's `Detections` carry them.
 
     Args:
-        model: has `preprocess`, `predict` and `postprocess` (`modeling.detectors.faster_rcnn`).
+        model: the detector.
         resizer: what the model's images went through in training.
         input_type: one of `INPUT_TYPES`.
         num_channels: of the images that come in; the resizer may make one channel of them.
@@ -92,8 +91,8 @@ def make_serving_function(
 
     def detect(images: tf.Tensor, true_shapes: tf.Tensor) -> dict[str, tf.Tensor]:
         with folding or contextlib.nullcontext():
-            predictions = model.predict(model.preprocess(images), true_shapes, training=False)
-            return to_api_outputs(model.postprocess(predictions, true_shapes))
+            inputs = model.preprocess(records.Inputs(images, true_shapes))
+            return to_api_outputs(model.postprocess(model.predict(inputs, training=False), inputs))
 
     if jit_compile:
         detect = tf.function(detect, jit_compile=True, autograph=False)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from object_detection_fpn.tools.convert import coco
+from object_detection_fpn.tools.convert import coco, records
 
 CLASS_NAMES = ("circle", "square", "triangle")
 """In the order of their ids, from 1."""
@@ -107,6 +107,7 @@ def write_dataset(
             image_dir,
             os.path.join(output_dir, split),
             num_shards=min(num_shards, num_images),
+            allow_no_boxes=True,  # a few images may all be without objects
             show_progress=False,  # drawing, which is what takes time, shows its own
         )
         paths |= {
@@ -115,7 +116,7 @@ def write_dataset(
             f"{split}_images": image_dir,
         }
     # Last, so that where there is a label map, the data set is complete.
-    coco.write_label_map(label_map_path, dict(enumerate(CLASS_NAMES, start=1)))
+    records.write_label_map(label_map_path, dict(enumerate(CLASS_NAMES, start=1)))
     return ShapesDataset(label_map_path=label_map_path, **paths)
 
 

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import orbit
 import tensorflow as tf
-import tf_keras
 
+from object_detection_fpn.modeling.detector import Detector
+from object_detection_fpn.records import TOTAL_LOSS
 from object_detection_fpn.training import checkpoints, optimizers, workers
 from object_detection_fpn.training.progress import Progress, StopRequest
-from object_detection_fpn.training.step import GRADIENT_NORM, TOTAL_LOSS, Trainer, TrainingError
+from object_detection_fpn.training.step import GRADIENT_NORM, Trainer, TrainingError
 
 _FIRST_STOPS = (1, 2, 5, 10)  # steps of a run after which the host looks at the losses, however fast they are
 _SECONDS_PER_CALL = 5.0  # the longest the host waits for a call of several steps, and a user for the answer to Ctrl-C
@@ -54,7 +55,7 @@ class TrainResult(NamedTuple):
 
 def train(
     *,
-    model: tf_keras.layers.Layer,
+    model: Detector,
     optimizer: optimizers.AveragingOptimizer,
     dataset: Callable[[tf.distribute.InputContext, int], tf.data.Dataset],
     strategy: tf.distribute.Strategy,
@@ -90,7 +91,7 @@ def train(
     run starts at, so that a resumed run sees data in another order than the run before it.
 
     Args:
-        model: has the four verbs of `modeling.detectors.faster_rcnn` and all its variables, made under `strategy`.
+        model: the detector, made under `strategy`.
         optimizer: made under `strategy`; built here.
         dataset: given (input context, seed), makes the endless data set of one worker: `records.Batch` of one replica each.
         strategy: the `tf.distribute` strategy.

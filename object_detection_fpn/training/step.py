@@ -13,11 +13,11 @@ import orbit
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.modeling.detector import Detector, mean_losses
+from object_detection_fpn.records import REGULARIZATION_LOSS, TOTAL_LOSS
 from object_detection_fpn.training import optimizers
 
-TOTAL_LOSS = "Loss/total_loss"
 GRADIENT_NORM = "gradient_norm"
-_REGULARIZATION_LOSS = "Loss/regularization_loss"
 _REMEDIES = (
     "What usually helps: a lower learning rate or a longer warmup, gradient_clipping_by_norm (10 is common), a look at the "
     "groundtruth boxes."
@@ -25,8 +25,6 @@ _REMEDIES = (
 _LOSS_SCALE_REMEDY = "What helps: precision: BFLOAT16 or FLOAT32, whose range is that of the weights."
 # Twice as many as the first loss scale, 2^15, can be halved.
 _MOST_SKIPPED_IN_A_ROW = 30
-# Room for the losses of a part, whose number only its trace tells, in a loop that needs shapes before it is traced.
-_MOST_LOSSES = 32
 
 
 class TrainingError(Exception):
@@ -41,7 +39,7 @@ class Trainer(orbit.StandardTrainer):
 
     Args:
         dataset: distributed over the replicas.
-        model: has the four verbs of `modeling.detectors.faster_rcnn`.
+        model: the detector.
         optimizer: built.
         variables: the variables to train.
         strategy: of all these.
@@ -58,7 +56,7 @@ class Trainer(orbit.StandardTrainer):
         self,
         dataset: Any,
         *,
-        model: tf_keras.layers.Layer,
+        model: Detector,
         optimizer: optimizers.AveragingOptimizer,
         variables: Sequence[tf.Variable],
         strategy: tf.distribute.Strategy,
@@ -84,11 +82,11 @@ class Trainer(orbit.StandardTrainer):
         self._differentiate = self._losses_and_gradients if num_parts == 1 else self._losses_and_gradients_in_parts
         if jit_compile:
             self._differentiate = tf.function(self._differentiate, jit_compile=True, autograph=False)
-        self._names: tuple[str, ...] = ()  # known once the step is traced, like the next
-        self._batch_size: int | None = None
-        # Made here, before the number of losses is known: a `tf.function` that makes variables is traced a second time.
-        self._sums = tf.Variable([0.0], shape=[None], trainable=False)
-        self._failed_values = tf.Variable([0.0], shape=[None], trainable=False)
+        regularization = (REGULARIZATION_LOSS,) if add_regularization_loss else ()
+        self._names = (*model.loss_names, *regularization, TOTAL_LOSS, GRADIENT_NORM)
+        self._batch_size: int | None = None  # known once the step is traced
+        self._sums = tf.Variable(tf.zeros([len(self._names)]), trainable=False)
+        self._failed_values = tf.Variable(tf.zeros([len(self._names)]), trainable=False)
         self._failed_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._num_skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._num_skipped_in_a_row = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -141,7 +139,7 @@ class Trainer(orbit.StandardTrainer):
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], batch)
 
     def train_loop_begin(self) -> None:
-        self._sums.assign([0.0])
+        self._sums.assign(tf.zeros_like(self._sums))
         self._num_skipped.assign(0)
 
     # Without autograph's rewriting of all code below: see `loop.train`.
@@ -168,7 +166,7 @@ class Trainer(orbit.StandardTrainer):
 
     def replica_step(self, batch: Any) -> tf.Tensor:
         """One step of one replica; returns [L] float32, the values that `_names` names."""
-        self._batch_size = batch.images.shape[0]
+        self._batch_size = batch.inputs.images.shape[0]
         context = tf.distribute.get_replica_context()
         seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
         seed = tf.random.experimental.stateless_fold_in(seed, context.replica_id_in_sync_group)
@@ -206,26 +204,26 @@ class Trainer(orbit.StandardTrainer):
         with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
             tape.watch(self._variables)
             predictions = self._model.predict(
-                self._model.preprocess(batch.images),
-                batch.true_shapes,
+                self._model.preprocess(batch.inputs),
                 training=True,
                 groundtruth=batch.groundtruth,
                 seed=seed,
             )
-            losses = dict(self._model.loss(predictions, batch.groundtruth))
-            if not self._add_regularization_loss:
-                losses.pop(_REGULARIZATION_LOSS, None)
-            values = {name: tf.cast(loss, tf.float32) for name, loss in losses.items()}
-            total = tf.add_n(list(values.values()))
-            task = share(tf.add_n([value for name, value in values.items() if name != _REGULARIZATION_LOSS]))
-            regularization = share(values.get(_REGULARIZATION_LOSS, tf.constant(0.0)))
-        self._names = (*losses, TOTAL_LOSS, GRADIENT_NORM)
+            losses = mean_losses(self._model, predictions, batch.groundtruth)
+            regularization = losses.pop(REGULARIZATION_LOSS)
+            values = list(losses.values())
+            task = share(tf.add_n(values))
+            if self._add_regularization_loss:
+                values.append(regularization)
+                regularization = share(regularization)
+            else:
+                regularization = tf.constant(0.0)
         gradients = tape.gradient(task, self._variables)
         # Only the weights are needed for those of the regularization. Computed before the others, as nothing else would keep
         # a device from doing, they lie in memory, as large as the weights, while the features of all layers do.
         with tf.control_dependencies([grad for grad in gradients if grad is not None]):
             decays = tape.gradient(regularization, self._variables)
-        return tf.stack([*values.values(), total]), list(map(_add_gradients, gradients, decays))
+        return tf.stack([*values, tf.add_n(values)]), list(map(_add_gradients, gradients, decays))
 
     def _losses_and_gradients_in_parts(self, batch: Any, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """What `_losses_and_gradients` returns, as means over the parts of the batch.
@@ -235,7 +233,7 @@ class Trainer(orbit.StandardTrainer):
         Raises:
             ValueError: if the parts cannot be of one size.
         """
-        size = batch.images.shape[0]
+        size = batch.inputs.images.shape[0]
         if size is None or size % self._num_parts:
             raise ValueError(f"{size} images of a replica cannot be computed in {self._num_parts} parts of one size.")
 
@@ -250,18 +248,17 @@ class Trainer(orbit.StandardTrainer):
             losses, gradients = self._losses_and_gradients(part, tf.random.experimental.stateless_fold_in(seed, i))
             has_influence[:] = [grad is not None for grad in gradients]
             sums = [total if grad is None else total + grad for total, grad in zip(sums, gradients, strict=True)]
-            losses = tf.pad(losses / self._num_parts, [[0, _MOST_LOSSES - losses.shape[0]]])
-            return i + 1, values + losses, sums
+            return i + 1, values + losses / self._num_parts, sums
 
         _, values, sums = tf.while_loop(
             lambda i, *_: i < self._num_parts,
             add_part,
-            (tf.constant(0), tf.zeros([_MOST_LOSSES]), [tf.zeros(v.shape, v.dtype) for v in self._variables]),
+            (tf.constant(0), tf.zeros([len(self._names) - 1]), [tf.zeros(v.shape, v.dtype) for v in self._variables]),
             parallel_iterations=1,
             maximum_iterations=self._num_parts,
         )
         gradients = [total if has else None for total, has in zip(sums, has_influence, strict=True)]
-        return values[: len(self._names) - 1], gradients
+        return values, gradients
 
     def _remedies(self, values: dict[str, float]) -> str:
         if self._loss_scaler is None or any(not np.isfinite(v) for name, v in values.items() if name != GRADIENT_NORM):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 
@@ -16,9 +17,11 @@ from object_detection_fpn.builder.layer_spec import _ACTIVATIONS
 from object_detection_fpn.config import tables
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, ssd
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
-from object_detection_fpn.modeling import layers, postprocess, targets
+from object_detection_fpn.execution import Execution
+from object_detection_fpn.modeling import hard_examples, layers, postprocess, proposals, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.ops import losses
+from object_detection_fpn.modeling.heads import rpn as rpn_head
+from object_detection_fpn.ops import losses, nms
 from object_detection_fpn.protos import (
     eval_pb2,
     faster_rcnn_pb2,
@@ -76,12 +79,11 @@ def backbone_calls(monkeypatch):
     """Stands in for the backbones, which take seconds to build, and records what they are asked for."""
     calls = []
 
-    def small(depth, *, max_level, num_channels, spec, recomputed_stages):
+    def small(depth, *, max_level, num_channels, spec):
         described = {
             "max_level": max_level,
             "num_channels": num_channels,
             "spec": spec,
-            "recomputed_stages": recomputed_stages,
         }
         calls.append({"depth": depth, **described})
         features = inputs = tf_keras.Input([None, None, num_channels])
@@ -127,8 +129,8 @@ DEPTHS = dict(builder.BACKBONES)  # before any test replaces them
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
-def layer_spec(text, **kwargs):
-    return builder.build_layer_spec(parse(text, hyperparams_pb2.Hyperparams), **kwargs)
+def layer_spec(text, execution=Execution(), **kwargs):
+    return builder.build_layer_spec(parse(text, hyperparams_pb2.Hyperparams), execution=execution, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,8 @@ def test_normalizations(text, norm):
 
 
 def test_the_rest_of_a_layer_spec():
-    spec = layer_spec("force_use_bias: true", freeze_statistics=True, dtype="mixed_bfloat16")
+    execution = Execution(dtype="mixed_bfloat16")
+    spec = layer_spec("force_use_bias: true", freeze_statistics=True, execution=execution)
     assert (spec.force_use_bias, spec.freeze_statistics, spec.dtype) == (True, True, "mixed_bfloat16")
     assert (layer_spec("").force_use_bias, layer_spec("").freeze_statistics) == (False, False)
 
@@ -248,10 +251,14 @@ def test_levels_and_filters_arrive(backbone_calls, min_level, max_level, of_back
 
 
 def test_recomputation_arrives(backbone_calls):
-    message = model_message('feature_extractor { type: "faster_rcnn_resnet18_fpn_keras" }')
+    config = pipeline_pb2.TrainEvalPipelineConfig(model=model_message())
     for recompute, static in ((None, False), (None, True), (False, False), (True, False), (True, True)):
-        builder.build_model(message, recompute_backbone=recompute, static=static)
-    assert [call["recomputed_stages"] for call in backbone_calls] == [1, 0, 0, 4, 4]
+        config.train_config.ClearField("recompute_backbone")
+        if recompute is not None:
+            config.train_config.recompute_backbone = recompute
+        execution = builder.training_execution(config, jit_compile=static)
+        builder.build_model(config.model, execution=execution)
+    assert [call["spec"].execution.recomputed_stages for call in backbone_calls] == [1, 0, 0, 4, 4]
 
 
 def test_pad_to_multiple_arrives():
@@ -302,7 +309,7 @@ def test_statistics_are_frozen_by_default():
 
 
 def test_dtype_reaches_every_part(backbone_calls):
-    model = builder.build_model(model_message(), dtype="mixed_bfloat16")
+    model = builder.build_model(model_message(), execution=Execution(dtype="mixed_bfloat16"))
     assert backbone_calls[0]["spec"].dtype == "mixed_bfloat16"
     head = model.box_head
     for part in (model.feature_extractor.fpn, model.rpn.head, model.roi_pooler, head.feature_extractor, head):
@@ -349,9 +356,9 @@ def test_first_stage():
     assert [layer.filters for layer in rpn.head.deltas] == [4 * 6] * 5
     assert len(rpn.head.losses) == 1 + 2 * 5
     assert rpn._clip_anchors
-    assert (rpn.max_proposals, rpn._nms_iou_threshold, rpn._nms_score_threshold) == (77, 0.625, 0.125)
-    assert model._anchor_sampler == targets.AnchorSampler(num_samples=100, positive_fraction=0.25)
-    assert model._rpn_loss == losses.RpnLoss(localization_weight=2.0, objectness_weight=3.0)
+    assert rpn._decoder == proposals.ProposalDecoder(max_proposals=77, iou_threshold=0.625, score_threshold=0.125)
+    assert rpn._sampler == targets.AnchorSampler(num_samples=100, positive_fraction=0.25)
+    assert rpn._loss == rpn_head.RpnLoss(localization_weight=2.0, objectness_weight=3.0)
 
 
 def test_second_stage():
@@ -372,7 +379,7 @@ def test_second_stage():
     assert (model.roi_pooler._crop_size, model.roi_pooler._pool_size, model.roi_pooler._pool_stride) == (9, 3, 3)
     assert model.box_head.feature_extractor.fc1.kernel.shape == (3 * 3 * 8, 1024)
     assert model._roi_sampler == targets.RoISampler(num_samples=33, positive_fraction=0.5)
-    loss = model._box_loss
+    loss = model.box_head._loss
     assert (loss.localization_weight, loss.classification_weight) == (2.0, 3.0)
     np.testing.assert_allclose(
         loss.classification_loss(tf.constant([0.0, 4.0]), tf.constant([0.0, 1.0])), np.log(1 + np.exp(-1)), rtol=1e-6
@@ -398,14 +405,14 @@ def test_classification_losses(text, loss, settings):
 @pytest.mark.parametrize(
     "text, miner",
     [
-        ("", losses.HardExampleMiner(localization_weight=3.0, classification_weight=2.0, iou_threshold=0.75)),
+        ("", hard_examples.HardExampleMiner(localization_weight=3.0, classification_weight=2.0, iou_threshold=0.75)),
         (
             "num_hard_examples: 0 loss_type: CLASSIFICATION",
-            losses.HardExampleMiner(num_examples=None, localization_weight=0.0, iou_threshold=0.75),
+            hard_examples.HardExampleMiner(num_examples=None, localization_weight=0.0, iou_threshold=0.75),
         ),
         (
             "num_hard_examples: 9 loss_type: LOCALIZATION max_negatives_per_positive: 3 min_negatives_per_image: 2",
-            losses.HardExampleMiner(
+            hard_examples.HardExampleMiner(
                 9, 0.75, classification_weight=0.0, max_negatives_per_positive=3.0, min_negatives=2
             ),
         ),
@@ -415,10 +422,11 @@ def test_hard_examples(text, miner):
     weights = "second_stage_localization_loss_weight: 3 second_stage_classification_loss_weight: 2"
     mined = f"hard_example_miner {{ iou_threshold: 0.75 {text} }}"
     model = builder.build_model(model_message(f"{weights} {mined}"))
-    assert model._box_loss.miner == miner
+    assert model.box_head._loss.miner == miner
     assert model._roi_sampler.num_samples is None
-    assert builder.build_model(model_message(mined), static=True)._box_loss.miner.implementation == "xla"
-    assert builder.build_model(model_message(weights))._box_loss.miner is None
+    static = builder.build_model(model_message(mined), execution=Execution(static=True))
+    assert static.box_head._loss.miner.static
+    assert builder.build_model(model_message(weights)).box_head._loss.miner is None
 
 
 def test_the_default_classification_loss_is_softmax_cross_entropy():
@@ -457,12 +465,30 @@ def test_one_stage_has_no_box_head():
     assert (model.num_stages, model.box_head, model.roi_pooler) == (1, None, None)
 
 
-@pytest.mark.parametrize("static, suppress, crop", [(False, "native", "native"), (True, "xla", "static")])
-def test_static_chooses_what_xla_can_compile(static, suppress, crop):
-    model = builder.build_model(model_message(), static=static)
-    assert (model.rpn._implementation, model._postprocessor.implementation) == (suppress, suppress)
-    assert (model._anchor_sampler.implementation, model._roi_sampler.implementation) == (suppress, suppress)
-    assert model.roi_pooler._implementation == crop
+@pytest.mark.parametrize("static", [False, True])
+def test_static_reaches_every_part(static):
+    model = builder.build_model(model_message(), execution=Execution(static=static))
+    rpn, head = model.rpn, model.box_head
+    parts = (rpn._decoder, rpn._sampler, model._roi_sampler, head._postprocessor)
+    assert {part.static for part in parts} == {rpn._static, model.roi_pooler._static} == {static}
+
+
+def test_the_device_and_the_compiler_decide_how_a_model_is_computed():
+    config = pipeline_pb2.TrainEvalPipelineConfig(model=model_message())
+    config.train_config.use_bfloat16 = True
+    assert builder.training_execution(config) == Execution(recomputed_stages=1)
+    assert builder.training_execution(config, jit_compile=True) == Execution(static=True, jit_compile=True)
+    assert builder.training_execution(config, is_tpu=True, jit_compile=True) == Execution("mixed_bfloat16", static=True)
+    assert builder.inference_execution(config, device="cpu") == Execution(winograd=True, is_restored=True)
+    assert builder.inference_execution(config, device="gpu") == Execution(is_restored=True)
+    assert builder.inference_execution(config, is_tpu=True) == Execution(static=True, is_restored=True)
+    compiled = builder.inference_execution(config, jit_compile=True)
+    assert compiled == Execution(static=True, jit_compile=True, is_restored=True)
+
+
+def test_compiling_what_is_not_static_is_refused():
+    with pytest.raises(ValueError, match="jit_compile = True with static = False"):
+        Execution(jit_compile=True)
 
 
 @pytest.mark.parametrize(
@@ -478,7 +504,8 @@ def test_static_chooses_what_xla_can_compile(static, suppress, crop):
 def test_winograds_algorithm_is_for_images_large_enough(resizer, is_large):
     message = model_message()
     message.faster_rcnn.image_resizer.CopyFrom(parse(resizer, image_resizer_pb2.ImageResizer))
-    model = builder.build_model(message, winograd=True)
+    config = pipeline_pb2.TrainEvalPipelineConfig(model=message)
+    model = builder.build_model(message, execution=builder.inference_execution(config, device="cpu"))
     pyramid = model.feature_extractor.fpn
     convs = [model.rpn.head.conv, *(layer.conv for layer in pyramid.smoothings.values())]
     assert {isinstance(conv, layers.WinogradConv) for conv in convs} == {is_large}
@@ -489,12 +516,12 @@ def test_winograds_algorithm_is_for_images_large_enough(resizer, is_large):
 @pytest.mark.parametrize("override", ["", "override_base_feature_extractor_hyperparams: true"])
 def test_convolutions_that_are_restored_are_not_drawn(backbone_calls, override):
     message = model_message(f"feature_extractor {{ {override} }}")
-    model = builder.build_model(message, is_restored=True)
+    model = builder.build_model(message, execution=Execution(is_restored=True))
     drawn = [v.name for v in [*model.rpn.variables, *model.feature_extractor.fpn.variables] if np.any(v)]
     assert [name for name in drawn if "kernel" in name] == []
-    assert backbone_calls[0]["spec"].initializer is tf_keras.initializers.Zeros
+    assert isinstance(backbone_calls[0]["spec"].make_initializer(), tf_keras.initializers.Zeros)
     builder.build_model(message)
-    assert backbone_calls[1]["spec"].initializer is not tf_keras.initializers.Zeros
+    assert not isinstance(backbone_calls[1]["spec"].make_initializer(), tf_keras.initializers.Zeros)
 
 
 def test_channels_of_the_images_arrive(backbone_calls):
@@ -517,19 +544,21 @@ def test_suppression_of_detections():
     )
     assert found == postprocess.Postprocessor(
         score_converter=found.score_converter,
-        score_threshold=0.25,
-        iou_threshold=0.75,
-        max_detections_per_class=7,
-        max_total_detections=9,
-        class_agnostic=True,
-        max_classes_per_detection=2,
-        soft_nms_sigma=0.5,
+        suppression=nms.Suppression(
+            score_threshold=0.25,
+            iou_threshold=0.75,
+            max_detections_per_class=7,
+            max_total_detections=9,
+            class_agnostic=True,
+            max_classes_per_detection=2,
+            soft_nms_sigma=0.5,
+        ),
     )
 
 
 def test_hard_suppression_overrules_the_soft_one():
     text = "batch_non_max_suppression { soft_nms_sigma: 0.5 use_hard_nms: true }"
-    assert postprocessor(text).soft_nms_sigma == 0.0
+    assert postprocessor(text).suppression.soft_nms_sigma == 0.0
 
 
 @pytest.mark.parametrize("name", ["IDENTITY", "SIGMOID", "SOFTMAX"])
@@ -546,8 +575,8 @@ def test_every_score_converter_of_the_language_can_be_built():
 
 
 def test_combined_suppression_keeps_what_lies_outside():
-    assert postprocessor("batch_non_max_suppression { use_combined_nms: true }").keep_empty
-    assert builder.build_model(model_message("use_combined_nms_in_first_stage: true")).rpn._keep_empty
+    assert postprocessor("batch_non_max_suppression { use_combined_nms: true }").suppression.keep_empty
+    assert builder.build_model(model_message("use_combined_nms_in_first_stage: true")).rpn._decoder.keep_empty
 
 
 CURVE = "x_y_pair { x: 0 y: 0.5 } x_y_pair { x: 1 y: 1 }"
@@ -762,13 +791,20 @@ def test_augmentations(text, function, settings):
     assert (found.func, found.keywords) == (function, settings)
 
 
+def keywords_of(augmentation) -> set[str]:
+    """Its keywords, with the fields of the constraints in the place of that record."""
+    names = set(inspect.getfullargspec(augmentation).kwonlyargs) - {"seed"}
+    fields = {field.name for field in dataclasses.fields(crop.CropConstraints)}
+    return names - {"constraints"} | fields if "constraints" in names else names
+
+
 def test_padding_of_ssd_has_a_colour_and_sizes_of_its_own():
     text = "ssd_random_crop_pad { operations { pad_color_g: 7 min_padded_size_ratio: [1, 2] } }"
     (found,) = builder.build_augmentations([parse(text, preprocessor_pb2.PreprocessingStep)])
     (operation,) = found.keywords["operations"]
     assert operation["pad_color"] == (0, 7, 0)
     assert operation["min_padded_size_ratio"] == (1, 2)
-    assert operation.keys() <= crop.random_crop_pad_image.__kwdefaults__.keys()
+    assert operation.keys() <= keywords_of(crop.random_crop_pad_image)
 
 
 @pytest.mark.parametrize("name", builder.AUGMENTATIONS)
@@ -777,7 +813,7 @@ def test_fields_of_augmentations_are_keywords_of_their_functions(name):
     (found,) = builder.build_augmentations([parse(f"{name} {{ }}", preprocessor_pb2.PreprocessingStep)])
     assert found.func.__name__ == name
     fields = {f.name for f in message.fields if f"{message.name}.{f.name}" not in tables.REFUSED}
-    assert fields == set(inspect.getfullargspec(found.func).kwonlyargs) - {"seed"}
+    assert fields == keywords_of(found.func)
 
 
 def test_augmentations_keep_their_order():

@@ -117,8 +117,9 @@ def observe_batches(folder, reader: str, *, is_training: bool, training: str = "
     buffers.append(dataset.options().deterministic)
     seen = []
     for batch in dataset.take(6):
-        rest = tf.nest.flatten(batch._replace(images=batch.images[:, :1, :1]))
-        seen.append([batch.images.shape, *(None if leaf is None else leaf.numpy().tolist() for leaf in rest)])
+        inputs = batch.inputs
+        rest = tf.nest.flatten(batch._replace(inputs=inputs._replace(images=inputs.images[:, :1, :1])))
+        seen.append([inputs.images.shape, *(None if leaf is None else leaf.numpy().tolist() for leaf in rest)])
     return buffers, seen
 
 
@@ -221,6 +222,9 @@ def test_jpegs_of_training_alone_are_decoded_smaller(folder, tmp_path):
     record = tf.train.Example()
     encoded = tf.io.encode_jpeg(np.zeros([40, 60, 3], np.uint8)).numpy()
     record.features.feature["image/encoded"].bytes_list.value.append(encoded)
+    for side, value in (("ymin", 0.2), ("xmin", 0.3), ("ymax", 0.6), ("xmax", 0.9)):
+        record.features.feature[f"image/object/bbox/{side}"].float_list.value.append(value)
+    record.features.feature["image/object/class/label"].int64_list.value.append(1)
     with tf.io.TFRecordWriter(str(tmp_path / "jpeg.tfrecord")) as writer:
         writer.write(record.SerializeToString())
         writer.write(record.SerializeToString())
@@ -262,7 +266,7 @@ def test_crops_while_decoding_give_the_same_batches(folder, tmp_path, monkeypatc
                 is_training=is_training,
                 seed=3,
             )
-            batches.append([(batch.images.numpy(), batch.groundtruth.boxes.numpy()) for batch in dataset])
+            batches.append([(batch.inputs.images.numpy(), batch.groundtruth.boxes.numpy()) for batch in dataset])
     assert decoded == [True]  # traced once, for training with the option
     trained, evaluated, trained_so, evaluated_so = batches
     assert len(trained) == 2 and not np.array_equal(trained[0][1][0], trained[0][1][1])
@@ -314,21 +318,24 @@ class Model(tf_keras.layers.Layer):
         super().__init__()
         self.shapes: list[list[int | None]] = []
 
-    def preprocess(self, images):
-        self.shapes.append(images.shape.as_list())
-        return images
+    def preprocess(self, inputs):
+        self.shapes.append(inputs.images.shape.as_list())
+        return inputs
 
-    def predict(self, images, true_shapes, *, training):
-        n = tf.shape(images)[0]
+    def predict(self, inputs, *, training):
+        n = tf.shape(inputs.images)[0]
         nothing = records.Proposals(tf.zeros([n, 1, 4]), tf.zeros([n, 1]), tf.zeros([n], tf.int32))
         anchors = records.RpnOutputs(tf.zeros([n, 1, 2]), tf.zeros([n, 1, 4]), tf.zeros([1, 4]), tf.ones([1], tf.bool))
-        return records.Predictions(anchors, tf.shape(images)[1:3], tf.constant([0, 0]), nothing)
+        return records.Predictions(tf.shape(inputs.images)[1:3], rpn=anchors, rois=nothing)
 
     def loss(self, predictions, groundtruth):
-        return {"Loss/one": tf.constant(1.0)}
+        return {"Loss/one": tf.ones_like(groundtruth.num_boxes, tf.float32)}
 
-    def postprocess(self, predictions, true_shapes):
-        n = tf.shape(true_shapes)[0]
+    def regularization_loss(self):
+        return tf.constant(0.0)
+
+    def postprocess(self, predictions, inputs):
+        n = tf.shape(inputs.true_shapes)[0]
         boxes = [[0.25, 0.25, 0.75, 0.75], [0.0, 0.0, 0.5, 0.4], [0.1, 0.5, 0.9, 0.9]]
         return records.Detections(
             boxes=tf.tile(tf.constant([boxes]), [n, 1, 1]),

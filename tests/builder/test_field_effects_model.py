@@ -19,6 +19,7 @@ from object_detection_fpn.config import tables
 from object_detection_fpn.config.checks import find_problems
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
     box_predictor_pb2,
@@ -34,7 +35,7 @@ from object_detection_fpn.protos import (
     pipeline_pb2,
     post_processing_pb2,
 )
-from object_detection_fpn.records import Groundtruth
+from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -346,6 +347,7 @@ REFUSED_BY_RULES = {
 RANDOM = np.random.RandomState(0)
 IMAGES = tf.constant(RANDOM.uniform(0, 255, [2, 64, 64, 3]), tf.float32)
 TRUE_SHAPES = tf.constant([[64, 64, 3], [40, 44, 3]])
+INPUTS = Inputs(IMAGES, TRUE_SHAPES)
 GROUNDTRUTH = Groundtruth(
     boxes=tf.constant([[[8.0, 8, 24, 24], [30, 34, 62, 62]], [[4.0, 6, 36, 40], [0, 0, 0, 0]]]),
     classes=tf.constant([[0, 2], [1, 0]]),
@@ -355,7 +357,7 @@ GROUNDTRUTH = Groundtruth(
 )
 
 
-def tiny_backbone(filters, *, max_level, num_channels, spec, recomputed_stages=0):
+def tiny_backbone(filters, *, max_level, num_channels, spec):
     inputs = features = tf_keras.Input([None, None, num_channels])
     outputs = []
     for level in range(2, max_level + 1):
@@ -402,8 +404,8 @@ def build_lively(config):
 
 def predict(model, training=False):
     groundtruth = GROUNDTRUTH if training else None
-    images = model.preprocess(IMAGES)
-    return model.predict(images, TRUE_SHAPES, training=training, groundtruth=groundtruth, seed=tf.constant([1, 2]))
+    inputs = model.preprocess(INPUTS)
+    return model.predict(inputs, training=training, groundtruth=groundtruth, seed=tf.constant([1, 2]))
 
 
 @functools.lru_cache
@@ -413,23 +415,23 @@ def base_predictions():
 
 def training_losses(config):
     model = build_lively(config)
-    return model.loss(predict(model, training=True), GROUNDTRUTH)
+    return mean_losses(model, predict(model, training=True), GROUNDTRUTH)
 
 
 def statistics(config):
     model = build(config)
-    model.feature_extractor(model.preprocess(IMAGES), training=True)
+    model.feature_extractor(model.preprocess(INPUTS).images, training=True)
     return [variable for variable in model.variables if "moving" in variable.name]
 
 
 def inference(config):
     predictions = predict(build_lively(config))
-    return predictions.pyramid, predictions.class_logits
+    return predictions.pyramid, predictions.box and predictions.box.class_logits
 
 
 def detections(config):
     model = build_lively(config)
-    return model.postprocess(predict(model), TRUE_SHAPES)
+    return model.postprocess(predict(model), INPUTS)
 
 
 def norms(config):
@@ -439,7 +441,9 @@ def norms(config):
 
 
 def suppression(config):
-    return builder.build_postprocessor(config.second_stage_post_processing)(base_predictions(), TRUE_SHAPES)
+    predictions = base_predictions()
+    postprocessor = builder.build_postprocessor(config.second_stage_post_processing)
+    return postprocessor(predictions.box, predictions.rois, TRUE_SHAPES)
 
 
 def image(config):
@@ -456,7 +460,7 @@ OBSERVATIONS = {
     "anchors": lambda config: predict(build(config)).rpn.anchors,
     "proposals": lambda config: predict(build_lively(config)).rois,
     "inference": inference,
-    "raw": lambda config: predict(build(config)).raw_boxes,
+    "raw": lambda config: predict(build(config)).box.raw_boxes,
     "detections": detections,
     "suppression": suppression,
     "image": image,

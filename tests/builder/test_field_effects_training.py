@@ -175,16 +175,10 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
     """What a config makes of a training run: all that reaches the loop, which itself is tested beside it."""
     models = {}
 
-    def build_model(message, *, static=False, dtype="float32", num_channels=3, recompute_backbone=None):
-        key = (message.SerializeToString(), dtype, recompute_backbone)
+    def build_model(message, *, execution, num_channels=3):
+        key = (message.SerializeToString(), execution)
         if key not in models:
-            models[key] = real_build(
-                message,
-                static=static,
-                dtype=dtype,
-                num_channels=num_channels,
-                recompute_backbone=recompute_backbone,
-            )
+            models[key] = real_build(message, execution=execution, num_channels=num_channels)
         return models[key]
 
     real_build = builder.build_model
@@ -202,7 +196,7 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
                 batch = next(iter(dataset(tf.distribute.InputContext(), 0)))
                 scores = batch.groundtruth.class_scores
                 seen.update(
-                    images=batch.images.numpy(),
+                    images=batch.inputs.images.numpy(),
                     boxes=batch.groundtruth.boxes.numpy(),
                     class_scores=None if scores is None else scores.numpy(),
                 )

@@ -9,7 +9,7 @@ import tensorflow as tf
 from object_detection_fpn import builder
 from object_detection_fpn.config import tables
 from object_detection_fpn.config.text import parse_text
-from object_detection_fpn.data.decoder import Example, Objects
+from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.protos import preprocessor_pb2
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time

@@ -16,10 +16,12 @@ import tf_keras
 from google.protobuf import text_format
 
 from object_detection_fpn import builder
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import model_pb2
-from object_detection_fpn.records import Groundtruth
+from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -71,7 +73,7 @@ SAMPLING = (
 )
 
 
-def small_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
+def small_backbone(*, max_level, num_channels, spec):
     def conv(features, filters, size, strides, name):
         return spec.make_norm(name=f"{name}_norm")(spec.make_conv(filters, size, strides=strides, name=name)(features))
 
@@ -87,7 +89,7 @@ def small_backbone(*, max_level, num_channels, spec, recomputed_stages=0):
         outputs.append(features)
     levels = tuple(range(2, max_level + 1))
     return resnet_v1.Backbone(
-        tf_keras.Model(inputs, outputs), levels=levels, recomputed_stages=recomputed_stages, name="small"
+        tf_keras.Model(inputs, outputs), levels=levels, recomputed_stages=spec.execution.recomputed_stages, name="small"
     )
 
 
@@ -107,7 +109,9 @@ def build(backbone, *, text="", **settings):
     random = np.random.RandomState(0)
     for predictor in (*model.rpn.head.objectness, model.box_head.class_predictor, model.box_head.box_predictor):
         predictor.kernel.assign(random.normal(0, 0.3, predictor.kernel.shape))
-    model.feature_extractor(model.preprocess(BATCH[0]), training=True)  # moving statistics that fit (decay is 0)
+    model.feature_extractor(
+        model.feature_extractor.normalize_pixels(BATCH[0]), training=True
+    )  # moving statistics that fit (decay is 0)
     return model
 
 
@@ -136,23 +140,24 @@ def make_batch(batch=2, size=64, seed=0):
 
 
 BATCH = make_batch()
+STATIC = Execution(static=True)
 SEED = tf.constant([1, 2])
 
 
 def inference(model):
     def run(images, true_shapes):
-        predictions = model.predict(model.preprocess(images), true_shapes, training=False)
-        return predictions, model.postprocess(predictions, true_shapes)
+        inputs = model.preprocess(Inputs(images, true_shapes))
+        predictions = model.predict(inputs, training=False)
+        return predictions, model.postprocess(predictions, inputs)
 
     return run
 
 
 def training_losses(model):
     def run(images, true_shapes, groundtruth, seed=SEED):
-        predictions = model.predict(
-            model.preprocess(images), true_shapes, training=True, groundtruth=groundtruth, seed=seed
-        )
-        return model.loss(predictions, groundtruth)
+        inputs = model.preprocess(Inputs(images, true_shapes))
+        predictions = model.predict(inputs, training=True, groundtruth=groundtruth, seed=seed)
+        return mean_losses(model, predictions, groundtruth)
 
     return run
 
@@ -190,7 +195,7 @@ def assert_close(actual, expected, rtol=1e-3, atol=1e-3):
 @pytest.fixture(scope="module", params=BACKBONES)
 def models(request):
     """A model as a CPU runs it, and one of the same weights as XLA compiles it. Training moves their statistics."""
-    return build(request.param), build(request.param, static=True)
+    return build(request.param), build(request.param, execution=STATIC)
 
 
 # Ways to run ----------------------------------------------------------------------------------------------------------
@@ -257,7 +262,7 @@ def test_one_trace_of_unknown_shapes_serves_every_size(models):
 
 
 def test_bfloat16_stays_near_float32():
-    exact, mixed = build("small"), build("small", dtype="mixed_bfloat16")
+    exact, mixed = build("small"), build("small", execution=Execution(dtype="mixed_bfloat16"))
     copy_weights(exact, mixed)
     losses, gradients = train_step(exact)(*BATCH)
     mixed_losses, mixed_gradients = train_step(mixed)(*BATCH)
@@ -266,7 +271,7 @@ def test_bfloat16_stays_near_float32():
         # Rounding reorders proposals of nearly equal score, and other RoIs have other losses.
         np.testing.assert_allclose(mixed_losses[name], value, rtol=0.15, atol=0.02, err_msg=name)
     copy_weights(exact, mixed)
-    images = exact.preprocess(BATCH[0])
+    images = exact.feature_extractor.normalize_pixels(BATCH[0])
     pyramids = (model.feature_extractor(images, training=False) for model in (mixed, exact))
     for a, b in list(zip(*pyramids, strict=True))[:3]:  # P6 is a single cell, too few for its moving statistics
         assert a.dtype == tf.bfloat16
@@ -284,7 +289,7 @@ def small():
 
 
 def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small):
-    static = build("small", static=True)
+    static = build("small", execution=STATIC)
     copy_weights(small, static)
     losses, gradients = traced(train_step(small))(*BATCH)
     compiled_losses, compiled_gradients = compiled(train_step(static))(*BATCH)
@@ -327,14 +332,14 @@ def num_operations(concrete_function):
 
 @pytest.mark.parametrize("static", [False, True])
 def test_the_graph_does_not_grow_with_the_batch(static):
-    step = traced(training_losses(build("small", static=static)))
+    step = traced(training_losses(build("small", execution=Execution(static=static))))
     # TensorFlow writes zeros of up to 1000 elements in one operation and more in three; 2 and 5 images are on one side.
     two, five = (num_operations(step.get_concrete_function(*make_batch(batch))) for batch in (2, 5))
     assert two == five
 
 
 def test_the_compiled_program_does_not_grow_with_the_batch_nor_work_on_all_anchors():
-    step = compiled(train_step(build("small", text=SAMPLING, static=True)))
+    step = compiled(train_step(build("small", text=SAMPLING, execution=STATIC)))
     programs = {}
     for batch in (2, 8):
         compile_to = step.experimental_get_compiler_ir(*make_batch(batch, size=128), SEED)
@@ -356,8 +361,10 @@ def test_a_seed_decides_everything_random():
 
     def run(seed):
         images, shapes, groundtruth = BATCH
-        predictions = model.predict(images, shapes, training=True, groundtruth=groundtruth, seed=tf.constant(seed))
-        return predictions.rois.boxes.numpy(), {k: float(v) for k, v in model.loss(predictions, groundtruth).items()}
+        inputs = Inputs(images, shapes)
+        predictions = model.predict(inputs, training=True, groundtruth=groundtruth, seed=tf.constant(seed))
+        losses = mean_losses(model, predictions, groundtruth)
+        return predictions.rois.boxes.numpy(), {name: float(loss) for name, loss in losses.items()}
 
     (rois, losses), (same_rois, same_losses), (other_rois, other_losses) = run([1, 2]), run([1, 2]), run([1, 3])
     np.testing.assert_array_equal(rois, same_rois)

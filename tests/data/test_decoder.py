@@ -13,24 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import decoder, failures
+from object_detection_fpn.data.augment import warp
 from object_detection_fpn.data.report import Notice
 
 NAN, INF = math.nan, math.inf
 
 
-def decode(serialized: bytes, **settings) -> decoder.DecodedExample:
-    return decoder.decode_example(tf.constant(serialized), **{"num_classes": 3, **settings})
+def decode(serialized: bytes, *, label_table=None, crop=None, **settings) -> decoder.DecodedExample:
+    decoding = decoder.Decoding(num_classes=3, **settings)
+    return decoder.decode_example(tf.constant(serialized), decoding, label_table=label_table, crop=crop)
 
 
 def refusal(serialized: bytes, **settings) -> str:
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decode(serialized, **settings)
-    return decoder.refusal_words(caught.value) or caught.value.message
+    return failures.error_message(caught.value) or caught.value.message
 
 
 def counts(decoded: decoder.DecodedExample) -> dict[Notice, int]:
-    return {notice: n for notice, n in zip(Notice, decoded.notices.numpy().tolist(), strict=True) if n}
+    return {notice: n for notice, n in zip(Notice, decoded.issues.notices.numpy().tolist(), strict=True) if n}
 
 
 def test_every_object_feature_arrives_in_its_field(make_record):
@@ -175,6 +177,9 @@ def test_class_ids_outside_the_label_map_are_refused(make_record):
     record = make_record([(0.1, 0.1, 0.5, 0.5)] * 3, [1, 9, 0])
     words = refusal(record)
     assert words == "image/object/class/label gives class id 9. Allowed: 1 to 3 (num_classes)."
+    for label in (0, -1, 4):
+        message = refusal(make_record(labels=[label]))
+        assert message == f"image/object/class/label gives class id {label}. Allowed: 1 to 3 (num_classes)."
 
 
 @pytest.mark.parametrize(
@@ -329,11 +334,11 @@ def _sequence_example() -> bytes:
     ],
 )
 def test_an_explanation_names_file_record_source_id_and_reason(make_record, spoil, words):
-    explained = decoder.explain_failure(
+    explained = failures.explain_failure(
         spoil(make_record),
         file="f.tfrecord",
         index=4,
-        decode=functools.partial(decoder.decode_example, num_classes=3),
+        decode=functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
     )
     assert words in explained
     assert "\n" not in explained
@@ -342,8 +347,11 @@ def test_an_explanation_names_file_record_source_id_and_reason(make_record, spoi
 def test_a_truncated_jpeg_is_explained(make_record, encode_image):
     jpeg = encode_image(64, 64)
     record = make_record(image=jpeg[: len(jpeg) // 2])
-    explained = decoder.explain_failure(
-        record, file="f", index=0, decode=functools.partial(decoder.decode_example, num_classes=3)
+    explained = failures.explain_failure(
+        record,
+        file="f",
+        index=0,
+        decode=functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
     )
     assert explained.startswith(
         f"f, record 0 (source_id 7): image/encoded ({len(jpeg) // 2:,} bytes beginning with ff d8"
@@ -351,18 +359,20 @@ def test_a_truncated_jpeg_is_explained(make_record, encode_image):
 
 
 def test_a_failure_that_does_not_recur_is_said_to_be_one(make_record):
-    explained = decoder.explain_failure(make_record(), file="f", index=0, decode=lambda serialized: decode(serialized))
+    explained = failures.explain_failure(make_record(), file="f", index=0, decode=lambda serialized: decode(serialized))
     assert explained.endswith("for a reason that did not recur.")
 
 
-def test_errors_that_are_no_refusal_have_no_words():
-    assert decoder.refusal_words(tf.errors.NotFoundError(None, None, "no such file")) is None
+def test_errors_that_are_no_refusal_have_no_message():
+    assert failures.error_message(tf.errors.NotFoundError(None, None, "no such file")) is None
 
 
 def test_decoding_is_the_same_in_a_graph(make_record):
     record = make_record([(0.1, 0.2, 0.5, 0.6), (0.5, 0.5, 0.1, 0.1)])
     eager = decode(record)
-    traced = tf.function(functools.partial(decoder.decode_example, num_classes=3))(tf.constant(record))
+    traced = tf.function(functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)))(
+        tf.constant(record)
+    )
     for a, b in zip(tf.nest.flatten(eager), tf.nest.flatten(traced), strict=True):
         if a is not None:
             np.testing.assert_array_equal(a, b)
@@ -396,24 +406,93 @@ def test_a_window_has_the_pixels_of_the_whole_image(make_record, kind):
     record = make_record(image=encoded.numpy())
     whole = decode(record).example.image.numpy()
     for _ in range(20):
-        (top, left), sizes = rng.integers(0, [61, 90]), []
+        begin = rng.integers(0, [61, 90])
+        shape = rng.integers(1, [62, 91] - begin)
+        window = warp.make_window(tf.constant(begin, tf.int32), tf.constant(shape, tf.int32), clip_boxes=False)
+        sizes = []
 
-        def crop(size, objects, top=top, left=left, sizes=sizes):
+        def crop(size, objects, window=window, sizes=sizes):
             sizes.append(size.numpy().tolist())
-            window = [top, left, rng.integers(1, 62 - top), rng.integers(1, 91 - left)]
-            sizes.append(window)
-            return tf.constant(window, tf.int32), objects._replace(boxes=objects.boxes / 2)
+            return warp.Warp(window=window)
 
         example = decode(record, crop=crop).example
-        size, (_, _, height, width) = sizes
-        assert size == [61, 90]
-        np.testing.assert_array_equal(example.image, whole[top : top + height, left : left + width])
-        np.testing.assert_allclose(example.objects.boxes, [[0.05, 0.1, 0.25, 0.3]], atol=1e-6)
+        assert sizes == [[61, 90]]
+        end = begin + shape
+        np.testing.assert_array_equal(example.image, whole[begin[0] : end[0], begin[1] : end[1]])
+        moved = warp.apply(warp.Warp(window=window), decode(record).example)
+        np.testing.assert_array_equal(example.objects.boxes, moved.objects.boxes)
 
 
 def test_what_is_no_jpeg_is_decoded_whole(make_record, encode_image):
     record = make_record(image=encode_image(64, 90, "png"))
     assert decode(record, jpeg_min_side=8).example.image.shape == (64, 90, 3)
-    assert "does not decode" in decoder.explain_failure(
+    assert "does not decode" in failures.explain_failure(
         make_record(image=b"\xff\xd8\xffgarbage"), file="f", index=0, decode=functools.partial(decode, jpeg_min_side=8)
     )
+
+
+def exif(orientation: int, *, byte_order: str = "little", before: int = 0, thumbnail: int | None = None) -> bytes:
+    """An APP1 segment with an orientation after `before` other entries, and perhaps one of a thumbnail."""
+
+    def entry(tag: int, kind: int, value: int) -> bytes:
+        parts = [tag.to_bytes(2, byte_order), kind.to_bytes(2, byte_order), (1).to_bytes(4, byte_order)]
+        return b"".join(
+            [*parts, value.to_bytes(2, byte_order) + b"\0\0" if kind == 3 else value.to_bytes(4, byte_order)]
+        )
+
+    entries = [entry(0x0100 + i, 4, 9) for i in range(before)] + [entry(0x0112, 3, orientation)]
+    entries += [entry(0x011A + i, 4, 9) for i in range(30)]
+    directory = len(entries).to_bytes(2, byte_order) + b"".join(entries)
+    directory += b"" if thumbnail is None else (1).to_bytes(2, byte_order) + entry(0x0112, 3, thumbnail)
+    tiff = (b"II*\0" if byte_order == "little" else b"MM\0*") + (8).to_bytes(4, byte_order) + directory
+    segment = b"Exif\0\0" + tiff
+    return b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment
+
+
+@pytest.mark.parametrize("byte_order", ["little", "big"])
+@pytest.mark.parametrize("behind_jfif", [False, True])
+@pytest.mark.parametrize(
+    "options, is_rotated",
+    [
+        *[({"orientation": value}, value > 1) for value in range(10) if value != 9],
+        ({"orientation": 6, "before": 12}, True),
+        ({"orientation": 1, "thumbnail": 6}, False),
+        (None, False),
+    ],
+)
+def test_rotated_photographs_are_counted_and_stay_as_they_are(
+    make_record, encode_image, options, is_rotated, behind_jfif, byte_order
+):
+    jpeg = encode_image(20, 30)
+    head = 2 + (2 + int.from_bytes(jpeg[4:6], "big") if behind_jfif else 0)  # SOI, and APP0
+    with_exif = jpeg[:head] + (exif(**options, byte_order=byte_order) if options else b"") + jpeg[head:]
+    decoded = decode(make_record(image=with_exif))
+    assert counts(decoded) == ({Notice.ROTATED: 1} if is_rotated else {})
+    np.testing.assert_array_equal(decoded.example.image, decode(make_record(image=jpeg)).example.image)
+
+
+def test_what_only_looks_like_an_orientation_is_none(make_record, encode_image):
+    png = encode_image(20, 30, "png")
+    assert counts(decode(make_record(image=png + exif(6)))) == {}
+    assert counts(decode(make_record(image=encode_image(20, 30) + exif(6)[10:]))) == {}
+
+
+def test_the_first_bad_value_of_each_reason_is_told(make_record):
+    boxes = [(0.1, 0.1, 0.5, 0.5), (12, 8, 100, 90), (30, 8, 100, 90), (0.5, 0.25, 0.125, 0.75), (0.1, 0.1, 0.5, 1.5)]
+    names = [b"dog", b"dog", b"dog", b"dog", b"dog"]
+    record = make_record([*boxes, (0.1, 0.1, 0.5, 0.5)], [], more={"image/object/class/text": [*names, b"Cat"]})
+    issues = decode(record, label_table=decoder.make_label_table({"cat": 1, "dog": 2})).issues
+    assert int(issues.num_boxes) == 6
+    found = {notice: value.decode() for notice, value in zip(Notice, issues.values.numpy(), strict=True) if value}
+    assert found == {
+        Notice.OUTSIDE: "12, 8, 100, 90",
+        Notice.INVERTED: "0.5, 0.25, 0.125, 0.75",
+        Notice.CLIPPED: "0.1, 0.1, 0.5, 1.5",
+        Notice.UNKNOWN_CLASS: "Cat",
+    }
+
+
+@pytest.mark.parametrize("weight, text", [(float("nan"), "nan"), (float("inf"), "inf"), (-1.0, "-1")])
+def test_weights_that_cannot_be_are_refused(make_record, weight, text):
+    record = make_record([(0.1, 0.1, 0.5, 0.5)] * 2, more={"image/object/weight": [0.5, weight]})
+    assert refusal(record) == f"image/object/weight is {text}. Allowed: 0 and above."

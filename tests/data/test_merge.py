@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Objects
+from object_detection_fpn.data.example import Objects
 from object_detection_fpn.data.merge import merge_equal_boxes
 
 A, B = (0.1, 0.2, 0.5, 0.6), (0.1, 0.2, 0.5, 1.0)
@@ -41,3 +41,10 @@ def test_boxes_that_differ_by_less_than_a_bin_are_equal():
 def test_images_without_boxes_stay_without():
     merged = merge_equal_boxes(make_objects([], []), num_classes=3)
     assert merged.boxes.shape == (0, 4) and merged.class_scores.shape == (0, 4)
+
+
+def test_objects_of_weight_0_count_only_for_boxes_without_others():
+    merged = merge_equal_boxes(make_objects([A, A, A, B, B], [0, 1, 2, 0, 1], [0.0, 0.5, 1.0, 0.0, 0.0]), num_classes=3)
+    assert merged.class_scores.numpy().tolist() == [[0, 0, 1, 1], [0, 1, 1, 0]]
+    assert merged.weights.numpy().tolist() == [0.5, 0.0]
+    assert merged.classes.numpy().tolist() == [1, 0] and merged.areas.numpy().tolist() == [1, 3]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import gzip
 import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data import decoder, resize
+from object_detection_fpn.data import decoder, failures, preparing, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import crop as crops
 from object_detection_fpn.data.augment import geometry
@@ -22,6 +24,7 @@ DYNAMIC = resize.keep_aspect_ratio(min_dimension=16, max_dimension=64)
 
 def make(patterns, **options) -> tf.data.Dataset:
     defaults = {
+        "file_patterns": [patterns] if isinstance(patterns, str) else patterns,
         "resizer": STATIC,
         "num_classes": 3,
         "batch_size": 4,
@@ -30,7 +33,14 @@ def make(patterns, **options) -> tf.data.Dataset:
         "num_readers": 4,
         "shuffle_buffer_size": 16,
     }
-    return input_pipeline.make_dataset(patterns, **{**defaults, **options})
+    settings = {**defaults, **options}
+    records = (input_pipeline.Reading, decoder.Decoding, preparing.Preparing)
+    names = [{field.name for field in dataclasses.fields(record)} for record in records]
+    parts = [
+        record(**{n: settings.pop(n) for n in own & settings.keys()})
+        for record, own in zip(records, names, strict=True)
+    ]
+    return input_pipeline.make_dataset(*parts, **settings)
 
 
 def ids_of(dataset: tf.data.Dataset) -> list[str]:
@@ -58,10 +68,10 @@ def test_a_batch_holds_resized_images_and_boxes_in_their_pixels(write_records, m
     )
     (batch,) = make(path, batch_size=2)
     assert isinstance(batch, Batch)
-    assert batch.images.shape == (2, 32, 32, 3) and batch.images.dtype == tf.float32
-    assert batch.true_shapes.numpy().tolist() == [[16, 32, 3], [32, 32, 3]]
+    assert batch.inputs.images.shape == (2, 32, 32, 3) and batch.inputs.images.dtype == tf.float32
+    assert batch.inputs.true_shapes.numpy().tolist() == [[16, 32, 3], [32, 32, 3]]
     assert batch.original_shapes.numpy().tolist() == [[20, 40], [64, 64]]
-    assert not np.any(batch.images[0, 16:])
+    assert not np.any(batch.inputs.images[0, 16:])
     truth = batch.groundtruth
     assert truth.boxes.shape == (2, 5, 4)
     np.testing.assert_allclose(truth.boxes[0, :2], [(0, 16, 8, 32), (4, 8, 12, 24)], rtol=1e-6)
@@ -76,7 +86,7 @@ def test_a_batch_holds_resized_images_and_boxes_in_their_pixels(write_records, m
 def test_pixels_are_those_of_the_stored_image(write_records, make_record, encode_image):
     png = encode_image(32, 32, "png")
     (batch,) = make(write_records([make_record(image=png)]), batch_size=1)
-    np.testing.assert_array_equal(batch.images[0], tf.cast(tf.io.decode_png(png), tf.float32))
+    np.testing.assert_array_equal(batch.inputs.images[0], tf.cast(tf.io.decode_png(png), tf.float32))
 
 
 @pytest.mark.parametrize("resizer, size", [(STATIC, 32), (DYNAMIC, None)])
@@ -84,7 +94,7 @@ def test_shapes_are_static_where_the_resizer_is(numbered, resizer, size):
     path = numbered(3)
     for is_training in (True, False):
         spec = make(path, resizer=resizer, is_training=is_training).element_spec
-        assert tuple(spec.images.shape) == (4, size, size, 3)
+        assert tuple(spec.inputs.images.shape) == (4, size, size, 3)
         assert tuple(spec.groundtruth.boxes.shape) == (4, 5, 4)
         assert all(s.shape.is_fully_defined() for s in spec.groundtruth if isinstance(s, tf.TensorSpec))
 
@@ -99,8 +109,8 @@ def test_a_dynamic_batch_is_padded_to_its_largest_image(write_records, make_reco
     sizes = [(16, 32), (48, 16), (20, 20)]
     path = write_records([make_record(image=encode_image(*size)) for size in sizes])
     (batch,) = make(path, resizer=DYNAMIC, batch_size=3)
-    assert batch.true_shapes.numpy()[:, :2].tolist() == [[16, 32], [48, 16], [16, 16]]
-    assert batch.images.shape == (3, 48, 32, 3)
+    assert batch.inputs.true_shapes.numpy()[:, :2].tolist() == [[16, 32], [48, 16], [16, 16]]
+    assert batch.inputs.images.shape == (3, 48, 32, 3)
 
 
 def test_evaluation_goes_through_the_data_once_in_order_and_fills_the_last_batch(numbered):
@@ -108,7 +118,7 @@ def test_evaluation_goes_through_the_data_once_in_order_and_fills_the_last_batch
     pattern = numbered(5, "a-1.tfrecord", 6).replace("a-1", "a-*")
     for _ in range(2):
         batches = list(make(pattern, num_readers=2, read_block_length=1))
-        assert [b.images.shape[0] for b in batches] == [4, 4, 4]
+        assert [b.inputs.images.shape[0] for b in batches] == [4, 4, 4]
         is_padding = np.concatenate([b.is_padding for b in batches])
         assert is_padding.tolist() == [False] * 11 + [True]
         ids = np.concatenate([b.source_id for b in batches])
@@ -122,14 +132,14 @@ def test_all_replicas_get_the_same_number_of_evaluation_batches(numbered, num_re
     context = tf.distribute.InputContext(num_input_pipelines=1, input_pipeline_id=0, num_replicas_in_sync=4)
     batches = list(make(numbered(num_records), batch_size=8, input_context=context))
     assert len(batches) == num_batches
-    assert all(b.images.shape[0] == 2 for b in batches)
+    assert all(b.inputs.images.shape[0] == 2 for b in batches)
     assert sum(int(tf.reduce_sum(tf.cast(~b.is_padding, tf.int32))) for b in batches) == num_records
 
 
 def test_filling_rows_never_enlarge_a_dynamic_batch(write_records, make_record, encode_image):
     path = write_records([make_record(image=encode_image(16, 16))])
     (batch,) = make(path, resizer=DYNAMIC, batch_size=3)
-    assert batch.images.shape == (3, 16, 16, 3)
+    assert batch.inputs.images.shape == (3, 16, 16, 3)
     assert batch.is_padding.numpy().tolist() == [False, True, True]
 
 
@@ -182,7 +192,7 @@ def test_pipelines_of_one_seed_augment_differently(numbered):
         context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=i, num_replicas_in_sync=2)
         crop = functools.partial(crops.random_crop_image, min_object_covered=0.1)
         options = {"is_training": True, "seed": 1, "input_context": context, "augmentations": [crop]}
-        images.append(next(iter(make(path, **options))).images)
+        images.append(next(iter(make(path, **options))).inputs.images)
     assert images[0].shape[0] == 2
     assert not np.array_equal(images[0], images[1])
 
@@ -190,13 +200,13 @@ def test_pipelines_of_one_seed_augment_differently(numbered):
 def test_augmentation_differs_between_visits_of_the_same_image(numbered):
     crop = functools.partial(crops.random_crop_image, min_object_covered=0.1)
     batch = next(iter(make(numbered(1), is_training=True, seed=3, augmentations=[crop])))
-    assert len({image.numpy().tobytes() for image in batch.images}) == 4
+    assert len({image.numpy().tobytes() for image in batch.inputs.images}) == 4
 
 
 def test_evaluation_never_augments(numbered):
     path = numbered(2)
     flip = functools.partial(geometry.random_horizontal_flip, probability=1.0)
-    plain, flipped = (next(iter(make(path, augmentations=a))).images for a in ([], [flip]))
+    plain, flipped = (next(iter(make(path, augmentations=a))).inputs.images for a in ([], [flip]))
     np.testing.assert_array_equal(plain, flipped)
 
 
@@ -329,14 +339,14 @@ def test_names_and_additional_channels_reach_the_batch(write_records, make_recor
     }
     path = write_records([make_record(labels=[], more=more)])
     (batch,) = make(path, batch_size=1, label_to_id={"cat": 1, "dog": 2}, num_additional_channels=1)
-    assert batch.images.shape == (1, 32, 32, 4)
+    assert batch.inputs.images.shape == (1, 32, 32, 4)
     assert batch.groundtruth.classes[0, 0] == 1
 
 
 def test_grayscale_batches_have_one_channel(numbered):
     (batch,) = make(numbered(1), resizer=resize.fixed_shape(height=8, width=8, convert_to_grayscale=True), batch_size=2)
-    assert batch.images.shape == (2, 8, 8, 1)
-    assert batch.true_shapes[0].numpy().tolist() == [8, 8, 1]
+    assert batch.inputs.images.shape == (2, 8, 8, 1)
+    assert batch.inputs.true_shapes[0].numpy().tolist() == [8, 8, 1]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 10000), (10000, 20)])
@@ -344,8 +354,8 @@ def test_images_of_extreme_size_train(write_records, make_record, encode_image, 
     path = write_records([make_record([(0.0, 0.0, 1.0, 1.0)], image=encode_image(*size))])
     augmentations = [geometry.random_horizontal_flip, geometry.random_image_scale, crops.random_crop_image]
     batch = next(iter(make(path, is_training=True, batch_size=2, augmentations=augmentations)))
-    assert np.isfinite(batch.groundtruth.boxes).all() and np.isfinite(batch.images).all()
-    np.testing.assert_allclose(batch.groundtruth.boxes[:, 0, 2:], batch.true_shapes[:, :2], rtol=1e-5)
+    assert np.isfinite(batch.groundtruth.boxes).all() and np.isfinite(batch.inputs.images).all()
+    np.testing.assert_allclose(batch.groundtruth.boxes[:, 0, 2:], batch.inputs.true_shapes[:, :2], rtol=1e-5)
 
 
 def test_errors_inside_a_compiled_loop_still_name_the_record(write_records, make_record, encode_image):
@@ -356,12 +366,12 @@ def test_errors_inside_a_compiled_loop_still_name_the_record(write_records, make
     def count(dataset):
         num = 0
         for batch in dataset:
-            num += tf.shape(batch.images)[0]
+            num += tf.shape(batch.inputs.images)[0]
         return num
 
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         count(make(path, batch_size=1))
-    words = decoder.refusal_words(caught.value)
+    words = failures.error_message(caught.value)
     assert words.startswith(f"{path}, record 1 (source_id cut): image/encoded (300 bytes beginning with ff d8 ff e0)")
     assert "\n" not in words
 
@@ -375,22 +385,40 @@ def test_a_truncated_file_is_an_error_that_names_it(numbered, is_training, sampl
         file.truncate(os.path.getsize(path) - 100)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(make(path, **options).take(10))
-    assert decoder.refusal_words(caught.value).startswith(f"{path}: truncated or corrupted at byte ")
+    assert failures.error_message(caught.value).startswith(f"{path}: truncated or corrupted at byte ")
 
 
 def test_no_records_is_an_error_that_names_the_patterns(write_records):
     with pytest.raises(FileNotFoundError, match=r"No record file matches '/no/such/\*'"):
         make("/no/such/*")
-    with pytest.raises(ValueError, match="There are no records"):
+    with pytest.raises(failures.DataError, match="There are no records"):
         make(write_records([]))
+
+
+def test_training_without_any_object_is_refused_and_evaluation_is_not(write_records, make_record):
+    path = write_records([make_record([], [])] * 3)
+    with pytest.raises(failures.DataError, match=f"{path}: None of 3 records has an object"):
+        make(path, is_training=True)
+    assert len(list(make(path))) == 1
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_compressed_records_are_read_as_plain_ones(numbered, is_training):
+    path = numbered(4)
+    plain = ids_of(make(path, is_training=is_training, num_epochs=1, seed=0))
+    with open(path, "rb") as file:
+        content = file.read()
+    with gzip.open(path, "wb") as file:
+        file.write(content)
+    assert ids_of(make(path, is_training=is_training, num_epochs=1, seed=0)) == plain
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
         ({"batch_size": 0}, "batch_size = 0 is not allowed"),
-        ({"max_num_boxes": 0}, "max_num_boxes = 0 is not allowed"),
-        ({"sample_1_of_n": 0}, "sample_1_of_n = 0 is not allowed"),
+        ({"max_num_boxes": 0}, "max_number_of_boxes = 0 is not allowed"),
+        ({"sample_1_of_n": 0}, "sample_1_of_n_examples = 0 is not allowed"),
         ({"filenames_shuffle_buffer_size": 0}, "filenames_shuffle_buffer_size = 0 is not allowed"),
         (
             {"is_training": True, "sample_from_datasets_weights": [1.0, 2.0]},

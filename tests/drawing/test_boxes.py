@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from object_detection_fpn.drawing import boxes as visualize
-from object_detection_fpn.drawing.boxes import Boxes, class_color, draw_boxes, side_by_side, to_rgb
+from object_detection_fpn.drawing import boxes as boxes_module
+from object_detection_fpn.drawing.boxes import Boxes, class_color, draw_boxes, to_rgb
 
 NAMES = {0: "circle", 1: "square"}
 GREY = 120
@@ -98,7 +98,7 @@ def test_labels_stay_in_the_image_and_take_room(row):
 
 def test_labels_say_name_score_crowd_and_id(monkeypatch):
     written = []
-    monkeypatch.setattr(visualize, "_draw_label", lambda canvas, label, *rest: written.append(label))
+    monkeypatch.setattr(boxes_module, "_draw_label", lambda canvas, label, *rest: written.append(label))
     row = [0.1, 0.1, 0.9, 0.9]
     draw_boxes(blank(), boxes(row, row, classes=[0, 8], scores=np.array([0.912, 1.0])), names=NAMES)
     draw_boxes(blank(), boxes(row, classes=[1], is_crowd=np.array([True])), names=NAMES)
@@ -113,33 +113,6 @@ def test_neighbouring_classes_have_colours_far_apart():
     distances = np.linalg.norm(colors[1:] - colors[:-1], axis=1)
     assert distances.min() > 100
     assert len({tuple(color) for color in colors}) == 20
-
-
-@pytest.mark.parametrize(
-    "height, width, factor",
-    [(400, 500, 1), (160, 160, 2), (100, 200, 4), (90, 1500, 1), (1, 1, 320), (1000, 2000, 1)],
-)
-def test_side_by_side_shows_two_panels_of_one_size(height, width, factor):
-    truth = boxes([0.1, 0.1, 0.9, 0.9])
-    found = truth._replace(scores=np.array([0.8]))
-    sheet = side_by_side(blank(height, width), detections=found, groundtruth=truth, names=NAMES)
-    assert sheet.dtype == np.uint8
-    assert sheet.shape[1:] == (2 * factor * width + 8, 3)
-    caption = sheet.shape[0] - factor * height
-    assert 15 <= caption <= 60
-    assert (sheet[caption:, factor * width : factor * width + 8] == 255).all()  # the strip between them
-
-
-def test_side_by_side_has_detections_on_the_left():
-    only_left = side_by_side(
-        blank(400, 400),
-        detections=boxes([0.2, 0.2, 0.8, 0.8], scores=np.array([0.9])),
-        groundtruth=boxes(),
-        names=NAMES,
-    )
-    right = only_left[-400:, 408:]
-    assert (right == GREY).all()
-    assert not (only_left[-400:, :400] == GREY).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])

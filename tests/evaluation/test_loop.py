@@ -39,12 +39,13 @@ class FixedModel(tf_keras.layers.Layer):
         self.score = self.add_weight(name="score", shape=[], initializer=tf_keras.initializers.Constant(0.9))
         self.num_traces = 0
 
-    def preprocess(self, images):
+    def preprocess(self, inputs):
         self.num_traces += 1
-        return images / 100.0
+        return inputs._replace(images=inputs.images / 100.0)
 
-    def predict(self, images, true_shapes, *, training):
+    def predict(self, inputs, *, training):
         assert training is False
+        images = inputs.images
         batch_size = tf.shape(images)[0]
         zeros = tf.zeros([batch_size, 3])
         return records.Predictions(
@@ -55,7 +56,6 @@ class FixedModel(tf_keras.layers.Layer):
                 is_valid=tf.ones([7], tf.bool),
             ),
             image_size=tf.shape(images)[1:3],
-            seed=tf.constant([0, 0]),
             rois=records.Proposals(zeros[..., tf.newaxis] * tf.zeros([4]), zeros, tf.zeros([batch_size], tf.int32)),
             pyramid=(images, images[:, ::2, ::2]),
         )
@@ -64,13 +64,15 @@ class FixedModel(tf_keras.layers.Layer):
         tf.debugging.assert_equal(tf.shape(predictions.rpn.anchors), [7, 4])
         tf.debugging.assert_equal(tf.shape(predictions.image_size), [2])
         return {
-            RPN_LOSS: tf.reduce_mean(predictions.rpn.objectness_logits),
-            BOX_LOSS: tf.reduce_mean(tf.cast(groundtruth.num_boxes, tf.float32)),
-            REGULARIZATION: tf.constant(0.5),
+            RPN_LOSS: predictions.rpn.objectness_logits[:, 0, 0],
+            BOX_LOSS: tf.cast(groundtruth.num_boxes, tf.float32),
         }
 
-    def postprocess(self, predictions, true_shapes):
-        batch_size = tf.shape(true_shapes)[0]
+    def regularization_loss(self):
+        return tf.constant(0.5)
+
+    def postprocess(self, predictions, inputs):
+        batch_size = tf.shape(inputs.true_shapes)[0]
         return records.Detections(
             boxes=tf.tile(tf.constant([[FOUND, [0.0] * 4]]), [batch_size, 1, 1]),
             scores=tf.tile([[self.score, 0.0]], [batch_size, 1]),
@@ -105,8 +107,7 @@ def make_batches(means, *, num_boxes=None, batch_size=2, source_ids=None, with_o
             areas=tf.zeros([3]) if with_options else None,
         )
         return records.Batch(
-            images=row["images"],
-            true_shapes=tf.constant([60, 80, 3]),
+            inputs=records.Inputs(images=row["images"], true_shapes=tf.constant([60, 80, 3])),
             groundtruth=groundtruth,
             original_shapes=tf.constant([120, 160]),
             source_id=row["source_id"] if with_options else None,
@@ -299,7 +300,9 @@ def test_several_workers_are_refused():
 
 def test_an_error_of_the_input_is_raised():
     broken = make_batches([10, 20]).map(
-        lambda b: b._replace(images=tf.debugging.check_numerics(b.images / 0.0, "broken"))
+        lambda b: b._replace(
+            inputs=b.inputs._replace(images=tf.debugging.check_numerics(b.inputs.images / 0.0, "broken"))
+        )
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match="broken"):
         run(broken)

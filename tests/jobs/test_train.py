@@ -164,7 +164,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     def train(*, dataset, **others):
         def note(context, seed):
             data = dataset(context, seed)
-            batches.append((context.num_replicas_in_sync, data.element_spec.images.shape))
+            batches.append((context.num_replicas_in_sync, data.element_spec.inputs.images.shape))
             return data
 
         options.append(others)
@@ -199,7 +199,7 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     assert all(option["strategy"] is two_cpus for option in options)
     assert len(evaluations) == 2
     for evaluation in evaluations:
-        assert evaluation["dataset"].element_spec.images.shape == [4, 96, 96, 3]  # is split among the replicas
+        assert evaluation["dataset"].element_spec.inputs.images.shape == [4, 96, 96, 3]  # is split among the replicas
     assert [(model.get("dtype", "float32"), model["static"]) for model in models] == [
         ("mixed_bfloat16", True),
         *[("float32", True)] * 2,

@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, layers
 
 LEVELS = [(2, 6), (2, 5), (2, 7), (3, 7), (2, 4), (3, 3), (5, 5), (5, 7)]
@@ -145,7 +146,9 @@ def test_known_image_sizes_give_known_level_sizes_in_a_graph(make_extractor):
 
 
 def test_bfloat16_gives_bfloat16_levels(make_extractor):
-    extractor = make_extractor(spec=layers.LayerSpec(norm=layers.BatchNormSpec(), dtype="mixed_bfloat16"))
+    extractor = make_extractor(
+        spec=layers.LayerSpec(norm=layers.BatchNormSpec(), execution=Execution(dtype="mixed_bfloat16"))
+    )
     assert {p.dtype for p in extractor(random_images(64, 64), training=True)} == {tf.bfloat16}
     assert {v.dtype for v in extractor.variables} == {tf.float32}
 

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 
 FEATURES = np.random.RandomState(0).normal(5.0, 3.0, [4, 3, 3, 2]).astype(np.float32)
@@ -137,7 +138,7 @@ def test_only_convolutions_without_normalization_have_a_bias_unless_forced(norm,
 )
 def test_only_convolutions_that_winograds_algorithm_computes_become_its(settings, is_winograd):
     arguments = {"filters": 4, "kernel_size": 3, "name": "conv"} | settings
-    conv = layers.LayerSpec(winograd=True).make_conv(**arguments)
+    conv = layers.LayerSpec(execution=Execution(winograd=True)).make_conv(**arguments)
     assert isinstance(conv, layers.WinogradConv) == is_winograd
     assert not isinstance(layers.LayerSpec().make_conv(**arguments), layers.WinogradConv)
 
@@ -145,7 +146,7 @@ def test_only_convolutions_that_winograds_algorithm_computes_become_its(settings
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_a_convolution_by_winograds_algorithm_is_a_convolution(use_bias):
     plain, fast = (
-        layers.LayerSpec(winograd=winograd).make_conv(4, 3, use_bias=use_bias, name="conv")
+        layers.LayerSpec(execution=Execution(winograd=winograd)).make_conv(4, 3, use_bias=use_bias, name="conv")
         for winograd in (False, True)
     )
     features = tf.random.stateless_normal([2, 6, 7, 3], [1, 2])
@@ -213,7 +214,7 @@ def test_conv_norm_activation_keeps_its_order_and_halves_odd_sizes_upwards(strid
 
 
 def test_bfloat16_layers_compute_in_bfloat16_and_keep_their_variables_in_float32():
-    spec = layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16")
+    spec = layers.LayerSpec(norm=NORM, execution=Execution(dtype="mixed_bfloat16"))
     layer = layers.ConvNormActivation(4, 3, spec=spec, name="layer")
     layers.build(layer, (None, None, None, 2))
     assert layer(FEATURES, training=True).dtype == tf.bfloat16

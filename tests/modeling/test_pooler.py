@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import pooler as roi
 
-BOTH = pytest.mark.parametrize("implementation", ["native", "static"])
+BOTH = pytest.mark.parametrize("execution", [Execution(), Execution(static=True)], ids=["native", "static"])
 
 
 def constant_pyramid(size=512, num_levels=5, dtype=tf.float32):
@@ -45,8 +48,8 @@ BOXES = tf.constant(
         (512, 512, 4),
     ],
 )
-def test_level_follows_the_side_of_a_roi(implementation, height, width, level):
-    pooler = roi.RoIPooler(crop_size=2, pool_size=1, pool_stride=1, implementation=implementation)
+def test_level_follows_the_side_of_a_roi(execution, height, width, level):
+    pooler = roi.RoIPooler(crop_size=2, pool_size=1, pool_stride=1, execution=execution)
     features = pooler(constant_pyramid(), tf.constant([[[0.0, 0.0, height, width]]]), tf.constant([512, 512]))
     np.testing.assert_array_equal(features, np.full([1, 1, 2, 2, 1], level))
 
@@ -63,10 +66,8 @@ def test_the_level_of_224_pixels_is_the_last_but_one_of_any_pyramid(num_levels, 
     "crop_size, pool_size, pool_stride, output_size",
     [(14, 2, 2, 7), (7, 1, 1, 7), (6, 2, 2, 3), (7, 3, 1, 5), (7, 2, 2, 3), (5, 1, 2, 3)],
 )
-def test_output_size(implementation, crop_size, pool_size, pool_stride, output_size):
-    pooler = roi.RoIPooler(
-        crop_size=crop_size, pool_size=pool_size, pool_stride=pool_stride, implementation=implementation
-    )
+def test_output_size(execution, crop_size, pool_size, pool_stride, output_size):
+    pooler = roi.RoIPooler(crop_size=crop_size, pool_size=pool_size, pool_stride=pool_stride, execution=execution)
     assert pooler.output_size == output_size
     features = pooler(random_pyramid(), BOXES, tf.constant([64, 64]))
     assert features.shape == (2, 3, output_size, output_size, 3)
@@ -91,8 +92,8 @@ def test_pooling_takes_the_maximum_of_the_crop():
 
 def test_both_implementations_agree():
     native, static = (
-        roi.RoIPooler(crop_size=6, implementation=name)(random_pyramid(), BOXES, tf.constant([64, 64]))
-        for name in ("native", "static")
+        roi.RoIPooler(crop_size=6, execution=Execution(static=static))(random_pyramid(), BOXES, tf.constant([64, 64]))
+        for static in (False, True)
     )
     np.testing.assert_allclose(native, static, atol=1e-5)
 
@@ -108,16 +109,16 @@ def test_rectangular_images_are_measured_on_both_sides():
 
 
 @BOTH
-def test_coordinates_are_exact_under_bfloat16(implementation):
+def test_coordinates_are_exact_under_bfloat16(execution):
     """In bfloat16, pixel 513 equals 512 and the crop of the second box would equal that of the first."""
     ramp = tf.reshape(tf.range(257.0), [1, 257, 1, 1]) * tf.ones([1, 1, 257, 1])
     pooler = roi.RoIPooler(
-        crop_size=2, implementation=implementation, dtype="mixed_bfloat16", pool_size=1, pool_stride=1
+        crop_size=2, execution=dataclasses.replace(execution, dtype="mixed_bfloat16"), pool_size=1, pool_stride=1
     )
     boxes = tf.constant([[[512.0, 0, 520, 8], [513.0, 0, 521, 8]]])
     crops = pooler([tf.cast(ramp / 64.0, tf.bfloat16)], boxes, tf.constant([1024, 1024]))
     assert crops.dtype == tf.bfloat16
-    in_float32 = roi.RoIPooler(crop_size=2, implementation=implementation, pool_size=1, pool_stride=1)(
+    in_float32 = roi.RoIPooler(crop_size=2, execution=execution, pool_size=1, pool_stride=1)(
         [tf.cast(tf.cast(ramp / 64.0, tf.bfloat16), tf.float32)], boxes, tf.constant([1024, 1024])
     )
     np.testing.assert_array_equal(crops, tf.cast(in_float32, tf.bfloat16))
@@ -125,9 +126,9 @@ def test_coordinates_are_exact_under_bfloat16(implementation):
 
 
 @BOTH
-def test_the_gradient_reaches_the_features_of_the_rois_level_alone(implementation):
+def test_the_gradient_reaches_the_features_of_the_rois_level_alone(execution):
     pyramid = random_pyramid(batch=1)
-    pooler = roi.RoIPooler(crop_size=4, implementation=implementation)
+    pooler = roi.RoIPooler(crop_size=4, execution=execution)
     with tf.GradientTape() as tape:
         tape.watch(pyramid)
         loss = tf.reduce_sum(pooler(pyramid, tf.constant([[[3.0, 3, 60, 60]]]), tf.constant([64, 64])))

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn.modeling import postprocess
-from object_detection_fpn.records import Predictions, Proposals, RpnOutputs
+from object_detection_fpn.ops import nms
+from object_detection_fpn.records import BoxOutputs, Proposals, RpnOutputs
 
 # One image of 100 x 200 pixels, padded to 128 x 256; three RoIs and a padding row.
 ROIS = [[0.0, 0, 50, 100], [0, 10, 50, 110], [80, 150, 120, 250], [0, 0, 0, 0]]
@@ -16,31 +17,37 @@ TRUE_SHAPES = tf.constant([[100, 200, 3]])
 SCORES = np.array([[0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.2, 0.1, 0.7], [0.0, 1.0, 0.0]])
 LEFT_BY_A_TENTH = [0.0, -1.0, 0.0, 0.0]
 
-BOTH = pytest.mark.parametrize("implementation", ["native", "xla"])
+BOTH = pytest.mark.parametrize("static", [False, True])
 
 
 def make_predictions(scores=SCORES, deltas=None, num_rois=3, rois=ROIS, num_boxes=2):
     deltas = np.zeros([1, len(rois), num_boxes, 4]) if deltas is None else deltas
-    return Predictions(
-        rpn=RpnOutputs(*[tf.zeros([0])] * 4),
-        image_size=tf.constant([128, 256]),
-        seed=tf.constant([0, 0]),
-        rois=Proposals(
+    return (
+        BoxOutputs(
+            class_logits=tf.constant(np.log(np.maximum(scores, 1e-20))[None], tf.float32),
+            box_deltas=tf.constant(deltas, tf.float32),
+            roi_features=tf.zeros([0]),
+        ),
+        Proposals(
             tf.constant([rois], tf.float32), tf.linspace(0.9, 0.6, len(rois))[None], tf.constant([num_rois], tf.int32)
         ),
-        class_logits=tf.constant(np.log(np.maximum(scores, 1e-20))[None], tf.float32),
-        box_deltas=tf.constant(deltas, tf.float32),
     )
 
 
-def detect(predictions=None, **settings):
-    settings = {"max_detections_per_class": 3, "max_total_detections": 5, "score_threshold": 0.2, **settings}
-    return postprocess.Postprocessor(**settings)(predictions or make_predictions(), TRUE_SHAPES)
+def detect(predictions=None, *, suppression=None, **settings):
+    suppression = {
+        "max_detections_per_class": 3,
+        "max_total_detections": 5,
+        "score_threshold": 0.2,
+        **(suppression or {}),
+    }
+    postprocessor = postprocess.Postprocessor(suppression=nms.Suppression(**suppression), **settings)
+    return postprocessor(*(predictions or make_predictions()), TRUE_SHAPES)
 
 
 @BOTH
-def test_detections_worked_by_hand(implementation):
-    detections = detect(implementation=implementation)
+def test_detections_worked_by_hand(static):
+    detections = detect(static=static)
     # The circle of the second RoI (.5) is suppressed by the first's; its square (.3) is not.
     np.testing.assert_array_equal(detections.num_detections, [3])
     np.testing.assert_allclose(detections.scores, [[0.8, 0.7, 0.3, 0, 0]], rtol=1e-5)
@@ -73,23 +80,24 @@ def test_detections_worked_by_hand(implementation):
         ({"class_agnostic": True}, [0.8, 0.7]),
     ],
 )
-def test_settings_of_suppression_arrive(implementation, settings, scores):
-    found = detect(implementation=implementation, **settings).scores.numpy()[0]
+def test_settings_of_suppression_arrive(static, settings, scores):
+    found = detect(static=static, suppression=settings).scores.numpy()[0]
     np.testing.assert_allclose(found[found > 0], scores, rtol=1e-5)
 
 
 @BOTH
-def test_soft_suppression_lowers_a_score_instead(implementation):
-    detections = detect(implementation=implementation, soft_nms_sigma=0.5, iou_threshold=1.0, score_threshold=0.01)
+def test_soft_suppression_lowers_a_score_instead(static):
+    soft = {"soft_nms_sigma": 0.5, "iou_threshold": 1.0, "score_threshold": 0.01}
+    detections = detect(static=static, suppression=soft)
     decayed = 0.5 * np.exp(-((9 / 11) ** 2) / (2 * 0.5))
     assert np.any(np.isclose(detections.scores[0], decayed, rtol=1e-4))
 
 
 @BOTH
 @pytest.mark.parametrize("scores", [SCORES, np.full([4, 3], [1.0, 0.0, 0.0])], ids=["no rois", "background"])
-def test_an_image_without_detections_is_all_zeros(implementation, scores):
+def test_an_image_without_detections_is_all_zeros(static, scores):
     predictions = make_predictions(scores, num_rois=0 if scores is SCORES else 3)
-    detections = detect(predictions, implementation=implementation)
+    detections = detect(predictions, static=static)
     for name in ("boxes", "scores", "classes", "num_detections", "class_scores", "roi_indices"):
         assert not np.any(getattr(detections, name)), name
 
@@ -133,8 +141,9 @@ def test_box_scales_arrive():
 )
 def test_score_converters(name, expected):
     np.testing.assert_allclose(postprocess.SCORE_CONVERTERS[name](tf.constant([1.0, 2.0, -1.0])), expected, rtol=1e-5)
-    predictions = make_predictions()._replace(class_logits=tf.constant([[[1.0, 2.0, -1.0]] * 4]))
-    detections = detect(predictions, score_converter=postprocess.SCORE_CONVERTERS[name])
+    outputs, rois = make_predictions()
+    outputs = outputs._replace(class_logits=tf.constant([[[1.0, 2.0, -1.0]] * 4]))
+    detections = detect((outputs, rois), score_converter=postprocess.SCORE_CONVERTERS[name])
     np.testing.assert_allclose(detections.raw_class_scores[0, 0], expected, rtol=1e-5)
     np.testing.assert_allclose(detections.scores[0, 0], expected[1], rtol=1e-5)
 
@@ -146,13 +155,13 @@ def test_proposals_of_one_stage_are_detections_of_class_0():
         anchors=tf.constant([[0.0, 0, 50, 100], [80, 150, 120, 250]]),
         is_valid=tf.constant([True, True]),
     )
-    predictions = make_predictions(num_rois=3)._replace(class_logits=None, box_deltas=None, rpn=anchors)
-    detections = postprocess.proposals_as_detections(predictions, TRUE_SHAPES)
+    _, rois = make_predictions(num_rois=3)
+    detections = postprocess.proposals_as_detections(anchors, rois, TRUE_SHAPES)
     np.testing.assert_allclose(detections.boxes[0, 2], [0.8, 0.75, 1, 1], atol=1e-6)
-    np.testing.assert_array_equal(detections.scores, predictions.rois.scores)
+    np.testing.assert_array_equal(detections.scores, rois.scores)
     np.testing.assert_array_equal(detections.classes, np.zeros([1, 4]))
     np.testing.assert_array_equal(detections.num_detections, [3])
-    np.testing.assert_allclose(detections.class_scores[0, :, 1], predictions.rois.scores[0] * [1, 1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(detections.class_scores[0, :, 1], rois.scores[0] * [1, 1, 1, 0], atol=1e-6)
     np.testing.assert_allclose(detections.class_scores[0].numpy().sum(-1), [1, 1, 1, 0], atol=1e-6)
     np.testing.assert_allclose(detections.raw_boxes, [[[0, 0, 0.5, 0], [0.8, 0.75, 1, 1]]], atol=1e-6)
     np.testing.assert_allclose(detections.raw_class_scores, [[[0.2, 0.8], [0.5, 0.5]]], atol=1e-6)

@@ -87,6 +87,20 @@ def test_a_crowd_is_not_forced_onto_an_anchor(make_groundtruth):
     assert match(groundtruth, [NEAR_DOG, FAR]) == [-2, -1]
 
 
+def test_groundtruth_without_weight_is_not_forced_onto_an_anchor(make_groundtruth):
+    groundtruth = make_groundtruth([{"box": (0, 0, 10, 5), "weight": 0.0}, {"box": (0, 0, 10, 4)}])
+    anchors = [(0, 0, 10, 10), (50, 50, 60, 60), (0, 20, 10, 30)]
+    matches = match(groundtruth, anchors)
+    assert matches == [1, -1, -1]
+    encoded = targets.encode(
+        tf.constant([anchors], tf.float32), tf.constant([matches]), groundtruth, class_agnostic=True
+    )
+    np.testing.assert_array_equal(encoded.class_weights, [[1, 1, 1]])
+    # Alone it takes no anchor; what it overlaps enough is neither object nor background.
+    groundtruth = make_groundtruth([{"box": (0, 0, 10, 5), "weight": 0.0}])
+    assert match(groundtruth, [*anchors, (0, 0, 10, 4)]) == [-2, -1, -1, 0]
+
+
 @pytest.mark.parametrize(
     "box, anchor, expected",
     [

@@ -13,7 +13,7 @@ _RPN = {"matched_threshold": 0.7, "unmatched_threshold": 0.3, "force_match": Tru
 _HEAD = {"matched_threshold": 0.5, "unmatched_threshold": 0.5, "force_match": False}
 
 
-def _reference(similarity, is_real, is_valid, *, matched_threshold, unmatched_threshold, force_match):
+def _reference(similarity, is_real, is_valid, *, matched_threshold, unmatched_threshold, force_match, may_force=None):
     """One image, in plain loops."""
     num_anchors, num_gt = similarity.shape
     matches = np.full(num_anchors, -1)
@@ -28,7 +28,7 @@ def _reference(similarity, is_real, is_valid, *, matched_threshold, unmatched_th
             matches[anchor] = -2
     if force_match and is_valid.any():
         for gt in reversed(range(num_gt)):  # so that the first of several wins
-            if is_real[gt]:
+            if is_real[gt] and (may_force is None or may_force[gt]):
                 matches[np.argmax(np.where(is_valid, similarity[:, gt], -1.0))] = gt
     matches[~is_valid] = -2
     return matches
@@ -47,11 +47,9 @@ def test_agrees_with_golden(golden_dir, name, thresholds, num_padding, jit):
     gt_boxes = np.pad(golden["groundtruth_boxes"], ((0, num_padding), (0, 0)))[np.newaxis]
     is_real = (np.arange(gt_boxes.shape[1]) < len(golden["groundtruth_boxes"]))[np.newaxis]
 
-    implementation = "xla" if jit else "native"
-
     @tf.function(jit_compile=jit, autograph=False)
     def run(anchors, gt_boxes, is_real):
-        return matching.match_boxes(anchors, gt_boxes, gt_is_real=is_real, implementation=implementation, **thresholds)
+        return matching.match_boxes(anchors, gt_boxes, gt_is_real=is_real, static=jit, **thresholds)
 
     matches = run(golden["anchors"][np.newaxis], gt_boxes, is_real)
     np.testing.assert_array_equal(matches[0], golden["match"])
@@ -66,16 +64,46 @@ def test_follows_the_rules_written_as_loops(seed, thresholds, num_gt):
     is_real, is_valid = rng.random((2, num_gt)) < 0.7, rng.random((2, 40)) < 0.7
     similarity = box_ops.pairwise_iou(boxes, gt_boxes).numpy()
     expected = [_reference(similarity[image], is_real[image], is_valid[image], **thresholds) for image in range(2)]
-    for implementation in ("native", "xla"):
+    for static in (False, True):
         matches = matching.match_boxes(
             boxes,
             tf.constant(gt_boxes),
             gt_is_real=is_real,
             is_valid=is_valid,
-            implementation=implementation,
+            static=static,
             **thresholds,
         )
         np.testing.assert_array_equal(matches, expected)
+
+
+@pytest.mark.parametrize("thresholds", [_RPN, _HEAD])
+@pytest.mark.parametrize("num_gt", [1, 9])
+def test_compiled_by_xla_it_follows_the_same_rules(thresholds, num_gt):
+    rng = np.random.default_rng(num_gt)
+    boxes, gt_boxes = _random_boxes(rng, (1, 60)), _random_boxes(rng, (3, num_gt))
+    boxes[0, :2], gt_boxes[:, -1] = [[0, 0, 10, 10], [0, 0, 3, 10]], [0, 0, 10, 7]  # IoU .7 and 3/7
+    is_real, is_valid, may_force = (rng.random(shape) < 0.7 for shape in ((3, num_gt), (1, 60), (3, num_gt)))
+
+    def run(boxes, gt_boxes, is_real, is_valid, may_force, static=True):
+        return matching.match_boxes(
+            boxes, gt_boxes, gt_is_real=is_real, is_valid=is_valid, may_force=may_force, static=static, **thresholds
+        )
+
+    args = [tf.constant(values) for values in (boxes, gt_boxes, is_real, is_valid, may_force)]
+    expected = run(*args, static=False)
+    np.testing.assert_array_equal(tf.function(run, jit_compile=True, autograph=False)(*args), expected)
+    similarity = box_ops.pairwise_iou(boxes, gt_boxes).numpy()
+    for image in range(3):
+        wanted = _reference(similarity[image], is_real[image], is_valid[0], may_force=may_force[image], **thresholds)
+        np.testing.assert_array_equal(expected[image], wanted)
+
+
+def test_rows_that_may_not_force_still_match_what_they_overlap():
+    boxes = tf.constant([[[0.0, 0, 10, 10], [50, 50, 60, 60], [0, 20, 10, 30]]])
+    gt_boxes = tf.constant([[[0.0, 0, 10, 5], [0, 0, 10, 4], [50, 50, 60, 59]]])
+    may_force = tf.constant([[False, True, False]])
+    matches = matching.match_boxes(boxes, gt_boxes, gt_is_real=tf.constant([[True] * 3]), may_force=may_force, **_RPN)
+    np.testing.assert_array_equal(matches, [[1, 2, -1]])
 
 
 @pytest.mark.parametrize("thresholds", [_RPN, _HEAD])
@@ -142,7 +170,7 @@ def test_unknown_shapes_are_taken():
 def test_program_does_not_grow_with_the_batch():
     def num_lines(batch):
         run = tf.function(
-            lambda b, g, r: matching.match_boxes(b, g, gt_is_real=r, implementation="xla", **_RPN), jit_compile=True
+            lambda b, g, r: matching.match_boxes(b, g, gt_is_real=r, static=True, **_RPN), jit_compile=True
         )
         args = tf.zeros([1, 50, 4]), tf.zeros([batch, 20, 4]), tf.zeros([batch, 20], tf.bool)
         return len(run.experimental_get_compiler_ir(*args)(stage="hlo").splitlines())
@@ -154,8 +182,8 @@ def test_covered_share_is_that_of_the_best_real_region():
     boxes = tf.constant([[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 0.0, 0.0], [20.0, 20.0, 24.0, 24.0]]])
     regions = tf.constant([[[0.0, 0.0, 2.0, 50.0], [0.0, 0.0, 3.0, 50.0], [0.0, 0.0, 50.0, 50.0]]] * 2)
     is_real = tf.constant([[True, True, False], [False, False, False]])
-    for implementation in ("native", "xla"):
-        share = matching.covered_share(boxes, regions, is_real=is_real, implementation=implementation)
+    for static in (False, True):
+        share = matching.covered_share(boxes, regions, is_real=is_real, static=static)
         np.testing.assert_allclose(share, [[0.75, 0, 0], [0, 0, 0]])
 
 

@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.records import Inputs
 from object_detection_fpn.serving.folding import Folding
 
 SPECS = {
@@ -20,7 +22,9 @@ SPECS = {
     "without offset": layers.LayerSpec(norm=layers.BatchNormSpec(center=False, scale=True)),
     "frozen": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True, freeze_statistics=True)),
     "synchronized": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True, synchronized=True)),
-    "by Winograd's algorithm": layers.LayerSpec(norm=layers.BatchNormSpec(scale=True), winograd=True),
+    "by Winograd's algorithm": layers.LayerSpec(
+        norm=layers.BatchNormSpec(scale=True), execution=Execution(winograd=True)
+    ),
 }
 IMAGES = tf.constant(np.random.default_rng(0).uniform(-100, 100, (1, 64, 64, 3)), tf.float32)
 TRUE_SHAPES = tf.constant([[64, 64, 3]])
@@ -58,8 +62,9 @@ def small(request, make_model):
 
 
 def predict(model):
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
-    return predictions, model.postprocess(predictions, TRUE_SHAPES)
+    inputs = Inputs(IMAGES, TRUE_SHAPES)
+    predictions = model.predict(inputs, training=False)
+    return predictions, model.postprocess(predictions, inputs)
 
 
 def assert_close(actual, expected):
@@ -155,7 +160,7 @@ def test_an_activation_between_them_keeps_both():
 
 
 def test_half_precision_is_not_folded():
-    spec = dataclasses.replace(SPECS["with scale"], dtype="mixed_bfloat16")
+    spec = dataclasses.replace(SPECS["with scale"], execution=Execution(dtype="mixed_bfloat16"))
     layer = layers.ConvNormActivation(4, 3, spec=spec, name="layer")
     layers.build(layer, (None, None, None, 3))
     folding = Folding(layer)

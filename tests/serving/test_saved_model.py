@@ -43,11 +43,12 @@ class ReportingModel(tf_keras.layers.Layer):
         self.conv = tf_keras.layers.Conv2D(1, 1, kernel_initializer="ones", bias_initializer="zeros")
         self.conv.build([None, None, None, 3])
 
-    def preprocess(self, images):
-        return images / 255.0
+    def preprocess(self, inputs):
+        return inputs._replace(images=inputs.images / 255.0)
 
-    def predict(self, images, true_shapes, *, training):
+    def predict(self, inputs, *, training):
         assert training is False
+        images, true_shapes = inputs
         height, width = tf.shape(images)[1], tf.shape(images)[2]
         is_true = (
             tf.sequence_mask(true_shapes[:, 0], height)[:, :, None]
@@ -57,8 +58,9 @@ class ReportingModel(tf_keras.layers.Layer):
         sums = tf.reduce_sum(self.conv(images)[..., 0] * tf.cast(is_true, tf.float32), axis=[1, 2])
         return sums, tf.stack([height, width])
 
-    def postprocess(self, predictions, true_shapes):
+    def postprocess(self, predictions, inputs):
         sums, padded = predictions
+        true_shapes = inputs.true_shapes
         batch_size = tf.shape(sums)[0]
         size = tf.cast(true_shapes[:, :2], tf.float32)
         means = sums / (3 * size[:, 0] * size[:, 1])
@@ -240,7 +242,7 @@ def test_export_replaces_an_earlier_one(model, tmp_path):
 
 def test_a_model_that_cannot_be_traced_leaves_the_folder_alone(tmp_path):
     class Broken(ReportingModel):
-        def postprocess(self, predictions, true_shapes):
+        def postprocess(self, predictions, inputs):
             raise ValueError("no such operation")
 
     with pytest.raises(ValueError, match="no such operation"):
@@ -264,7 +266,8 @@ def test_a_checkpoint_given_is_the_one_written(model, tmp_path):
 class SpyModel(ReportingModel):
     """Keeps the static shape it was given, and takes any number of channels."""
 
-    def predict(self, images, true_shapes, *, training):
+    def predict(self, inputs, *, training):
+        images = inputs.images
         self.shape = images.shape.as_list()
         return tf.reduce_sum(images, axis=[1, 2, 3]), tf.shape(images)[1:3]
 
@@ -351,8 +354,8 @@ def test_what_is_exported_has_its_normalization_folded(tmp_path):
 
 def test_optional_outputs_that_a_model_lacks_are_left_out():
     class Bare(ReportingModel):
-        def postprocess(self, predictions, true_shapes):
-            return super().postprocess(predictions, true_shapes)._replace(class_scores=None, raw_boxes=None)
+        def postprocess(self, predictions, inputs):
+            return super().postprocess(predictions, inputs)._replace(class_scores=None, raw_boxes=None)
 
     outputs = make_serving_function(model=Bare(), resizer=KEEP_ASPECT, input_type="image_tensor")(
         as_input([image(9, 9)], "image_tensor")

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from object_detection_fpn.data import pipeline as input_pipeline
-from object_detection_fpn.data import resize
+from object_detection_fpn.data import decoder, pipeline, preparing, resize
 from object_detection_fpn.tools import shapes
 
 
@@ -99,15 +98,12 @@ def test_another_seed_and_the_held_out_part_are_other_images(written, tmp_path):
 def test_records_and_coco_files_say_the_same(written):
     _, dataset = written
     contents = json.loads(Path(dataset.train_annotations).read_text())
-    (batch,) = input_pipeline.make_dataset(
-        dataset.train_records,
-        resizer=resize.fixed_shape(height=64, width=64),
-        num_classes=3,
+    (batch,) = pipeline.make_dataset(
+        pipeline.Reading([dataset.train_records], num_readers=2, read_block_length=1),
+        decoder.Decoding(num_classes=3, label_to_id={"circle": 1, "square": 2, "triangle": 3}),
+        preparing.Preparing(resize.fixed_shape(height=64, width=64)),
         batch_size=6,
         is_training=False,
-        num_readers=2,
-        read_block_length=1,
-        label_to_id={"circle": 1, "square": 2, "triangle": 3},
     )
     assert batch.source_id.numpy().tolist() == [str(i).encode() for i in range(1, 7)]
     for i, image in enumerate(contents["images"]):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.records import Batch, Groundtruth
+from object_detection_fpn.records import Batch, Groundtruth, Inputs
 from object_detection_fpn.training import loop, optimizers
 
 
@@ -21,6 +21,8 @@ class FakePredictions(NamedTuple):
 
 class FakeModel(tf_keras.layers.Layer):
     """Says that every image shows one box, from the mean of its channels; counts how often it is traced."""
+
+    loss_names = ("Loss/RPNLoss/localization_loss", "Loss/BoxClassifierLoss/localization_loss")
 
     def __init__(self, num_outputs: int = 4, noise: float = 0.0, dtype: str | None = None):
         super().__init__(dtype=dtype)
@@ -33,26 +35,26 @@ class FakeModel(tf_keras.layers.Layer):
         self.noise = noise
         self.num_traces = 0
 
-    def preprocess(self, images: tf.Tensor) -> tf.Tensor:
-        return images / 255.0
+    def preprocess(self, inputs: Inputs) -> Inputs:
+        return inputs._replace(images=inputs.images / 255.0)
 
-    def predict(
-        self, images: tf.Tensor, true_shapes: tf.Tensor, *, training: bool, groundtruth: Groundtruth, seed: tf.Tensor
-    ) -> FakePredictions:
+    def predict(self, inputs: Inputs, *, training: bool, groundtruth: Groundtruth, seed: tf.Tensor) -> FakePredictions:
         assert training
-        assert groundtruth.boxes.shape[0] == images.shape[0]
+        assert groundtruth.boxes.shape[0] == inputs.images.shape[0]
         self.num_traces += 1
         noise = tf.random.stateless_normal([4], seed, stddev=self.noise)
-        boxes = self.head(self.backbone(tf.reduce_mean(images, [1, 2])))
+        boxes = self.head(self.backbone(tf.reduce_mean(inputs.images, [1, 2])))
         return FakePredictions(tf.cast(boxes, tf.float32)[:, :4], noise)
 
     def loss(self, predictions: FakePredictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
         error = predictions.boxes + predictions.noise - groundtruth.boxes[:, 0]
         return {
-            "Loss/RPNLoss/localization_loss": tf.reduce_mean(tf.square(error)),
-            "Loss/BoxClassifierLoss/localization_loss": 0.5 * tf.reduce_mean(tf.square(error)),
-            "Loss/regularization_loss": 0.01 * tf.nn.l2_loss(self.head.kernel),
+            "Loss/RPNLoss/localization_loss": tf.reduce_mean(tf.square(error), axis=-1),
+            "Loss/BoxClassifierLoss/localization_loss": 0.5 * tf.reduce_mean(tf.square(error), axis=-1),
         }
+
+    def regularization_loss(self) -> tf.Tensor:
+        return 0.01 * tf.nn.l2_loss(self.head.kernel)
 
 
 def make_dataset(batch_size: int = 4, value_of_step: Callable[[tf.Tensor], tf.Tensor] | None = None) -> Callable:
@@ -72,8 +74,10 @@ def make_dataset(batch_size: int = 4, value_of_step: Callable[[tf.Tensor], tf.Te
             scale = 1.0 if value_of_step is None else value_of_step(step)
             count = tf.fill([size], 2)
             return Batch(
-                images=tf.ensure_shape(scale * images[part * size : (part + 1) * size], [size, 8, 8, 3]),
-                true_shapes=tf.tile([[8, 8, 3]], [size, 1]),
+                inputs=Inputs(
+                    images=tf.ensure_shape(scale * images[part * size : (part + 1) * size], [size, 8, 8, 3]),
+                    true_shapes=tf.tile([[8, 8, 3]], [size, 1]),
+                ),
                 groundtruth=Groundtruth(
                     boxes=tf.ensure_shape(boxes[part * size : (part + 1) * size], [size, 2, 4]),
                     classes=tf.zeros([size, 2], tf.int32),

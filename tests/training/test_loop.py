@@ -312,7 +312,7 @@ def test_signal_off_the_interval_saves_what_was_done(make_run, tmp_path):
 
     def draw(batch):
         os.kill(os.getpid(), signal.SIGINT)
-        return tf.cast(batch.images, tf.uint8)
+        return tf.cast(batch.inputs.images, tf.uint8)
 
     with pytest.raises(
         loop.TrainingStopped, match=f"Stopped at step 1 of 9. The newest checkpoint is {tmp_path}/ckpt-1"
@@ -353,8 +353,8 @@ def test_summaries_hold_means_learning_rate_and_speed(make_run, read_summaries, 
     images = []
 
     def draw(batch):
-        images.append(batch.images.shape)
-        return tf.cast(batch.images, tf.uint8)
+        images.append(batch.inputs.images.shape)
+        return tf.cast(batch.inputs.images, tf.uint8)
 
     run.train(6, record_summaries=True, summary_every_n=3, draw_batch=draw)
     found = read_summaries(tmp_path / "train")

@@ -61,9 +61,9 @@ def test_parts_draw_different_random_numbers(make_run, tmp_path):
         seeds.append(tuple(seed))
         return seed
 
-    def predict_noting(images, true_shapes, *, training, groundtruth, seed):
+    def predict_noting(inputs, *, training, groundtruth, seed):
         noted = tf.ensure_shape(tf.numpy_function(note, [seed], tf.int32), [2])
-        return predict(images, true_shapes, training=training, groundtruth=groundtruth, seed=noted)
+        return predict(inputs, training=training, groundtruth=groundtruth, seed=noted)
 
     run.model.predict = predict_noting
     run.train(3, accumulate_gradients=2)

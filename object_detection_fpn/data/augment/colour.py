@@ -1,7 +1,7 @@
 """Augmentations that change colours and leave boxes alone, with the Object Detection API's parameters and effect.
 
 Every function takes an `Example` and `seed`, [2] int32, from which alone its random choices follow. Only the first
-three channels are colours; where nothing else is said, additional ones are left as they are. Results are float32, clipped
+three channels are colours; unless stated otherwise, additional ones are left as they are. Results are float32, clipped
 to [0, 255] but for `normalize_image` and `subtract_channel_mean`, which are there to leave that range.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 _NUM_COLOURS = 3
 

@@ -1,13 +1,15 @@
-"""What several augmentations share: choosing between examples, drawing whole numbers, moving objects into a window."""
+"""What several augmentations share: choosing between examples or warps, and drawing whole numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Example, Objects, with_none, without_none
-from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.data.example import with_none, without_none
+
+_T = TypeVar("_T")
 
 
 def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
@@ -25,29 +27,21 @@ def happens(seed: tf.Tensor, probability: float) -> tf.Tensor:
     return tf.random.stateless_uniform([], seed) < probability
 
 
-def choose(condition: tf.Tensor, if_true: Callable[[], Example], if_false: Callable[[], Example]) -> Example:
-    """`tf.cond` for examples; both branches have the same optional fields."""
+def choose(condition: tf.Tensor, if_true: Callable[[], _T], if_false: Callable[[], _T]) -> _T:
+    """`tf.cond` for examples and warps; both branches have the same optional fields."""
     return switch(tf.cast(condition, tf.int32), [if_false, if_true])
 
 
-def switch(index: tf.Tensor, branches: Sequence[Callable[[], Example]]) -> Example:
-    """The example that branch number `index` makes; all branches have the same optional fields."""
-    results: list[Example] = []
+def switch(index: tf.Tensor, branches: Sequence[Callable[[], _T]]) -> _T:
+    """The example or warp that branch number `index` makes.
 
-    def tensors_of(branch: Callable[[], Example]) -> list[tf.Tensor]:
+    All branches have the same optional fields, and equal values in fields that are no tensors.
+    """
+    results: list[Any] = []
+
+    def tensors_of(branch: Callable[[], _T]) -> list[tf.Tensor]:
         results.append(branch())
         return without_none(results[-1])
 
     chosen = tf.switch_case(index, [lambda branch=branch: tensors_of(branch) for branch in branches])
     return with_none(chosen, like=results[0])
-
-
-def move_into_window(
-    objects: Objects, window: tf.Tensor, *, overlap_thresh: float = 0.0, clip_boxes: bool = True
-) -> Objects:
-    """Expresses boxes in the frame of `window` [4] (normalized), without those that lie too little inside it."""
-    inside = box_ops.pairwise_ioa(objects.boxes, window[tf.newaxis])[:, 0]
-    # A box that only touches the window goes even if the threshold is 0.
-    objects = objects.select((inside > 0) & (inside >= overlap_thresh))
-    boxes = box_ops.change_frame(objects.boxes, window)
-    return objects._replace(boxes=tf.clip_by_value(boxes, 0.0, 1.0) if clip_boxes else boxes)

@@ -1,24 +1,25 @@
 """Augmentations that mirror, turn, scale and repeat the whole image, with the Object Detection API's parameters and effect.
 
-Every function takes an `Example` and `seed`, [2] int32, from which alone its random choices follow; equal seeds give
-equal results. Images may be uint8 or float32; values are in [0, 255].
+Every function draws a `Warp` of an `Example` from `seed`, [2] int32, alone; equal seeds give equal results. Images may be
+uint8 or float32; values are in [0, 255].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 
 import tensorflow as tf
 
 from object_detection_fpn.data import resize
-from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example, Objects
-from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.data.augment import common, warp
+from object_detection_fpn.data.augment.warp import Warp
+from object_detection_fpn.data.example import Example
 
 _METHODS: tuple[resize.Method, ...] = ("bilinear", "nearest", "bicubic", "area")
 
 
-def random_horizontal_flip(example: Example, *, seed: tf.Tensor, probability: float = 0.5) -> Example:
+@warp.applied
+def random_horizontal_flip(example: Example, *, seed: tf.Tensor, probability: float = 0.5) -> Warp:
     """Mirrors left and right.
 
     Args:
@@ -26,14 +27,11 @@ def random_horizontal_flip(example: Example, *, seed: tf.Tensor, probability: fl
         seed: [2] int32.
         probability: of being mirrored.
     """
-
-    def flip() -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.reverse(example.image, [1]), box_ops.flip_left_right(example.objects.boxes)
-
-    return _with_probability(example, flip, probability, seed)
+    return Warp(is_mirrored=common.happens(seed, probability))
 
 
-def random_vertical_flip(example: Example, *, seed: tf.Tensor, probability: float = 0.5) -> Example:
+@warp.applied
+def random_vertical_flip(example: Example, *, seed: tf.Tensor, probability: float = 0.5) -> Warp:
     """Mirrors top and bottom.
 
     Args:
@@ -41,14 +39,11 @@ def random_vertical_flip(example: Example, *, seed: tf.Tensor, probability: floa
         seed: [2] int32.
         probability: of being mirrored.
     """
-
-    def flip() -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.reverse(example.image, [0]), box_ops.flip_up_down(example.objects.boxes)
-
-    return _with_probability(example, flip, probability, seed)
+    return Warp(is_flipped=common.happens(seed, probability))
 
 
-def random_rotation90(example: Example, *, seed: tf.Tensor, probability: float = 0.5) -> Example:
+@warp.applied
+def random_rotation90(example: Example, *, seed: tf.Tensor, probability: float = 0.5) -> Warp:
     """Turns by 90 degrees counter-clockwise, which swaps height and width.
 
     Args:
@@ -56,17 +51,13 @@ def random_rotation90(example: Example, *, seed: tf.Tensor, probability: float =
         seed: [2] int32.
         probability: of being turned.
     """
-
-    def turn() -> tuple[tf.Tensor, tf.Tensor]:
-        ymin, xmin, ymax, xmax = tf.unstack(example.objects.boxes, axis=-1)
-        return tf.image.rot90(example.image), tf.stack([1.0 - xmax, ymin, 1.0 - xmin, ymax], axis=-1)
-
-    return _with_probability(example, turn, probability, seed)
+    return Warp(is_turned=common.happens(seed, probability))
 
 
+@warp.applied
 def random_image_scale(
     example: Example, *, seed: tf.Tensor, min_scale_ratio: float = 0.5, max_scale_ratio: float = 2.0
-) -> Example:
+) -> Warp:
     """Scales both sides by one random factor; boxes, being normalized, stay as they are.
 
     Args:
@@ -85,13 +76,13 @@ def random_image_scale(
     ratio = tf.random.stateless_uniform([], seed, min_scale_ratio, max_scale_ratio)
     size = tf.cast(tf.cast(tf.shape(example.image)[:2], tf.float32) * ratio, tf.int32)
     # Corners aligned, as in the Object Detection API. One pixel is the least that a one-pixel image can shrink to.
-    image = tf.raw_ops.ResizeBilinear(images=example.image[tf.newaxis], size=tf.maximum(size, 1), align_corners=True)[0]
-    return example._replace(image=image)
+    return Warp(tf.maximum(size, 1), functools.partial(resize.resample, method="bilinear", align_corners=True))
 
 
+@warp.applied
 def resize_image(
     example: Example, *, seed: tf.Tensor, new_height: int, new_width: int, method: resize.Method = "bilinear"
-) -> Example:
+) -> Warp:
     """Stretches the image to a fixed size; boxes, being normalized, stay as they are.
 
     Args:
@@ -101,11 +92,11 @@ def resize_image(
         new_width: pixels.
         method: interpolation.
     """
-    image, _ = resize.fixed_shape(height=new_height, width=new_width, method=method)(example.image)
-    return example._replace(image=image)
+    return Warp(tf.constant([new_height, new_width]), functools.partial(resize.resample, method=method))
 
 
-def random_resize_method(example: Example, *, seed: tf.Tensor, target_height: int, target_width: int) -> Example:
+@warp.applied
+def random_resize_method(example: Example, *, seed: tf.Tensor, target_height: int, target_width: int) -> Warp:
     """Stretches the image to a fixed size by one of four interpolations, each as often as the others.
 
     Args:
@@ -114,14 +105,17 @@ def random_resize_method(example: Example, *, seed: tf.Tensor, target_height: in
         target_height: pixels.
         target_width: pixels.
     """
-
-    def resized(method: resize.Method) -> Callable[[], tf.Tensor]:
-        return lambda: resize.fixed_shape(height=target_height, width=target_width, method=method)(example.image)[0]
-
     index = common.random_integer(seed, 0, len(_METHODS))
-    return example._replace(image=tf.switch_case(index, [resized(method) for method in _METHODS]))
+
+    def resample(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        return tf.switch_case(
+            index, [functools.partial(resize.resample, image, size, method=method) for method in _METHODS]
+        )
+
+    return Warp(tf.constant([target_height, target_width]), resample)
 
 
+@warp.applied
 def random_downscale_to_target_pixels(
     example: Example,
     *,
@@ -129,7 +123,7 @@ def random_downscale_to_target_pixels(
     random_coef: float = 0.0,
     min_target_pixels: int = 300000,
     max_target_pixels: int = 500000,
-) -> Example:
+) -> Warp:
     """Shrinks an image that has more pixels than a target drawn at random to that many, keeping its aspect ratio.
 
     Args:
@@ -140,26 +134,24 @@ def random_downscale_to_target_pixels(
         max_target_pixels: no target reaches this, unless the smallest equals it.
     """
     choice_seed, target_seed = common.split(seed, 2)
-    image = tf.cast(example.image, tf.float32)
-    size = tf.cast(tf.shape(image)[:2], tf.float32)
-    num_pixels = tf.reduce_prod(size)
+    size = tf.shape(example.image)[:2]
+    sides = tf.cast(size, tf.float32)
+    num_pixels = tf.reduce_prod(sides)
     target = tf.cast(common.random_integer(target_seed, min_target_pixels, max_target_pixels), tf.float32)
-
-    def shrink() -> tf.Tensor:
-        new_size = tf.maximum(tf.cast(size * tf.sqrt(target / num_pixels), tf.int32), 1)
-        return tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=new_size)[0]
-
-    is_wanted = ~common.happens(choice_seed, random_coef) & (num_pixels > target)
-    return example._replace(image=tf.cond(is_wanted, shrink, lambda: image))
+    small = tf.maximum(tf.cast(sides * tf.sqrt(target / num_pixels), tf.int32), 1)
+    is_shrunk = ~common.happens(choice_seed, random_coef) & (num_pixels > target)
+    # Resampling to the size that the image has is a copy.
+    return Warp(tf.where(is_shrunk, small, size), functools.partial(resize.resample, method="bilinear"))
 
 
+@warp.applied
 def random_self_concat_image(
     example: Example,
     *,
     seed: tf.Tensor,
     concat_vertical_probability: float = 0.1,
     concat_horizontal_probability: float = 0.1,
-) -> Example:
+) -> Warp:
     """Puts a copy of the image below it, then a copy of what there is beside it, each with a probability of its own.
 
     Args:
@@ -168,30 +160,6 @@ def random_self_concat_image(
         concat_vertical_probability: of a copy below.
         concat_horizontal_probability: of a copy to the right.
     """
-
-    def repeated(example: Example, axis: int) -> Example:
-        half = tf.constant([[0.5, 1.0, 0.5, 1.0], [1.0, 0.5, 1.0, 0.5]][axis])
-        twice = Objects(*(None if f is None else tf.concat([f, f], axis=0) for f in example.objects))
-        boxes = example.objects.boxes * half
-        moved = boxes + (1.0 - half)
-        return Example(
-            tf.concat([example.image, example.image], axis), twice._replace(boxes=tf.concat([boxes, moved], 0))
-        )
-
     vertical_seed, horizontal_seed = common.split(seed, 2)
     is_vertical = common.happens(vertical_seed, concat_vertical_probability)
-    tall = common.choose(is_vertical, lambda: repeated(example, 0), lambda: example)
-    is_horizontal = common.happens(horizontal_seed, concat_horizontal_probability)
-    return common.choose(is_horizontal, lambda: repeated(tall, 1), lambda: tall)
-
-
-def _with_probability(
-    example: Example, change: Callable[[], tuple[tf.Tensor, tf.Tensor]], probability: float, seed: tf.Tensor
-) -> Example:
-    """Applies `change`, which gives a new image and new boxes, with `probability`; the rows stay the same ones."""
-
-    def changed() -> Example:
-        image, boxes = change()
-        return Example(image, example.objects._replace(boxes=boxes))
-
-    return common.choose(common.happens(seed, probability), changed, lambda: example)
+    return Warp(is_repeated=(is_vertical, common.happens(horizontal_seed, concat_horizontal_probability)))

@@ -1,4 +1,4 @@
-"""Augmentations that change what is said of objects and leave pixels alone, with the Object Detection API's parameters.
+"""Augmentations that change objects and leave pixels alone, with the Object Detection API's parameters.
 
 Every function takes an `Example` and `seed`, [2] int32, from which alone its random choices follow.
 """
@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 JitterMode = Literal[
     "default",

@@ -1,6 +1,6 @@
 """Augmentations that put the image into a larger one, with the Object Detection API's parameters and effect.
 
-Every function takes an `Example` and `seed`, [2] int32, from which alone its random choices follow. Images become float32.
+Every function draws a `Warp` of an `Example` from `seed`, [2] int32, alone. Images become float32.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
-from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.data.augment import common, warp
+from object_detection_fpn.data.augment.warp import Canvas, Warp
+from object_detection_fpn.data.example import Example
 
 _NUM_COLOURS = 3
 
 
+@warp.applied
 def random_pad_image(
     example: Example,
     *,
@@ -25,7 +26,7 @@ def random_pad_image(
     max_image_height: int | None = None,
     max_image_width: int | None = None,
     pad_color: Sequence[float] = (),
-) -> Example:
+) -> Warp:
     """Puts the image at a random place of a larger one of random size.
 
     As in the Object Detection API, a size is drawn from the smallest up to, not including, the largest, and never below
@@ -44,26 +45,21 @@ def random_pad_image(
     Raises:
         ValueError: if the number of `pad_color` values does not fit the channels.
     """
-    height, width = tf.unstack(tf.shape(example.image)[:2])
-    return pad_at_random(
-        example,
-        tf.stack(
-            [
-                height if min_image_height is None else min_image_height,
-                width if min_image_width is None else min_image_width,
-            ]
-        ),
-        tf.stack(
-            [
-                2 * height if max_image_height is None else max_image_height,
-                2 * width if max_image_width is None else max_image_width,
-            ]
-        ),
-        pad_color,
-        seed=seed,
-    )
+    size = tf.shape(example.image)[:2]
+    height, width = tf.unstack(size)
+    low = [
+        height if min_image_height is None else min_image_height,
+        width if min_image_width is None else min_image_width,
+    ]
+    high = [
+        2 * height if max_image_height is None else max_image_height,
+        2 * width if max_image_width is None else max_image_width,
+    ]
+    color = fill_color(pad_color, example.image.shape[-1])
+    return Warp(canvas=draw_canvas(size, tf.stack(low), tf.stack(high), color, seed=seed))
 
 
+@warp.applied
 def random_absolute_pad_image(
     example: Example,
     *,
@@ -71,7 +67,7 @@ def random_absolute_pad_image(
     max_height_padding: int = 0,
     max_width_padding: int = 0,
     pad_color: Sequence[float] = (),
-) -> Example:
+) -> Warp:
     """Puts the image at a random place of one that is larger by a number of pixels.
 
     Args:
@@ -85,11 +81,12 @@ def random_absolute_pad_image(
         ValueError: if the number of `pad_color` values does not fit the channels.
     """
     size = tf.shape(example.image)[:2]
-    return pad_at_random(
-        example, size, size + tf.constant([max_height_padding, max_width_padding]), pad_color, seed=seed
-    )
+    color = fill_color(pad_color, example.image.shape[-1])
+    high = size + tf.constant([max_height_padding, max_width_padding])
+    return Warp(canvas=draw_canvas(size, size, high, color, seed=seed))
 
 
+@warp.applied
 def random_pad_to_aspect_ratio(
     example: Example,
     *,
@@ -97,7 +94,7 @@ def random_pad_to_aspect_ratio(
     aspect_ratio: float = 1.0,
     min_padded_size_ratio: Sequence[float] = (1.0, 1.0),
     max_padded_size_ratio: Sequence[float] = (2.0, 2.0),
-) -> Example:
+) -> Warp:
     """Adds black rows below and columns to the right until the image has an aspect ratio.
 
     Args:
@@ -118,52 +115,43 @@ def random_pad_to_aspect_ratio(
     min_scale = tf.minimum(max_scale, tf.reduce_max(low))
     scale = min_scale + (max_scale - min_scale) * tf.random.stateless_uniform([], seed)
     new_size = tf.maximum(tf.cast(tf.round(scale * least), tf.int32), tf.shape(example.image)[:2])
-    return _pad(example, tf.constant([0, 0]), new_size, pad_color=(0.0,))
+    return Warp(canvas=Canvas(tf.constant([0, 0]), new_size, fill_color((0.0,), example.image.shape[-1])))
 
 
-def pad_at_random(
-    example: Example, min_size: tf.Tensor, max_size: tf.Tensor, pad_color: Sequence[float], *, seed: tf.Tensor
-) -> Example:
-    """Puts the image at a random place of one of random size.
+def draw_canvas(
+    size: tf.Tensor, min_size: tf.Tensor, max_size: tf.Tensor, color: tf.Tensor, *, seed: tf.Tensor
+) -> Canvas:
+    """A canvas of random size, and a random place on it for the image.
 
     Args:
-        example: image and objects.
+        size: [2] int32, height and width of the image.
         min_size: [2] int32, smallest height and width; where the image is larger, its own.
         max_size: [2] int32, likewise; sizes are drawn from the smallest up to, not including, this.
-        pad_color: see `random_pad_image`.
+        color: of `fill_color`.
         seed: [2] int32.
     """
     size_seeds = common.split(seed, 4)
-    size = tf.shape(example.image)[:2]
     low, high = tf.maximum(min_size, size), tf.maximum(max_size, size)
     # Where the ends meet or are swapped the Object Detection API takes the upper one.
     new_size = [
         common.random_integer(size_seeds[i], tf.where(low[i] < high[i], low[i], high[i]), high[i]) for i in range(2)
     ]
     offset = [common.random_integer(size_seeds[2 + i], 0, new_size[i] - size[i]) for i in range(2)]
-    return _pad(example, tf.stack(offset), tf.stack(new_size), pad_color)
+    return Canvas(tf.stack(offset), tf.stack(new_size), color)
 
 
-def _pad(example: Example, offset: tf.Tensor, new_size: tf.Tensor, pad_color: Sequence[float]) -> Example:
-    """Puts pixel (0, 0) at `offset` [2] of an image of `new_size` [2]."""
-    image = tf.cast(example.image, tf.float32)
-    size = tf.shape(image)[:2]
-    paddings = tf.concat([tf.stack([offset, new_size - size - offset], axis=-1), [[0, 0]]], axis=0)
-    is_inside = tf.pad(tf.ones_like(image[..., :1], tf.bool), paddings)
-    padded = tf.where(is_inside, tf.pad(image, paddings), _fill_color(image, pad_color))
-    # Pixels between the frames: whole numbers stay exact, so that no box ends beyond the border by rounding.
-    boxes = box_ops.denormalize(example.objects.boxes, size)
-    boxes = box_ops.normalize(boxes + tf.cast(tf.concat([offset, offset], 0), tf.float32), new_size)
-    padded = tf.ensure_shape(padded, [None, None, image.shape[-1]])
-    return Example(padded, example.objects._replace(boxes=boxes))
+def fill_color(pad_color: Sequence[float], num_channels: int) -> tf.Tensor:
+    """[F] float32, a value for each channel, or NaN for the channel's mean.
 
+    Args:
+        pad_color: see `random_pad_image`.
+        num_channels: F.
 
-def _fill_color(image: tf.Tensor, pad_color: Sequence[float]) -> tf.Tensor:
-    """One float32 value for each channel, or one for all."""
-    num_channels = image.shape[-1]
+    Raises:
+        ValueError: if the number of values does not fit the channels.
+    """
     if len(pad_color) not in (0, 1, _NUM_COLOURS, num_channels) or len(pad_color) > num_channels:
         raise ValueError(f"pad_color has {len(pad_color)} values; the image has {num_channels} channels.")
-    color = tf.constant(pad_color, tf.float32)
-    if len(pad_color) in (1, num_channels):
-        return color
-    return tf.concat([color, tf.reduce_mean(image, axis=[0, 1])[len(pad_color) :]], axis=0)
+    if len(pad_color) == 1:
+        return tf.fill([num_channels], tf.constant(pad_color[0], tf.float32))
+    return tf.constant([*pad_color, *[float("nan")] * (num_channels - len(pad_color))], tf.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 
 def random_black_patches(

@@ -16,9 +16,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from object_detection_fpn.data.augment import common
-from object_detection_fpn.data.decoder import Example
-from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.data.augment import common, warp
+from object_detection_fpn.data.augment.warp import GRAY, Warp
+from object_detection_fpn.data.example import Example
 
 Policy = tuple[tuple[tuple[str, float, int], ...], ...]
 """Of these sequences of (change, probability, level from 0 to 10) one is drawn and applied."""
@@ -87,7 +87,6 @@ POLICIES["v1"] = (
 )
 
 _MAX_LEVEL = 10
-_GRAY = 128  # what fills the places where a change leaves no pixel
 _NUM_COLOURS = 3
 
 # Values at the highest level, from the paper's appendix and the Object Detection API.
@@ -144,7 +143,7 @@ def apply_policy(example: Example, policy: Policy, *, seed: tf.Tensor) -> Exampl
 
 
 def _apply(example: Example, name: str, probability: float, level: int, seed: tf.Tensor) -> Example:
-    """One change with its probability; `name` says whether it works on the image or on the content of each box."""
+    """One change with its probability; by its `name` it works on the image or on the content of each box."""
     choice_seed, seed = common.split(seed, 2)
     if name.endswith("_Only_BBoxes"):
         change = _change_of_pixels(name.removesuffix("_Only_BBoxes"), level, is_in_box=True)
@@ -171,7 +170,9 @@ def _change_of_pixels(name: str, level: int, *, is_in_box: bool = False) -> _Cha
     share = level / _MAX_LEVEL
     factor = share * 1.8 + 0.1  # of "enhancements": below 1 less, above 1 more of it
     if name in _GEOMETRY:
-        return lambda image, seed: _transform(image, _matrix(name, level, tf.shape(image), seed, is_in_box=is_in_box))
+        return lambda image, seed: warp.transform_pixels(
+            image, _matrix(name, level, tf.shape(image), seed, is_in_box=is_in_box)
+        )
     if name == "Cutout":
         half = int(share * (_CUTOUT_IN_BOX if is_in_box else _CUTOUT))
         return lambda image, seed: _cut_out(image, [0, 0], tf.shape(image)[:2], [half, half], seed)
@@ -212,7 +213,7 @@ def _cut_out(image: tf.Tensor, begin: tf.Tensor, end: tf.Tensor, half: tf.Tensor
         positions = tf.range(tf.shape(image)[axis])
         is_inside.append((positions >= centre - half[axis]) & (positions < centre + half[axis]))
     rows, columns = is_inside
-    return tf.where((rows[:, tf.newaxis] & columns)[..., tf.newaxis], tf.constant(_GRAY, image.dtype), image)
+    return tf.where((rows[:, tf.newaxis] & columns)[..., tf.newaxis], tf.constant(GRAY, image.dtype), image)
 
 
 def _cut_out_of_a_box(example: Example, level: int, seed: tf.Tensor) -> Example:
@@ -275,19 +276,8 @@ _GEOMETRY = ("TranslateX", "TranslateY", "ShearX", "ShearY", "Rotate")
 
 def _move(example: Example, name: str, level: int, seed: tf.Tensor) -> Example:
     """Moves pixels and boxes together; what comes from outside is gray, objects that leave the image are dropped."""
-    size = tf.shape(example.image)[:2]
-    matrix = _matrix(name, level, size, seed)
-    # The matrix counts from the middle of the first pixel, boxes from its corner.
-    boxes = box_ops.denormalize(example.objects.boxes, size) - 0.5
-    ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=-1)
-    corners = tf.stack([[xmin, xmax, xmin, xmax], [ymin, ymin, ymax, ymax], tf.ones([4, tf.shape(boxes)[0]])])
-    moved = tf.tensordot(tf.linalg.inv(matrix), corners, 1)  # [3, 4, N]; the matrix leads from output to input
-    x, y = moved[0], moved[1]
-    boxes = tf.stack([tf.reduce_min(a, axis=0) for a in (y, x)] + [tf.reduce_max(a, axis=0) for a in (y, x)], axis=-1)
-    objects = example.objects._replace(boxes=box_ops.normalize(boxes + 0.5, size))
-    return Example(
-        _transform(example.image, matrix), common.move_into_window(objects, tf.constant([0.0, 0.0, 1.0, 1.0]))
-    )
+    matrix = _matrix(name, level, tf.shape(example.image)[:2], seed)
+    return warp.apply(Warp(matrix=matrix), example)
 
 
 def _matrix(name: str, level: int, size: tf.Tensor, seed: tf.Tensor, *, is_in_box: bool = False) -> tf.Tensor:
@@ -308,14 +298,6 @@ def _matrix(name: str, level: int, size: tf.Tensor, seed: tf.Tensor, *, is_in_bo
         y, x = tf.unstack((tf.cast(size[:2], tf.float32) - 1.0) / 2.0)  # the middle of the pixels' centres
         rows = [[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]
     return tf.stack([*(tf.stack(row) for row in rows), tf.constant([0.0, 0.0, 1.0])])
-
-
-def _transform(image: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
-    """Shows in each pixel what `matrix` leads to; gray where that is outside."""
-    coefficients = tf.reshape(matrix, [9])[:8]
-    with_mask = tf.concat([image, tf.ones_like(image[..., :1])], axis=-1)
-    moved = _library().transform(with_mask, coefficients, fill_mode="constant")
-    return tf.where(moved[..., -1:] > 0, moved[..., :-1], tf.constant(_GRAY, image.dtype))
 
 
 def _library() -> Any:

@@ -1,7 +1,7 @@
 """SSD's augmentation (Liu et al., 2016, section 2.2): crops by one operation of a list, drawn at random.
 
-Parameters and defaults are the Object Detection API's. An operation is a mapping of the keywords of
-`crop.random_crop_image` or, where padding is part of it, of `crop.random_crop_pad_image`.
+Parameters and defaults are the Object Detection API's. An operation is a mapping of the fields of `crop.CropConstraints`
+and, where padding is part of it, of the other keywords of `crop.random_crop_pad_image`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from object_detection_fpn.data.augment import common, crop, pad
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.augment import common, crop, pad, warp
+from object_detection_fpn.data.augment.warp import Warp
+from object_detection_fpn.data.example import Example
 
 Operation = Mapping[str, Any]
 
@@ -30,13 +31,14 @@ CROP_OPERATIONS: tuple[Operation, ...] = tuple(
     }
     for overlap in _OVERLAPS
 )
-"""What `ssd_random_crop` draws from when it is not told."""
+"""Default operations of `ssd_random_crop`."""
 
 CROP_PAD_OPERATIONS = CROP_OPERATIONS[1:]
-"""What `ssd_random_crop_pad` draws from when it is not told: there, every crop covers some of an object."""
+"""Default operations of `ssd_random_crop_pad`: there, every crop covers some of an object."""
 
 
-def ssd_random_crop(example: Example, *, seed: tf.Tensor, operations: Sequence[Operation] = ()) -> Example:
+@warp.applied
+def ssd_random_crop(example: Example, *, seed: tf.Tensor, operations: Sequence[Operation] = ()) -> Warp:
     """Crops by one operation.
 
     Args:
@@ -44,10 +46,11 @@ def ssd_random_crop(example: Example, *, seed: tf.Tensor, operations: Sequence[O
         seed: [2] int32.
         operations: each as likely as the others; empty for `CROP_OPERATIONS`.
     """
-    return _apply_one(crop.random_crop_image, example, operations or CROP_OPERATIONS, seed)
+    return _draw_one(crop.random_crop_image, example, operations or CROP_OPERATIONS, seed)
 
 
-def ssd_random_crop_pad(example: Example, *, seed: tf.Tensor, operations: Sequence[Operation] = ()) -> Example:
+@warp.applied
+def ssd_random_crop_pad(example: Example, *, seed: tf.Tensor, operations: Sequence[Operation] = ()) -> Warp:
     """Crops and pads by one operation.
 
     Args:
@@ -55,7 +58,8 @@ def ssd_random_crop_pad(example: Example, *, seed: tf.Tensor, operations: Sequen
         seed: [2] int32.
         operations: each as likely as the others; empty for `CROP_PAD_OPERATIONS`.
     """
-    return _apply_one(crop.random_crop_pad_image, example, operations or CROP_PAD_OPERATIONS, seed)
+    grouped = [crop.group_constraints(operation) for operation in operations or CROP_PAD_OPERATIONS]
+    return _draw_one(crop.random_crop_pad_image, example, grouped, seed)
 
 
 def ssd_random_crop_fixed_aspect_ratio(
@@ -105,11 +109,11 @@ def ssd_random_crop_pad_fixed_aspect_ratio(
     )
 
 
-def _apply_one(
+def _draw_one(
     function: Callable[..., Example], example: Example, operations: Sequence[Operation], seed: tf.Tensor
-) -> Example:
+) -> Warp:
+    """The warp of `function` with the keywords of one operation."""
     choice_seed, crop_seed = common.split(seed, 2)
     index = common.random_integer(choice_seed, 0, len(operations))
-    return common.switch(
-        index, [functools.partial(function, example, seed=crop_seed, **operation) for operation in operations]
-    )
+    draw = warp.drawing(function)
+    return common.switch(index, [functools.partial(draw, example, seed=crop_seed, **op) for op in operations])

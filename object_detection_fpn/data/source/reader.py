@@ -1,12 +1,11 @@
 """Reads and decodes TFRecord files so that whatever goes wrong names the file, the record and the reason.
 
-tf.data's own errors say neither which file is truncated nor which record does not decode; here every record carries
-where it comes from, and failures are noticed by what is missing.
+The errors of tf.data name neither the truncated file nor the record that does not decode. Here every record carries its
+file and index, and a failure shows as a gap in the numbers of the records.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import hashlib
 import os
@@ -15,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import decoder, failures
 from object_detection_fpn.data.report import DataReport, Notice
+from object_detection_fpn.data.source.files import RecordFile
 
 _READ_BUFFER_BYTES = 4 << 20  # a few large requests a file, which remote file systems need; times num_readers in memory
 _RECORD_FRAME_BYTES = 16  # length (8), its checksum (4), checksum of the data (4)
-_NUM_OPENING_THREADS = 32
+_GZIP_SIZE_MODULUS = 2**32  # a gzip file states the size of its content modulo this
 _RECORDS_BETWEEN_MARKS = 64
 _NO_EXAMPLE = b"\0"  # no message begins with a zero byte, so whatever begins like this never decodes
 _END_OF_FILE = _NO_EXAMPLE + b"end of file"
@@ -48,11 +47,15 @@ class Record(NamedTuple):
         return self.serialized[len(_NO_EXAMPLE) :].decode() if self.index == _BROKEN_FILE else None
 
 
-class Remarks(NamedTuple):
-    """What is to be said of a record by Python, which a data service's workers cannot reach: `settle` says it."""
+class RecordIssues(NamedTuple):
+    """What is wrong with a record; `report_issues` reports it from Python, which a data service's workers cannot call."""
 
     notices: tf.Tensor
-    """[len(Notice)] int32, how many boxes were dropped or clipped, by reason."""
+    """[len(Notice)] int32, like the next two of `decoder.Issues`."""
+    num_boxes: tf.Tensor
+    """Scalar int32."""
+    values: tf.Tensor
+    """[len(Notice)] string."""
     file: tf.Tensor
     """Scalar string."""
     index: tf.Tensor
@@ -63,44 +66,8 @@ class Remarks(NamedTuple):
     """The record before this one if it did not decode, else one that is empty."""
 
 
-def list_record_files(patterns: Sequence[str]) -> list[tuple[str, int]]:
-    """Lists the files that match, with their sizes in bytes, in the order of the patterns, then of the names.
-
-    A pattern that matches nothing, beside others that do, is only worth a warning, as in the Object Detection API.
-
-    Raises:
-        FileNotFoundError: if there are no files.
-        ValueError: if all files are empty.
-        OSError: if a file cannot be opened.
-    """
-    files: list[str] = []
-    for pattern in patterns:
-        matching = sorted(tf.io.gfile.glob(pattern))
-        if not matching:
-            logging.warning("No record file matches '%s'.", pattern)
-        files.extend(matching)
-    words = ", ".join(f"'{pattern}'" for pattern in patterns)
-    if not files:
-        raise FileNotFoundError(f"No record file matches {words or 'an empty list of patterns'}.")
-    with concurrent.futures.ThreadPoolExecutor(_NUM_OPENING_THREADS) as pool:
-        sizes = list(pool.map(_open_for_size, files))
-    if not any(sizes):
-        raise ValueError(f"There are no records in the {len(files)} file(s) that match {words}: all are empty.")
-    return list(zip(files, sizes, strict=True))
-
-
-def _open_for_size(path: str) -> int:
-    """Size in bytes of a file that is known to open: one that does not would make the reader try for ever."""
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            file.read(1)
-            return file.size()
-    except tf.errors.OpError as error:
-        raise OSError(f"{path}: cannot be read: {error.message}") from error
-
-
 def read_records(
-    files: Sequence[tuple[str, int]],
+    files: Sequence[RecordFile],
     *,
     is_shuffled: bool = False,
     shuffle_buffer_size: int | None = None,
@@ -114,11 +81,11 @@ def read_records(
 ) -> tf.data.Dataset:
     """The `Record`s of all files, or one pipeline's share of them.
 
-    A file that is truncated or corrupted gives its good records and then one that says so (`Record.broken_file`), which
+    A file that is truncated or corrupted gives its good records and then one that marks it (`Record.broken_file`), which
     `decode_records` refuses. It is never left out by sharding or sampling.
 
     Args:
-        files: names and sizes, see `list_record_files`.
+        files: see `files.list_record_files`; some may be compressed.
         is_shuffled: read the files in another order each epoch (records of a file keep theirs).
         shuffle_buffer_size: file names to choose the next one from; None = all of them.
         num_epochs: how often to read everything, 0 for ever.
@@ -129,8 +96,8 @@ def read_records(
         seed: of the order of the files.
         cache: keeps the records of the first pass for the others: "" in memory, a folder in files there. None = reads anew.
     """
-    names, sizes = zip(*files, strict=True)
-    dataset = tf.data.Dataset.from_tensor_slices((list(names), tf.constant(sizes, tf.int64)))
+    paths, sizes, compressions = zip(*files, strict=True)
+    dataset = tf.data.Dataset.from_tensor_slices((list(paths), tf.constant(sizes, tf.int64), list(compressions)))
     num_files, num_shards, shard = len(files), 1, 0
     if input_context is not None:
         num_shards, shard = input_context.num_input_pipelines, input_context.input_pipeline_id
@@ -151,7 +118,8 @@ def read_records(
     )
     records = keep_flagged(records)
     if cache is not None:
-        place = _cache_place(cache, [*files, ("shard", shard if has_files_for_all else 0), ("of", num_shards)])
+        contents = [(file.path, file.num_bytes) for file in files]
+        place = _cache_place(cache, [*contents, ("shard", shard if has_files_for_all else 0), ("of", num_shards)])
         records = records.cache(place).repeat(num_epochs or None)
     return records if has_files_for_all else every_nth(records, num_shards, first=shard)
 
@@ -193,8 +161,8 @@ def decode_records(
         records: of `Record`.
         decode: `decoder.decode_example` with its keywords bound.
         end: any record that `decode` accepts; it marks the end.
-        report: takes the counts. None puts off both counting and failing: every element then has `Remarks` as its third
-            component, for `settle`, and what follows a record that fails is to be thrown away.
+        report: takes the counts. None puts off both counting and failing: every element then has `RecordIssues` as its third
+            component, for `report_issues`, and what follows a record that fails is to be thrown away.
         num_parallel_calls: records to decode at the same time.
         decode_one: instead of `decode`, which then only explains, takes a record and its number among the results.
 
@@ -202,8 +170,8 @@ def decode_records(
         A data set of (`Example`, source id); the source id is "<file>:<index>" for records that have none. Iterating
         raises tf.errors.InvalidArgumentError at the record that fails.
     """
-    # An error inside a parallel map does not say which record caused it. So failing elements are left out, each element
-    # carries the record before it, and a gap in the numbers tells that this one failed; it is then explained in Python.
+    # An error inside a parallel map does not name the record that caused it. So failing elements are left out, and each
+    # element carries the record before it: at a gap in the numbers, this is the one that failed. Python explains why.
     end_record = Record(tf.constant(end), tf.constant(""), tf.constant(_END))
     mark = tf.data.Dataset.from_tensors(end_record)
     # Marks in between too: data that repeat without end and of which nothing decodes would never come to the last one.
@@ -229,14 +197,14 @@ def decode_records(
         is_complete = position == expected
         nothing = Record(tf.constant(""), tf.constant(""), tf.constant(0, tf.int64))
         failed = tf.nest.map_structure(functools.partial(tf.where, is_complete), nothing, previous)
-        remarks = Remarks(decoded.notices, record.file, record.index, decoded.source_id, failed)
+        issues = RecordIssues(*decoded.issues, record.file, record.index, decoded.source_id, failed)
         is_kept = record.index != _END
         has_id = tf.strings.length(decoded.source_id) > 0
         name = tf.strings.join([record.file, ":", tf.strings.as_string(record.index)])
         found = (decoded.example, tf.where(has_id, decoded.source_id, name))
         if report is None:
-            return position + 1, ((*found, remarks), is_kept | ~is_complete)
-        settle(remarks, decode, report)
+            return position + 1, ((*found, issues), is_kept | ~is_complete)
+        report_issues(issues, decode, report)
         return position + 1, (found, is_kept)
 
     zero = tf.constant(0, tf.int64)
@@ -246,25 +214,30 @@ def decode_records(
 
 
 @without_autograph
-def _read_file(file: tf.Tensor, size: tf.Tensor) -> tf.data.Dataset:
-    """(`Record`, is to be kept) of a file of `size` bytes, at last a mark, to be kept only if there are bytes left over."""
+def _read_file(file: tf.Tensor, size: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
+    """(`Record`, is to be kept) of a file of `size` bytes, at last a mark, to be kept only if there are bytes left over.
+
+    The arguments are the fields of a `RecordFile`.
+    """
     # A file that has vanished since it was listed would be tried for ever: it is read only if a look for its name, in
     # which "?" stands for characters that mean something in a pattern, finds anything.
     found = tf.io.matching_files(tf.strings.regex_replace(file, r"[*?\[\]\\]", "?"))
     existing = tf.boolean_mask([file], [tf.size(found) > 0])
     # tf.data's own error names no file. So it is put aside, and the missing bytes are noticed at the end.
-    records = tf.data.TFRecordDataset(existing, buffer_size=_READ_BUFFER_BYTES).ignore_errors()
+    records = tf.data.TFRecordDataset(existing, compression, buffer_size=_READ_BUFFER_BYTES).ignore_errors()
+    kind = tf.where(compression == "", "", tf.strings.join([" of its content (", compression, ")"]))
+    counted = tf.where(compression == "GZIP", tf.constant(_GZIP_SIZE_MODULUS, tf.int64), tf.int64.max)
 
     @without_autograph
     def number(state, serialized):
         offset, index = state
         is_end = serialized == _END_OF_FILE
-        is_broken = is_end & (offset != size)
-        words = tf.strings.join(
+        is_broken = is_end & (offset % counted != size)
+        message = tf.strings.join(
             [_NO_EXAMPLE, file, ": truncated or corrupted at byte ", tf.strings.as_string(offset), " of ",
-             tf.strings.as_string(size), ", after ", tf.strings.as_string(index), " good records."]
+             tf.strings.as_string(size), kind, ", after ", tf.strings.as_string(index), " good records."]
         )  # fmt: skip
-        record = Record(tf.where(is_broken, words, serialized), file, tf.where(is_broken, _BROKEN_FILE, index))
+        record = Record(tf.where(is_broken, message, serialized), file, tf.where(is_broken, _BROKEN_FILE, index))
         next_offset = offset + _RECORD_FRAME_BYTES + tf.cast(tf.strings.length(serialized), tf.int64)
         return (next_offset, index + 1), (record, ~is_end | is_broken)
 
@@ -279,8 +252,8 @@ def keep_flagged(flagged: tf.data.Dataset) -> tf.data.Dataset:
     return kept.map(without_autograph(lambda element, is_kept: element))
 
 
-def settle(
-    remarks: Remarks,
+def report_issues(
+    issues: RecordIssues,
     decode: Callable[[tf.Tensor], decoder.DecodedExample],
     report: DataReport,
     *,
@@ -289,21 +262,21 @@ def settle(
     """Counts what was dropped, and fails if a record did not decode; to be called where tf.data calls Python functions.
 
     Args:
-        remarks: of one record, or, if `batched`, of several, each component with a leading dimension.
-        decode: with which the record that failed is decoded once more, to say why.
+        issues: of one record, or, if `batched`, of several, each component with a leading dimension.
+        decode: decodes the record that failed once more, for the reason.
         report: takes the counts.
-        batched: see `remarks`.
+        batched: see `issues`.
 
     Raises:
         tf.errors.InvalidArgumentError: if a record did not decode.
     """
     if not batched:
-        remarks = tf.nest.map_structure(lambda component: component[tf.newaxis], remarks)
-    # Only records that there is something to say of pay for the way into Python.
-    is_good = tf.reduce_all(tf.strings.length(remarks.failed.serialized) == 0)
-    message = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(remarks.failed, decode))
+        issues = tf.nest.map_structure(lambda component: component[tf.newaxis], issues)
+    # Python is called for records with issues only: a call takes about 50 microseconds.
+    is_good = tf.reduce_all(tf.strings.length(issues.failed.serialized) == 0)
+    message = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(issues.failed, decode))
     tf.raw_ops.Assert(condition=is_good, data=[message])
-    _count(remarks, report)
+    _count(issues, report)
 
 
 def _explain(records: Record, decode: Callable[[tf.Tensor], decoder.DecodedExample]) -> tf.Tensor:
@@ -312,26 +285,26 @@ def _explain(records: Record, decode: Callable[[tf.Tensor], decoder.DecodedExamp
     def explain(serialized: np.ndarray, files: np.ndarray, indices: np.ndarray) -> bytes:
         row = next(row for row, value in enumerate(serialized) if value)
         record = Record(serialized[row], files[row], indices[row])
-        words = record.broken_file() or decoder.explain_failure(
+        message = record.broken_file() or failures.explain_failure(
             record.serialized, file=record.file.decode(), index=int(record.index), decode=decode
         )
-        return words.encode("utf-8", "replace")
+        return message.encode("utf-8", "replace")
 
     return tf.ensure_shape(tf.numpy_function(explain, list(records), tf.string), [])
 
 
-def _count(remarks: Remarks, report: DataReport) -> None:
-    """Hands counts [N, len(Notice)] int32 to the report."""
+def _count(issues: RecordIssues, report: DataReport) -> None:
+    """Hands the counts of records, each component with a leading dimension, to the report."""
 
-    def add(notices: np.ndarray, *names: np.ndarray) -> np.bool_:
-        for row, file, index, source_id in zip(notices.tolist(), *names, strict=True):
-            name = decoder.name_record(file.decode(), int(index), source_id.decode("utf-8", "replace"))
-            for notice, count in zip(Notice, row, strict=True):
-                report.add(notice, count, name)
+    def add(*components: np.ndarray) -> np.bool_:
+        for notices, num_boxes, values, file, index, source_id in zip(*components, strict=True):
+            name = failures.name_record(file.decode(), int(index), source_id.decode("utf-8", "replace"))
+            for notice, count, value in zip(Notice, notices.tolist(), values.tolist(), strict=True):
+                report.add(notice, count, name, num_boxes=int(num_boxes), value=value.decode("utf-8", "replace"))
         return np.bool_(True)
 
     tf.cond(
-        tf.reduce_any(remarks.notices > 0),
-        lambda: tf.numpy_function(add, [remarks.notices, remarks.file, remarks.index, remarks.source_id], tf.bool),
+        tf.reduce_any(issues.notices > 0),
+        lambda: tf.numpy_function(add, list(issues[:-1]), tf.bool),
         lambda: tf.constant(True),
     )

@@ -81,7 +81,7 @@ def watch(batches: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
         service: where they come from.
 
     Returns:
-        A data set that raises tf.errors.InvalidArgumentError, for `decoder.refusal_words`, when no batch has come for as long
+        A data set that raises tf.errors.InvalidArgumentError, for `failures.error_message`, when no batch has come for as long
         as the service's patience and no dispatcher answers.
     """
     watcher = _Watcher(service)
@@ -104,9 +104,9 @@ def watch(batches: tf.data.Dataset, service: DataService) -> tf.data.Dataset:
 
     @_without_autograph
     def look(_):
-        words = watcher.alarm.dequeue()
-        is_end = tf.strings.length(words) == 0
-        tf.raw_ops.Assert(condition=is_end, data=[words])
+        message = watcher.alarm.dequeue()
+        is_end = tf.strings.length(message) == 0
+        tf.raw_ops.Assert(condition=is_end, data=[message])
         return is_end
 
     def no_batches(flags: tf.data.Dataset) -> tf.data.Dataset:
@@ -183,9 +183,9 @@ class _Watcher:
 def _look_on(reference: weakref.ref[_Watcher]) -> None:
     """Looks from time to time, as long as the data set is there."""
     while (watcher := reference()) is not None:
-        words = watcher.look()
-        if words is not None:
-            watcher.alarm.enqueue(words)
+        message = watcher.look()
+        if message is not None:
+            watcher.alarm.enqueue(message)
             return
         del watcher
         time.sleep(_SECONDS_BETWEEN_TRIES)

@@ -16,6 +16,9 @@ from object_detection_fpn.modeling import layers
 
 LEVELS = (2, 3, 4, 5)
 
+# Mean of each RGB channel over ImageNet (Simonyan and Zisserman 2014), subtracted where these weights were trained.
+IMAGENET_CHANNEL_MEANS = (123.68, 116.779, 103.939)
+
 # The last block of each stage in tf_keras.applications.
 _STAGE_OUTPUTS: dict[int, dict[int, str]] = {
     50: {2: "conv2_block3_out", 3: "conv3_block4_out", 4: "conv4_block6_out", 5: "conv5_block3_out"},
@@ -38,21 +41,43 @@ class Backbone(tf_keras.layers.Layer):
     Args:
         network: gives the features of each of `levels`, which form a chain: each is computed from the one before.
         levels: ascending.
+        channel_means: of the images that the network was trained on, subtracted from those with as many channels.
         recomputed_stages: of how many levels, from the finest, only the features are kept in training; what leads to them is
             computed again for the gradient. The first holds about half of a ResNet's numbers, and a fifth of its arithmetic.
         name: of the layer.
     """
 
-    def __init__(self, network: tf_keras.Model, *, levels: tuple[int, ...], recomputed_stages: int = 0, name: str):
+    def __init__(
+        self,
+        network: tf_keras.Model,
+        *,
+        levels: tuple[int, ...],
+        channel_means: tuple[float, ...] = IMAGENET_CHANNEL_MEANS,
+        recomputed_stages: int = 0,
+        name: str,
+    ):
         super().__init__(name=name, dtype="float32")
         self.network = network
         self.levels = levels
+        self._channel_means = channel_means
         self.num_filters = {level: output.shape[-1] for level, output in zip(levels, network.outputs, strict=True)}
         self.built = True  # the network made its variables
         self.recomputed_stages = min(recomputed_stages, len(levels))
         stages = _stages(network, self.recomputed_stages)
         # Behind a function, which Keras does not look into: these share the network's layers, whose paths stay its own.
         self._get_stages = lambda: stages
+
+    def normalize_pixels(self, images: tf.Tensor) -> tf.Tensor:
+        """Subtracts the channel means; images of another number of channels stay as they are.
+
+        Args:
+            images: [B, H, W, channels] of any number type in [0, 255].
+
+        Returns:
+            [B, H, W, channels] float32.
+        """
+        images = tf.cast(images, tf.float32)
+        return images - tf.constant(self._channel_means) if images.shape[-1] == len(self._channel_means) else images
 
     def call(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
         if training and self.recomputed_stages:
@@ -69,7 +94,6 @@ def resnet_v1(
     max_level: int = 5,
     num_channels: int = 3,
     spec: layers.LayerSpec = DEFAULT_SPEC,
-    recomputed_stages: int = 0,
     name: str | None = None,
 ) -> Backbone:
     """Builds ResNet-50, -101 or -152 V1 without its classifier.
@@ -80,8 +104,7 @@ def resnet_v1(
         depth: 50, 101 or 152.
         max_level: last level that is built, 2 to 5.
         num_channels: channels of the images.
-        spec: regularization, initialization, normalization, activation and dtype of every layer.
-        recomputed_stages: see `Backbone`.
+        spec: regularization, initialization, normalization, activation and execution of every layer.
         name: of the layer.
 
     Raises:
@@ -102,6 +125,7 @@ def resnet_v1(
     levels = tuple(level for level in LEVELS if level <= max_level)
     outputs = [whole.get_layer(_STAGE_OUTPUTS[depth][level]).output for level in levels]
     network = tf_keras.Model(whole.inputs, outputs, name=f"resnet{depth}")
+    recomputed_stages = spec.execution.recomputed_stages
     return Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name=name or f"resnet{depth}_v1")
 
 
@@ -111,7 +135,6 @@ def resnet_v1_small(
     max_level: int = 5,
     num_channels: int = 3,
     spec: layers.LayerSpec = DEFAULT_SPEC,
-    recomputed_stages: int = 0,
     name: str | None = None,
 ) -> Backbone:
     """Builds ResNet-18 or -34 of tf-models-official.
@@ -122,8 +145,7 @@ def resnet_v1_small(
         depth: 18 or 34.
         max_level: last level that is given, 2 to 5.
         num_channels: channels of the images.
-        spec: as for `resnet_v1`; its normalization has to be batch normalization.
-        recomputed_stages: see `Backbone`.
+        spec: as for `resnet_v1`; its normalization must be batch normalization.
         name: of the layer.
 
     Raises:
@@ -145,12 +167,13 @@ def resnet_v1_small(
             norm_momentum=spec.norm.momentum,
             norm_epsilon=spec.norm.epsilon,
             # A config, not an object: each layer then makes an initializer of its own.
-            kernel_initializer=tf_keras.initializers.serialize(spec.initializer()),
+            kernel_initializer=tf_keras.initializers.serialize(spec.make_initializer()),
             kernel_regularizer=spec.regularizer,
             bn_trainable=not (spec.freeze_statistics or spec.norm.freeze_statistics),
         )
     levels = tuple(level for level in LEVELS if level <= max_level)
     network = tf_keras.Model(whole.inputs, [whole.output[str(level)] for level in levels], name=f"resnet{depth}")
+    recomputed_stages = spec.execution.recomputed_stages
     return Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name=name or f"resnet{depth}_v1")
 
 
@@ -178,7 +201,7 @@ class _InjectedLayers:
     def Conv2D(self, filters: int, kernel_size: int, *, name: str, strides: int = 1, **_: Any) -> Any:
         # Strided 7 x 7 comes after `ZeroPadding2D`; a strided 1 x 1 pads nothing either way.
         padding = "valid" if strides > 1 else "same"
-        make = layers.SpaceToDepthConv if self.spec.static and name == "conv1_conv" else None
+        make = layers.SpaceToDepthConv if self.spec.execution.static and name == "conv1_conv" else None
         return self.spec.make_conv(
             filters, kernel_size, strides=strides, padding=padding, use_bias=False, name=name, make=make
         )

@@ -1,12 +1,4 @@
-"""Faster R-CNN with a feature pyramid (Ren et al. 2015, Lin et al. 2017): the parts joined, in four verbs.
-
-    images = model.preprocess(batch.images)
-    predictions = model.predict(images, batch.true_shapes, training=True, groundtruth=batch.groundtruth, seed=seed)
-    losses = model.loss(predictions, batch.groundtruth)
-    detections = model.postprocess(predictions, batch.true_shapes)
-
-The model has no state beyond its variables, all of which exist after construction.
-"""
+"""Faster R-CNN with a feature pyramid (Ren et al. 2015, Lin et al. 2017): the parts joined, in four verbs."""
 
 from __future__ import annotations
 
@@ -15,34 +7,32 @@ from collections.abc import Collection
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import fpn, postprocess, targets
-from object_detection_fpn.modeling import pooler as roi
+from object_detection_fpn.modeling import fpn, pooler, postprocess, targets
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import boxes as box_ops
-from object_detection_fpn.ops import losses
-from object_detection_fpn.records import Detections, Groundtruth, Predictions
-
-# Mean of each RGB channel over ImageNet, subtracted for backbones that were trained so (Simonyan and Zisserman 2014).
-_CHANNEL_MEANS = (123.68, 116.779, 103.939)
+from object_detection_fpn.records import BoxOutputs, Detections, Groundtruth, Inputs, Predictions, Proposals
 
 OPTIONAL_OUTPUTS = ("raw_detections", "box_features", "roi_features")
-"""`Predictions.raw_boxes` and `raw_level_indices`; `Detections.box_features`; `Detections.roi_features`."""
+"""`BoxOutputs.raw_boxes` and `raw_level_indices`; `Detections.box_features`; `Detections.roi_features`."""
+
+_RESTORABLE_PARTS: dict[str, tuple[str, ...] | None] = {
+    "classification": ("feature_extractor/backbone",),
+    # As `restore_from_objects` of the Object Detection API: without the RPN's head and the predictors.
+    "detection": ("feature_extractor", "box_head/feature_extractor"),
+    "full": None,
+}
 
 
 class FasterRCNN(tf_keras.layers.Layer):
-    """The meta-architecture; it is handed its parts.
+    """The meta-architecture; it is handed its parts. A `modeling.detector.Detector`.
 
     Args:
         feature_extractor: images -> pyramid.
         rpn: pyramid -> proposals.
-        anchor_sampler: which anchors train.
-        rpn_loss: what they cost.
-        roi_sampler: which proposals train the box head. Also tells their targets.
+        roi_sampler: chooses the proposals that train the box head, and gives their targets.
         roi_pooler: pyramid and RoIs -> features of fixed size. None, as the box head, for a model of one stage.
-        box_head: RoI features -> class logits and box deltas.
-        box_loss: what they cost.
-        postprocessor: predictions -> detections.
-        outputs: what else to tell of a model of two stages, names of `OPTIONAL_OUTPUTS`.
+        box_head: RoI features -> classes and refined boxes.
+        outputs: optional outputs of a model of two stages, names of `OPTIONAL_OUTPUTS`.
         name: of the layer.
     """
 
@@ -51,13 +41,9 @@ class FasterRCNN(tf_keras.layers.Layer):
         *,
         feature_extractor: fpn.FeatureExtractor,
         rpn: rpn.RPN,
-        anchor_sampler: targets.AnchorSampler,
-        rpn_loss: losses.RpnLoss,
         roi_sampler: targets.RoISampler,
-        roi_pooler: roi.RoIPooler | None,
+        roi_pooler: pooler.RoIPooler | None,
         box_head: box.BoxHead | None,
-        box_loss: losses.BoxLoss,
-        postprocessor: postprocess.Postprocessor,
         outputs: Collection[str] = (),
         name: str = "faster_rcnn",
     ):
@@ -69,11 +55,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         self.rpn = rpn
         self.roi_pooler = roi_pooler
         self.box_head = box_head
-        self._anchor_sampler = anchor_sampler
-        self._rpn_loss = rpn_loss
         self._roi_sampler = roi_sampler
-        self._box_loss = box_loss
-        self._postprocessor = postprocessor
         self._outputs = frozenset(outputs)
         self.built = True
 
@@ -81,104 +63,106 @@ class FasterRCNN(tf_keras.layers.Layer):
     def num_stages(self) -> int:
         return 1 if self.box_head is None else 2
 
-    def preprocess(self, images: tf.Tensor) -> tf.Tensor:
-        """Subtracts the channel means from RGB images; images of other channels stay as they are.
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        return self.rpn.loss_names + (() if self.box_head is None else self.box_head.loss_names)
 
-        Args:
-            images: [B, H, W, channels] of any number type in [0, 255], already resized.
-
-        Returns:
-            [B, H, W, channels] float32.
-        """
-        images = tf.cast(images, tf.float32)
-        return images - tf.constant(_CHANNEL_MEANS) if images.shape[-1] == 3 else images
+    def preprocess(self, inputs: Inputs) -> Inputs:
+        """See `Detector`."""
+        return inputs._replace(images=self.feature_extractor.normalize_pixels(inputs.images))
 
     def predict(
         self,
-        images: tf.Tensor,
-        true_shapes: tf.Tensor,
+        inputs: Inputs,
         *,
         training: bool,
         groundtruth: Groundtruth | None = None,
         seed: tf.Tensor | None = None,
     ) -> Predictions:
-        """Runs the network.
-
-        Args:
-            images: [B, H, W, channels] of `preprocess`.
-            true_shapes: [B, 3] int32 (height, width, channels) of each image without its padding.
-            training: batch normalization uses the batch's statistics, anchors across the border do not propose, and the box
-                head sees proposals sampled against `groundtruth`.
-            groundtruth: needed in training by a model of two stages.
-            seed: [2] int32 for every random choice of this step; zeros when None.
+        """See `Detector`. In training, anchors across the border do not propose, and the box head sees sampled proposals.
 
         Raises:
-            ValueError: if `groundtruth` is missing.
+            ValueError: if `groundtruth` is missing in training of a model of two stages.
         """
         if training and groundtruth is None and self.num_stages == 2:
             raise ValueError(
                 "predict(training=True) needs groundtruth: the box head trains on RoIs sampled against it."
             )
-        seed = tf.zeros([2], tf.int32) if seed is None else seed
-        image_size = tf.shape(images)[1:3]
-        pyramid = self.feature_extractor(images, training=training)
+        if training and seed is None:
+            seed = tf.zeros([2], tf.int32)
+        image_size = tf.shape(inputs.images)[1:3]
+        pyramid = self.feature_extractor(inputs.images, training=training)
         rpn_outputs = self.rpn(pyramid, image_size, training=training)
-        proposals = self.rpn.propose(rpn_outputs, true_shapes)
+        rois = self.rpn.propose(rpn_outputs, inputs.true_shapes)
+        if training and groundtruth is not None and self.num_stages == 2:
+            assert seed is not None
+            rois = self._roi_sampler(rois, groundtruth, seed=seed + [0, 1])
         predictions = Predictions(
-            rpn=rpn_outputs, image_size=image_size, seed=seed, rois=proposals, pyramid=tuple(pyramid)
+            image_size=image_size,
+            pyramid=tuple(pyramid),
+            seed=seed if training else None,
+            rpn=rpn_outputs,
+            rois=rois,
         )
-        if self.box_head is None or self.roi_pooler is None:
+        if self.box_head is None:
             return predictions
-        rois = proposals
-        if training:
-            assert groundtruth is not None  # refused above
-            rois = self._roi_sampler(proposals, groundtruth, seed=seed + [0, 1])
-        features = self.roi_pooler(pyramid, rois.boxes, self.feature_extractor.covered_size(image_size))
-        class_logits, box_deltas = self.box_head(features, training=training)
-        predictions = predictions._replace(
-            rois=rois, class_logits=class_logits, box_deltas=box_deltas, box_features=features
-        )
-        return self._with_raw_detections(predictions, true_shapes) if "raw_detections" in self._outputs else predictions
+        outputs = self.box_head(self._pool(predictions, rois.boxes), training=training)
+        if "raw_detections" in self._outputs:
+            outputs = self._with_raw_detections(outputs, rois, predictions, inputs.true_shapes)
+        return predictions._replace(box=outputs)
 
     def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
-        """Computes the losses of both stages and the regularization, scalars under the names in `losses`.
-
-        The anchors that count are sampled with `predictions.seed`. Predictions made outside of training have the losses of
-        all their proposals.
-        """
-        sample, rpn_targets = self._anchor_sampler(predictions.rpn, groundtruth, predictions.seed)
-        logits, deltas = self.rpn.look_up(predictions.rpn, predictions.pyramid, sample.indices)
-        values = self._rpn_loss(logits, deltas, rpn_targets, sample.is_sampled)
-        if self.num_stages == 2:
+        """See `Detector`."""
+        assert predictions.rpn is not None and predictions.rois is not None
+        losses = self.rpn.loss(predictions.rpn, predictions.pyramid, groundtruth, predictions.seed)
+        if self.box_head is not None:
+            assert predictions.box is not None
             box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
-            values |= self._box_loss(predictions.class_logits, predictions.box_deltas, box_targets, predictions.rois)
-        values[losses.REGULARIZATION] = tf.add_n(self.losses) if self.losses else tf.constant(0.0)
-        return values
+            losses |= self.box_head.loss(predictions.box, box_targets, predictions.rois)
+        return losses
 
-    def postprocess(self, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
-        """Turns predictions into detections, in the frame of the resized image without its padding."""
-        if self.num_stages == 1:
-            return postprocess.proposals_as_detections(predictions, true_shapes)
-        detections = self._postprocessor(predictions, true_shapes)
+    def regularization_loss(self) -> tf.Tensor:
+        """See `Detector`."""
+        return tf.add_n(self.losses) if self.losses else tf.constant(0.0)
+
+    def postprocess(self, predictions: Predictions, inputs: Inputs) -> Detections:
+        """See `Detector`."""
+        true_shapes = inputs.true_shapes
+        if self.box_head is None:
+            assert predictions.rpn is not None and predictions.rois is not None
+            return postprocess.proposals_as_detections(predictions.rpn, predictions.rois, true_shapes)
+        detections = self.box_head.postprocess(predictions, true_shapes)
         if self._outputs.isdisjoint(("box_features", "roi_features")):
             return detections
         return self._with_features(detections, predictions, true_shapes)
 
-    def _with_raw_detections(self, predictions: Predictions, true_shapes: tf.Tensor) -> Predictions:
-        assert self.roi_pooler is not None and predictions.pyramid is not None
-        boxes = self._postprocessor.decode(predictions)  # [B, R, C or 1, 4]
+    def restorable_parts(self, kind: str) -> tuple[str, ...] | None:
+        """See `Detector`."""
+        parts = _RESTORABLE_PARTS[kind]
+        if parts is None or self.box_head is not None:
+            return parts
+        return tuple(part for part in parts if not part.startswith("box_head"))
+
+    def _pool(self, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
+        """The pyramid within boxes [B, R, 4], pixels: [B, R, S, S, F]."""
+        assert self.roi_pooler is not None
+        return self.roi_pooler(predictions.pyramid, boxes, self.feature_extractor.covered_size(predictions.image_size))
+
+    def _with_raw_detections(
+        self, outputs: BoxOutputs, rois: Proposals, predictions: Predictions, true_shapes: tf.Tensor
+    ) -> BoxOutputs:
+        assert self.roi_pooler is not None and self.box_head is not None and predictions.pyramid is not None
+        boxes = self.box_head.decode(outputs, rois)  # [B, R, C or 1, 4]
         flat = tf.reshape(boxes, [tf.shape(boxes)[0], -1, 4])
         normalized = tf.reshape(box_ops.to_detection_frame(flat, true_shapes), tf.shape(boxes))
         covered_size = self.feature_extractor.covered_size(predictions.image_size)
-        levels = self.roi_pooler.level_indices(len(predictions.pyramid), predictions.rois.boxes, covered_size)
-        return predictions._replace(raw_boxes=tf.ensure_shape(normalized, boxes.shape), raw_level_indices=levels)
+        levels = self.roi_pooler.level_indices(len(predictions.pyramid), rois.boxes, covered_size)
+        return outputs._replace(raw_boxes=tf.ensure_shape(normalized, boxes.shape), raw_level_indices=levels)
 
     def _with_features(self, detections: Detections, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
         """Pools once more, within the final boxes."""
-        assert self.roi_pooler is not None and self.box_head is not None and predictions.pyramid is not None
-        boxes = box_ops.denormalize(detections.boxes, true_shapes[:, :2])
-        covered_size = self.feature_extractor.covered_size(predictions.image_size)
-        pooled = self.roi_pooler(predictions.pyramid, boxes, covered_size)
+        assert self.box_head is not None
+        pooled = self._pool(predictions, box_ops.denormalize(detections.boxes, true_shapes[:, :2]))
         if "roi_features" in self._outputs:
             detections = detections._replace(roi_features=tf.cast(pooled, tf.float32))
         if "box_features" in self._outputs:

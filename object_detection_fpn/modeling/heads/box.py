@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling import hard_examples, layers, postprocess
+from object_detection_fpn.ops import losses
+from object_detection_fpn.ops.dims import dim
+from object_detection_fpn.records import BoxOutputs, Detections, Predictions, Proposals, Targets
+
+LOCALIZATION_LOSS = "Loss/BoxClassifierLoss/localization_loss"
+CLASSIFICATION_LOSS = "Loss/BoxClassifierLoss/classification_loss"
 
 _HIDDEN_UNITS = 1024  # Lin et al. 2017, section 4.2
 
@@ -52,19 +60,63 @@ class BoxFeatureExtractor(tf_keras.layers.Layer):
         return self.fc2(self.norm(hidden, training=training))
 
 
+@dataclasses.dataclass(frozen=True)
+class BoxLoss:
+    """Classification and localization of the RoIs that the box head saw, or, with `miner`, of the hardest of them."""
+
+    localization_weight: float = 1.0
+    classification_weight: float = 1.0
+    classification_loss: losses.ClassificationLoss = losses.softmax_cross_entropy
+    miner: hard_examples.HardExampleMiner | None = None
+
+    def __call__(
+        self, class_logits: tf.Tensor, box_deltas: tf.Tensor, targets: Targets, rois: Proposals
+    ) -> dict[str, tf.Tensor]:
+        """Returns the losses of each image, [B] float32: sums over its RoIs, divided by their number.
+
+        With hard examples, only these are summed, and the divisor stays.
+
+        Args:
+            class_logits: [B, R, C+1].
+            box_deltas: [B, R, C or 1, 4].
+            targets: of the same R RoIs; padding rows have weight 0.
+            rois: the RoIs.
+        """
+        num_classes = class_logits.shape[-1] - 1
+        num_rois = tf.maximum(tf.cast(rois.num_proposals, tf.float32), 1.0)
+        one_hot = tf.one_hot(targets.classes, num_classes + 1)
+        class_targets = one_hot if targets.class_targets is None else targets.class_targets
+        classification = self.classification_loss(class_logits, class_targets) * targets.class_weights
+        # A masked sum and not a gather, whose gradient would be a scatter.
+        is_class = one_hot[..., 1:, None] if box_deltas.shape[2] > 1 else 1.0
+        deltas = tf.reduce_sum(box_deltas * is_class, axis=2)
+        localization = losses.smooth_l1(deltas, targets.box_deltas) * targets.box_weights
+        if self.miner is not None:
+            is_hard = self.miner(localization, classification, targets, rois)
+            localization, classification = localization * is_hard, classification * is_hard
+        return {
+            LOCALIZATION_LOSS: self.localization_weight * (tf.reduce_sum(localization, axis=1) / num_rois),
+            CLASSIFICATION_LOSS: self.classification_weight * (tf.reduce_sum(classification, axis=1) / num_rois),
+        }
+
+
 class BoxHead(tf_keras.layers.Layer):
     """Classifies each RoI and refines its box.
 
-    Call: roi features [B, R, S, S, F] -> class_logits [B, R, C+1] (background first), box_deltas [B, R, C or 1, 4], float32.
+    Call: roi features [B, R, S, S, F] -> `BoxOutputs`.
 
     Args:
         feature_extractor: what both predictors see.
         num_classes: C.
         share_box_across_classes: one box for all classes instead of one for each.
         dropout_rate: share of features dropped before each predictor in training; None = no layer for it.
-        spec: initialization, regularization, dtype and, after them, normalization of the predictors.
+        spec: initialization, regularization, execution and, after them, normalization of the predictors.
+        loss: what the outputs cost.
+        postprocessor: makes detections of the outputs.
         name: of the layer.
     """
+
+    loss_names = (LOCALIZATION_LOSS, CLASSIFICATION_LOSS)
 
     def __init__(
         self,
@@ -74,6 +126,8 @@ class BoxHead(tf_keras.layers.Layer):
         share_box_across_classes: bool = False,
         dropout_rate: float | None = None,
         spec: layers.LayerSpec,
+        loss: BoxLoss = BoxLoss(),
+        postprocessor: postprocess.Postprocessor = postprocess.Postprocessor(),
         name: str = "box_head",
     ):
         super().__init__(name=name, dtype=spec.dtype)
@@ -81,11 +135,13 @@ class BoxHead(tf_keras.layers.Layer):
         self.num_classes = num_classes
         self.dropout_rate = dropout_rate
         self.num_boxes = 1 if share_box_across_classes else num_classes
+        self._loss = loss
+        self._postprocessor = postprocessor
 
         def make_predictor(units: int, name: str) -> tf_keras.layers.Dense:
             return tf_keras.layers.Dense(
                 units,
-                kernel_initializer=spec.initializer(),
+                kernel_initializer=spec.make_initializer(),
                 kernel_regularizer=spec.regularizer,
                 dtype=spec.dtype,
                 name=name,
@@ -105,22 +161,36 @@ class BoxHead(tf_keras.layers.Layer):
 
     def extract(self, roi_features: tf.Tensor, training: bool) -> tf.Tensor:
         """What the predictors see: [B, R, S, S, F] -> [B, R, `feature_extractor.num_units`]."""
-        shape = tf.shape(roi_features)
-        batch, num_rois = (roi_features.shape[axis] or shape[axis] for axis in (0, 1))
-        flat = tf.reshape(roi_features, tf.concat([[batch * num_rois], shape[2:]], axis=0))
+        batch, num_rois, height, width, filters = (dim(roi_features, axis) for axis in range(5))
+        flat = tf.reshape(roi_features, [batch * num_rois, height, width, filters])
         hidden = self.feature_extractor(flat, training=training)
         return tf.reshape(hidden, [batch, num_rois, self.feature_extractor.num_units])
 
-    def call(self, roi_features: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(self, roi_features: tf.Tensor, training: bool) -> BoxOutputs:
         hidden = self.extract(roi_features, training=training)
-        batch, num_rois = (hidden.shape[axis] or tf.shape(hidden)[axis] for axis in (0, 1))
+        batch, num_rois = dim(hidden, 0), dim(hidden, 1)
         hidden = tf.reshape(hidden, [-1, self.feature_extractor.num_units])
         logits = self.class_predictor(self.class_dropout(hidden, training=training))
         logits = self.class_norm(logits, training=training)
         deltas = self.box_norm(self.box_predictor(self.box_dropout(hidden, training=training)), training=training)
         # float32 even in bfloat16 training: scores are compared and boxes are pixels.
         logits, deltas = tf.cast(logits, tf.float32), tf.cast(deltas, tf.float32)
-        return (
-            tf.reshape(logits, [batch, num_rois, self.num_classes + 1]),
-            tf.reshape(deltas, [batch, num_rois, self.num_boxes, 4]),
+        return BoxOutputs(
+            class_logits=tf.reshape(logits, [batch, num_rois, self.num_classes + 1]),
+            box_deltas=tf.reshape(deltas, [batch, num_rois, self.num_boxes, 4]),
+            roi_features=roi_features,
         )
+
+    def loss(self, outputs: BoxOutputs, targets: Targets, rois: Proposals) -> dict[str, tf.Tensor]:
+        """Returns the losses of each image, [B] float32, from the targets of its RoIs."""
+        with tf.name_scope("losses"):
+            return self._loss(outputs.class_logits, outputs.box_deltas, targets, rois)
+
+    def decode(self, outputs: BoxOutputs, rois: Proposals) -> tf.Tensor:
+        """[B, R, C or 1, 4], the refined box of each RoI (and class) in pixels, not clipped."""
+        return self._postprocessor.decode(outputs, rois)
+
+    def postprocess(self, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
+        """Decodes, scores and suppresses; `true_shapes` is [B, 3] int32."""
+        assert predictions.box is not None and predictions.rois is not None
+        return self._postprocessor(predictions.box, predictions.rois, true_shapes)

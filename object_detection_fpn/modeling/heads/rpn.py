@@ -10,11 +10,15 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import layers
-from object_detection_fpn.ops import box_coder, nms, patches
+from object_detection_fpn.execution import Execution
+from object_detection_fpn.modeling import layers, proposals, targets
 from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.ops import losses, patches
 from object_detection_fpn.ops.dims import dim
-from object_detection_fpn.records import Proposals, RpnOutputs
+from object_detection_fpn.records import Groundtruth, Proposals, RpnOutputs, Targets
+
+LOCALIZATION_LOSS = "Loss/RPNLoss/localization_loss"
+OBJECTNESS_LOSS = "Loss/RPNLoss/objectness_loss"
 
 
 class AnchorGenerator(Protocol):
@@ -26,7 +30,7 @@ class AnchorGenerator(Protocol):
 class RPNHead(tf_keras.layers.Layer):
     """Scores and refines anchors: one 3 x 3 convolution for all levels, then a 1 x 1 predictor pair for each level.
 
-    A predictor for each level is the Object Detection API's way (the paper shares it too).
+    The Object Detection API has a predictor for each level (the paper shares one).
 
     Call: tuple of [B, H_l, W_l, F] -> objectness_logits [B, K, 2] (background, object), box_deltas [B, K, 4], both float32,
     in the order of `ops.anchors`: fine to coarse, then rows, columns, anchors of a cell.
@@ -108,7 +112,7 @@ class RPNHead(tf_keras.layers.Layer):
         return tf.nn.bias_add(objectness.convolution_op(hidden, kernel), join(objectness.bias, deltas.bias))
 
     def is_local(self, pyramid: Sequence[tf.Tensor], num_samples: int | None) -> bool:
-        """Whether `at` can compute that many anchors an image, and touches fewer cells so than a call does.
+        """Whether `predict_at` can compute that many anchors an image, and touches fewer cells so than a call does.
 
         A normalization knows the statistics of all cells, so that no few of them can be computed alone.
         """
@@ -117,11 +121,12 @@ class RPNHead(tf_keras.layers.Layer):
             return False
         return num_samples * self.conv.kernel_size[0] ** 2 <= sum(size.num_elements() for size in sizes)
 
-    def at(self, pyramid: Sequence[tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def predict_at(self, pyramid: Sequence[tf.Tensor], indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """What a call says of some anchors, computed from the cells around them.
 
         The losses look at few anchors (Faster R-CNN, section 3.1.3): 256 of 200,000 in an image of 640 x 640 pixels. The
-        gradient of a call is zero nearly everywhere and takes twice the time of the call; that of `at` takes next to none.
+        gradient of a call is zero nearly everywhere and takes twice the time of the call; that of `predict_at` takes next
+        to none.
 
         Args:
             pyramid: as for a call, of static height and width.
@@ -166,8 +171,39 @@ class RPNHead(tf_keras.layers.Layer):
         return outputs + tf.cast(tf.concat([conv.bias for conv in convolutions], axis=0), inputs.dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class RpnLoss:
+    """Objectness and localization of the sampled anchors (Faster R-CNN, equation 1).
+
+    Each image's loss is a sum over its sampled anchors, divided by their number.
+    """
+
+    localization_weight: float = 1.0
+    objectness_weight: float = 1.0
+
+    def __call__(
+        self, objectness_logits: tf.Tensor, box_deltas: tf.Tensor, targets: Targets, is_sampled: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Returns the losses of each image, [B] float32.
+
+        Args:
+            objectness_logits: [B, S, 2].
+            box_deltas: [B, S, 4].
+            targets: of the same S anchors.
+            is_sampled: [B, S] bool, False in padding rows.
+        """
+        sampled = tf.cast(is_sampled, tf.float32)
+        num_sampled = tf.maximum(tf.reduce_sum(sampled, axis=1), 1.0)  # [B]
+        objectness = losses.softmax_cross_entropy(objectness_logits, tf.one_hot(targets.classes, 2)) * sampled
+        localization = losses.smooth_l1(box_deltas, targets.box_deltas) * targets.box_weights * sampled
+        return {
+            LOCALIZATION_LOSS: self.localization_weight * (tf.reduce_sum(localization, axis=1) / num_sampled),
+            OBJECTNESS_LOSS: self.objectness_weight * (tf.reduce_sum(objectness, axis=1) / num_sampled),
+        }
+
+
 class RPN(tf_keras.layers.Layer):
-    """Anchors, their scores, and the proposals that follow from both.
+    """Anchors, their scores, what these cost, and the proposals that follow from both.
 
     Call: pyramid, image_size [2] -> `RpnOutputs`.
 
@@ -176,14 +212,14 @@ class RPN(tf_keras.layers.Layer):
         generate_anchors: [(height, width) of each level] -> anchors [K, 4], pixels.
         clip_anchors: anchors are clipped to the image also in training. Otherwise those that cross its border neither
             propose nor train (Faster R-CNN, section 3.3); outside of training anchors are always clipped.
-        max_proposals: R, how many proposals an image keeps.
-        nms_iou_threshold: a proposal that overlaps a better one by more is dropped.
-        nms_score_threshold: objectness that a proposal must exceed.
-        keep_empty: keep the proposals that have no area within the image.
-        implementation: "native" or "xla", see `ops.nms`.
-        box_scales: of the box coder.
+        decoder: makes proposals of the outputs.
+        sampler: chooses the anchors that train.
+        loss: what they cost.
+        execution: how it is computed.
         name: of the layer.
     """
+
+    loss_names = (LOCALIZATION_LOSS, OBJECTNESS_LOSS)
 
     def __init__(
         self,
@@ -191,31 +227,32 @@ class RPN(tf_keras.layers.Layer):
         head: RPNHead,
         generate_anchors: AnchorGenerator,
         clip_anchors: bool = False,
-        max_proposals: int = 300,
-        nms_iou_threshold: float = 0.7,
-        nms_score_threshold: float = 0.0,
-        keep_empty: bool = False,
-        implementation: str = "native",
-        box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES,
+        decoder: proposals.ProposalDecoder = proposals.ProposalDecoder(),
+        sampler: targets.AnchorSampler = targets.AnchorSampler(),
+        loss: RpnLoss = RpnLoss(),
+        execution: Execution = Execution(),
         name: str = "rpn",
     ):
         super().__init__(name=name, dtype="float32")
         self.head = head
-        self.max_proposals = max_proposals
-        self.box_scales = box_scales
         self._generate_anchors = generate_anchors
         self._clip_anchors = clip_anchors
-        self._nms_iou_threshold = nms_iou_threshold
-        self._nms_score_threshold = nms_score_threshold
-        self._keep_empty = keep_empty
-        self._implementation = implementation
+        self._decoder = decoder
+        self._sampler = sampler
+        self._loss = loss
+        self._static = execution.static
         self.built = True
+
+    @property
+    def max_proposals(self) -> int:
+        """R, how many proposals an image has at most."""
+        return self._decoder.max_proposals
 
     def call(self, pyramid: Sequence[tf.Tensor], image_size: tf.Tensor, training: bool) -> RpnOutputs:
         logits, deltas = self.head(pyramid, training=training)
         # Of the 200,000 anchors of an image of 640 x 640 pixels, constants would make a program of 40 MB.
-        origin = _runtime_zero(pyramid[-1]) if self._implementation == "xla" else 0.0
-        anchors = self._generate_anchors([_spatial_size(features) for features in pyramid], origin=origin)
+        origin = _runtime_zero(pyramid[-1]) if self._static else 0.0
+        anchors = self._generate_anchors([(dim(features, 1), dim(features, 2)) for features in pyramid], origin=origin)
         window = tf.concat([tf.zeros([2]), tf.cast(image_size, tf.float32)], axis=0)
         clipped = box_ops.clip(anchors, window)
         if training and not self._clip_anchors:
@@ -226,6 +263,30 @@ class RPN(tf_keras.layers.Layer):
             anchors = clipped
         return RpnOutputs(objectness_logits=logits, box_deltas=deltas, anchors=anchors, is_valid=is_valid)
 
+    def propose(self, outputs: RpnOutputs, true_shapes: tf.Tensor) -> Proposals:
+        """Returns the best proposals that do not overlap; no gradient passes. `true_shapes` is [B, 3] int32."""
+        return self._decoder(outputs, true_shapes, num_anchors=self.head.num_anchors)
+
+    def loss(
+        self,
+        outputs: RpnOutputs,
+        pyramid: Sequence[tf.Tensor] | None,
+        groundtruth: Groundtruth,
+        seed: tf.Tensor | None,
+    ) -> dict[str, tf.Tensor]:
+        """Samples anchors and returns their losses of each image, [B] float32.
+
+        Args:
+            outputs: of a call.
+            pyramid: of that call; None makes `look_up` gather instead.
+            groundtruth: of B images.
+            seed: as `Predictions.seed`.
+        """
+        sample, of_sample = self._sampler(outputs, groundtruth, seed)
+        logits, deltas = self.look_up(outputs, pyramid, sample.indices)
+        with tf.name_scope("losses"):
+            return self._loss(logits, deltas, of_sample, sample.is_sampled)
+
     def look_up(
         self, outputs: RpnOutputs, pyramid: Sequence[tf.Tensor] | None, indices: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -234,76 +295,21 @@ class RPN(tf_keras.layers.Layer):
         With the pyramid of the call the gradient is that of these anchors' cells alone, where that is less work.
         """
         if pyramid is not None and self.head.is_local(pyramid, indices.shape[1]):
-            return self.head.at(pyramid, indices)
+            return self.head.predict_at(pyramid, indices)
         logits = tf.gather(outputs.objectness_logits, indices, batch_dims=1)
         return logits, tf.gather(outputs.box_deltas, indices, batch_dims=1)
-
-    def propose(self, outputs: RpnOutputs, true_shapes: tf.Tensor) -> Proposals:
-        """Decodes anchors and keeps the best that do not overlap, clipped to the true image; no gradient passes.
-
-        Args:
-            outputs: of the call.
-            true_shapes: [B, 3] int32.
-
-        Returns:
-            Proposals of `max_proposals` rows, best first.
-        """
-        # Softmax of two logits is the sigmoid of their difference.
-        scores = tf.sigmoid(outputs.objectness_logits[..., 1] - outputs.objectness_logits[..., 0])
-        scores = tf.where(outputs.is_valid[None], scores, -1.0)
-        kept, scores, _, _, num_kept = nms.multiclass_nms(
-            self._decode_some(outputs) if self._implementation == "xla" else self._decode_all(outputs),
-            tf.stop_gradient(scores)[:, :, None],
-            clip_window=box_ops.image_window(true_shapes),
-            max_detections_per_class=self.max_proposals,
-            max_total_detections=self.max_proposals,
-            iou_threshold=self._nms_iou_threshold,
-            score_threshold=self._nms_score_threshold,
-            keep_empty=self._keep_empty,
-            implementation=self._implementation,
-        )
-        return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)
-
-    def _decode_all(self, outputs: RpnOutputs) -> tf.Tensor:
-        """-> [B, K, 1, 4]."""
-        boxes = box_coder.decode(outputs.box_deltas, outputs.anchors[None], scales=self.box_scales)
-        return tf.stop_gradient(boxes)[:, :, None]
-
-    def _decode_some(self, outputs: RpnOutputs) -> nms.BoxLookUp:
-        """Decodes what is asked for, out of rows as the convolutions left them: a TPU takes long to lay out rows of four."""
-        num_anchors, deltas = self.head.num_anchors, outputs.box_deltas
-        batch, num_rows = dim(deltas, 0), dim(deltas, 1)
-        cells = tf.stop_gradient(tf.reshape(deltas, [batch, num_rows // num_anchors, num_anchors * 4]))
-
-        def decode(rows: tf.Tensor) -> tf.Tensor:
-            of_cell = tf.gather(cells, rows // num_anchors, batch_dims=1)
-            of_cell = tf.reshape(of_cell, [batch, dim(rows, 1), num_anchors, 4])
-            is_anchor = (rows % num_anchors)[..., tf.newaxis] == tf.range(num_anchors)
-            deltas = tf.reduce_sum(tf.where(is_anchor[..., tf.newaxis], of_cell, 0.0), axis=2)
-            return box_coder.decode(deltas, tf.gather(outputs.anchors, rows), scales=self.box_scales)
-
-        return decode
 
 
 def _flatten_cells(predictions: tf.Tensor) -> tf.Tensor:
     """[B, H, W, n] -> [B, H * W, n]."""
-    _, height, width, num_channels = predictions.shape
-    num_cells = -1 if height is None or width is None else height * width
-    batch = predictions.shape[0] if predictions.shape[0] is not None else tf.shape(predictions)[0]
-    return tf.reshape(predictions, [batch, num_cells, num_channels])
+    batch, height, width, num_channels = (dim(predictions, axis) for axis in range(4))
+    return tf.reshape(predictions, [batch, height * width, num_channels])
 
 
 def _split_anchors(cells: tf.Tensor, code_size: int) -> tf.Tensor:
     """[B, cells, A * code_size] -> [B, cells * A, code_size]."""
-    batch, num_cells, num_channels = cells.shape
-    num_rows = -1 if num_cells is None else num_cells * num_channels // code_size
-    return tf.reshape(cells, [tf.shape(cells)[0] if batch is None else batch, num_rows, code_size])
-
-
-def _spatial_size(features: tf.Tensor) -> tuple:
-    """(height, width), as ints where they are static."""
-    dynamic = tf.shape(features)
-    return tuple(features.shape[axis] if features.shape[axis] is not None else dynamic[axis] for axis in (1, 2))
+    batch, num_cells, num_channels = (dim(cells, axis) for axis in range(3))
+    return tf.reshape(cells, [batch, num_cells * (num_channels // code_size), code_size])
 
 
 def _runtime_zero(values: tf.Tensor) -> tf.Tensor:

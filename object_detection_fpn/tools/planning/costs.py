@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-# First pattern that is found in the scopes of an operation. Names of layers are the model's, those of pure functions
-# `scopes`'s. What multiplies matrices is looked at in between: crops may be computed so, and a convolution may have the
+# First pattern that is found in the scopes of an operation. Names of layers are the model's; pure functions open scopes of
+# their own. What multiplies matrices is looked at in between: crops may be computed so, and a convolution may have the
 # addition or update behind it in one instruction, of which it takes the most.
 _BEFORE_CONVOLUTIONS = (
     ("crop-and-resize", re.compile(r"roi_pooler|crop_and_resize")),

@@ -7,15 +7,16 @@ same for all; the TPU's compiler does the rest.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn import builder
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.protos import pipeline_pb2
-from object_detection_fpn.records import Batch, Groundtruth
-from object_detection_fpn.tools.planning import scopes
+from object_detection_fpn.records import Batch, Groundtruth, Inputs
 from object_detection_fpn.training import optimizers
 from object_detection_fpn.training.step import Trainer
 
@@ -45,9 +46,9 @@ class TrainStep:
 
     def __init__(self, config: Config):
         settings = config.train_config
-        precision = builder.training_precision(settings, is_tpu=True)
-        self.dtype = builder.dtype_name(precision)
-        model = builder.build_training_model(config, precision=precision, static=True)
+        self.dtype = builder.dtype_name(builder.training_precision(settings, is_tpu=True))
+        execution = builder.training_execution(config, is_tpu=True)
+        model = builder.build_detector(config, config.train_input_reader, execution=execution)
         optimizer = builder.build_optimizer(settings.optimizer)
         variables = optimizers.select_variables(
             model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
@@ -93,15 +94,15 @@ class DetectionStep:
         self.dtype = "float32"
         reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
         self._num_channels = builder.num_image_channels(config.model.faster_rcnn, reader)
-        model = builder.build_model(config.model, static=True, num_channels=self._num_channels)
+        model = builder.build_detector(config, reader, execution=Execution(static=True))
         self.state_bytes = _num_bytes(model.variables)
         self.reduced_bytes = 0
         self._config = config
 
         @tf.function(jit_compile=True, autograph=False)
         def detect(images: tf.Tensor, true_shapes: tf.Tensor) -> list[tf.Tensor]:
-            predictions = model.predict(model.preprocess(images), true_shapes, training=False)
-            detections = model.postprocess(predictions, true_shapes)
+            inputs = model.preprocess(Inputs(images, true_shapes))
+            detections = model.postprocess(model.predict(inputs, training=False), inputs)
             return [detections.boxes, detections.scores, detections.classes, detections.num_detections]
 
         self._step = detect
@@ -134,8 +135,10 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
 
     has_class_scores = reader.load_multiclass_scores and config.train_config.use_multiclass_scores
     return Batch(
-        images=spec(height, width, builder.num_image_channels(model, reader)),
-        true_shapes=spec(3, dtype=tf.int32),
+        inputs=Inputs(
+            images=spec(height, width, builder.num_image_channels(model, reader)),
+            true_shapes=spec(3, dtype=tf.int32),
+        ),
         groundtruth=Groundtruth(
             boxes=spec(num_boxes, 4),
             classes=spec(num_boxes, dtype=tf.int32),
@@ -149,9 +152,8 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
 
 
 def _lower(step: Any, *specs: Any) -> bytes:
-    with scopes.named_parts():
-        return step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
+    return step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
 
 
-def _num_bytes(variables: list[tf.Variable]) -> int:
+def _num_bytes(variables: Sequence[tf.Variable]) -> int:
     return sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in variables)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data.decoder import Example, Objects
+from object_detection_fpn.data.example import Example, Objects
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
-from object_detection_fpn.data.decoder import Example
+from object_detection_fpn.data.example import Example
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -58,7 +58,12 @@ MOVES = {
         functools.partial(crop.random_scale_crop_and_pad_to_square, output_size=64, scale_min=0.8),
         2.5,
     ),
-    "crop and pad": (functools.partial(crop.random_crop_pad_image, min_object_covered=0.5, **BLACK), 1),
+    "crop and pad": (
+        functools.partial(
+            crop.random_crop_pad_image, constraints=crop.CropConstraints(min_object_covered=0.5), **BLACK
+        ),
+        1,
+    ),
     "pad": (functools.partial(pad.random_pad_image, **BLACK), 0),
     "absolute pad": (
         functools.partial(pad.random_absolute_pad_image, max_height_padding=30, max_width_padding=9, **BLACK),

@@ -85,7 +85,7 @@ def test_crop_and_pad_gives_sizes_between_the_ratios_of_the_whole_image(draw_exa
         after = crop.random_crop_pad_image(
             before,
             seed=tf.constant([i, 0]),
-            max_area=0.5,
+            constraints=crop.CropConstraints(max_area=0.5),
             min_padded_size_ratio=(1.5, 1.25),
             max_padded_size_ratio=(2.0, 3.0),
         )
@@ -97,7 +97,8 @@ def test_crop_and_pad_gives_sizes_between_the_ratios_of_the_whole_image(draw_exa
 
 def test_crop_and_pad_leaves_out_only_the_crop(draw_example):
     before = draw_example([(20, 20, 40, 40)], 60, 80)
-    settings = {"random_coef": 1.0, "min_padded_size_ratio": (2.0, 2.0), "max_padded_size_ratio": (2.0, 2.0)}
+    constraints = crop.CropConstraints(random_coef=1.0)
+    settings = {"constraints": constraints, "min_padded_size_ratio": (2.0, 2.0), "max_padded_size_ratio": (2.0, 2.0)}
     after = crop.random_crop_pad_image(before, seed=tf.constant([1, 2]), pad_color=(0,), **settings)
     assert after.image.shape[:2] == (120, 160)
     assert np.sum(after.image.numpy()[..., 0] == 255) == 20 * 20

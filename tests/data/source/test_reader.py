@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data import decoder
+from object_detection_fpn.data import decoder, failures
 from object_detection_fpn.data.report import DataReport, Notice
-from object_detection_fpn.data.source import reader
+from object_detection_fpn.data.source import files, reader
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def three_files(write_records):
         records = [f"{name}{i}".encode() * (i + 1) for i in range(num)]
         path = write_records(records, f"{name}.tfrecord")
         expected += [(path.encode(), i, record) for i, record in enumerate(records)]
-    return reader.list_record_files(
+    return files.list_record_files(
         [str(Path(path.decode()).parent / "*.tfrecord") for path, *_ in expected[:1]]
     ), expected
 
@@ -35,30 +35,30 @@ def broken_files(dataset: tf.data.Dataset) -> list[str]:
 
 
 def test_records_come_in_order_with_their_file_and_index(three_files):
-    files, expected = three_files
-    assert listed(reader.read_records(files)) == expected
+    listing, expected = three_files
+    assert listed(reader.read_records(listing)) == expected
 
 
 @pytest.mark.parametrize("num_readers, block_length", [(1, 1), (2, 1), (64, 32)])
 @pytest.mark.parametrize("is_shuffled", [False, True])
 def test_every_record_comes_once_an_epoch(three_files, num_readers, block_length, is_shuffled):
-    files, expected = three_files
+    listing, expected = three_files
     dataset = reader.read_records(
-        files, num_readers=num_readers, block_length=block_length, is_shuffled=is_shuffled, num_epochs=2
+        listing, num_readers=num_readers, block_length=block_length, is_shuffled=is_shuffled, num_epochs=2
     )
     assert sorted(listed(dataset)) == sorted(expected * 2)
 
 
 def test_zero_epochs_never_end(three_files):
-    files, _ = three_files
-    assert len(listed(reader.read_records(files, num_epochs=0).take(50))) == 50
+    listing, _ = three_files
+    assert len(listed(reader.read_records(listing, num_epochs=0).take(50))) == 50
 
 
 def test_files_come_in_another_order_each_epoch_and_with_each_seed(three_files):
-    files, _ = three_files
+    listing, _ = three_files
 
     def order(seed):
-        return [file for file, *_ in listed(reader.read_records(files, is_shuffled=True, num_epochs=6, seed=seed))]
+        return [file for file, *_ in listed(reader.read_records(listing, is_shuffled=True, num_epochs=6, seed=seed))]
 
     first = order(1)
     assert first == order(1)
@@ -68,9 +68,9 @@ def test_files_come_in_another_order_each_epoch_and_with_each_seed(three_files):
 
 @pytest.mark.parametrize("num_pipelines", [2, 3, 5])
 def test_pipelines_share_all_records_without_overlap(three_files, num_pipelines):
-    files, expected = three_files
+    listing, expected = three_files
     shares = [
-        listed(reader.read_records(files, input_context=tf.distribute.InputContext(num_pipelines, i, num_pipelines)))
+        listed(reader.read_records(listing, input_context=tf.distribute.InputContext(num_pipelines, i, num_pipelines)))
         for i in range(num_pipelines)
     ]
     assert sorted([record for share in shares for record in share]) == sorted(expected)
@@ -97,8 +97,8 @@ def test_a_truncated_or_corrupted_file_is_named_with_the_place(
     path = write_records(records, "b.tfrecord")
     data = spoil(Path(path).read_bytes())
     Path(path).write_bytes(data)
-    files = reader.list_record_files([good, path])
-    dataset = reader.read_records(files, num_readers=2 if is_parallel else 1, is_deterministic=not is_parallel)
+    listing = files.list_record_files([good, path])
+    dataset = reader.read_records(listing, num_readers=2 if is_parallel else 1, is_deterministic=not is_parallel)
     assert broken_files(dataset) == [
         f"{path}: truncated or corrupted at byte {offset} of {len(data)}, after {num_good} good records."
     ]
@@ -108,22 +108,17 @@ def test_a_truncated_or_corrupted_file_is_named_with_the_place(
 def test_a_file_that_is_no_record_file_is_named(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("These are not the records you are looking for.")
-    words = broken_files(reader.read_records(reader.list_record_files([str(path)])))
+    words = broken_files(reader.read_records(files.list_record_files([str(path)])))
     assert words == [f"{path}: truncated or corrupted at byte 0 of 46, after 0 good records."]
 
 
 def test_a_file_that_vanished_is_named(write_records):
     path = write_records([b"x"], "odd [1]*name.tfrecord")
-    files = [(path, 17)]
-    assert [record for *_, record in listed(reader.read_records(files))] == [b"x"]
+    listing = [files.RecordFile(path, 17)]
+    assert [record for *_, record in listed(reader.read_records(listing))] == [b"x"]
     Path(path).unlink()
-    words = broken_files(reader.read_records(files))
+    words = broken_files(reader.read_records(listing))
     assert words == [f"{path}: truncated or corrupted at byte 0 of 17, after 0 good records."]
-
-
-def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
-    with pytest.raises(OSError, match=f"{tmp_path}: cannot be read: "):
-        reader.list_record_files([str(tmp_path)])
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
@@ -131,31 +126,10 @@ def test_every_nth_record_is_taken_but_none_that_stands_for_a_broken_file_is_los
     path = write_records([b"a", b"b", b"c", b"d", b"e"])
     with open(path, "r+b") as file:
         file.truncate(4 * 17 + 3)
-    records = reader.read_records(reader.list_record_files([path]))
+    records = reader.read_records(files.list_record_files([path]))
     kept = reader.every_nth(records, 3, first=first)
     assert [record for *_, record in listed(kept)][:-1] == [[b"a", b"d"], [b"b"], [b"c"]][first]
     assert len(broken_files(kept)) == 1
-
-
-def test_empty_files_beside_others_are_no_fault(write_records):
-    files = reader.list_record_files([write_records([], "a"), write_records([b"x"], "b"), write_records([], "c")])
-    assert [record for *_, record in listed(reader.read_records(files))] == [b"x"]
-
-
-def test_no_matching_file_is_an_error_that_names_the_patterns():
-    with pytest.raises(FileNotFoundError, match=r"No record file matches '/no/such/\*\.a', '/no/such/b'\."):
-        reader.list_record_files(["/no/such/*.a", "/no/such/b"])
-
-
-def test_files_without_any_record_are_an_error(write_records):
-    path = write_records([])
-    with pytest.raises(ValueError, match=f"no records in the 1 file.s. that match '{path}'"):
-        reader.list_record_files([path])
-
-
-def test_a_pattern_without_match_beside_others_is_tolerated(write_records):
-    path = write_records([b"x"])
-    assert reader.list_record_files(["/no/such/file", path]) == [(path, 17)]
 
 
 END_MARK = tf.io.encode_png(tf.zeros([1, 1, 1], tf.uint8)).numpy()
@@ -168,8 +142,8 @@ def decode_all(write_records, make_record):
     def run(records):
         report = DataReport()
         dataset = reader.decode_records(
-            reader.read_records(reader.list_record_files([write_records(records)])),
-            functools.partial(decoder.decode_example, num_classes=3),
+            reader.read_records(files.list_record_files([write_records(records)])),
+            functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
             end=make_record([], [], image=END_MARK),
             report=report,
             num_parallel_calls=4,
@@ -215,7 +189,7 @@ def test_a_record_that_does_not_decode_is_named_wherever_it_stands(
     good = make_record()
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         decode_all([good] * num_before + [bad] + [good] * num_after)
-    refused = decoder.refusal_words(caught.value)
+    refused = failures.error_message(caught.value)
     assert refused.startswith(f"{tmp_path}/data.tfrecord, record {num_before}")
     assert words in refused
 
@@ -227,14 +201,14 @@ def test_a_broken_file_is_refused_by_its_words(make_record, write_records):
         file.truncate(size - 1)
     report = DataReport()
     dataset = reader.decode_records(
-        reader.read_records(reader.list_record_files([path])),
-        functools.partial(decoder.decode_example, num_classes=3),
+        reader.read_records(files.list_record_files([path])),
+        functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
         end=make_record([], [], image=END_MARK),
         report=report,
     )
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(dataset)
-    assert decoder.refusal_words(caught.value) == (
+    assert failures.error_message(caught.value) == (
         f"{path}: truncated or corrupted at byte {size // 3 * 2} of {size - 1}, after 2 good records."
     )
 
@@ -247,8 +221,8 @@ def test_two_bad_records_in_a_row_are_refused_too(decode_all, make_record):
 def test_endless_data_of_which_nothing_decodes_are_refused(write_records, make_record):
     path = write_records([make_record(image=b"garbage", source_id="bad")])
     dataset = reader.decode_records(
-        reader.read_records(reader.list_record_files([path]), num_epochs=0),
-        functools.partial(decoder.decode_example, num_classes=3),
+        reader.read_records(files.list_record_files([path]), num_epochs=0),
+        functools.partial(decoder.decode_example, decoding=decoder.Decoding(num_classes=3)),
         end=make_record([], [], image=END_MARK),
         report=DataReport(),
     )
@@ -258,7 +232,9 @@ def test_endless_data_of_which_nothing_decodes_are_refused(write_records, make_r
 
 def test_dropped_boxes_are_counted_with_the_name_of_their_record(decode_all, make_record, monkeypatch, tmp_path):
     lines = []
-    monkeypatch.setattr(DataReport, "add", lambda self, notice, num, name: num and lines.append((notice, num, name)))
+    monkeypatch.setattr(
+        DataReport, "add", lambda self, notice, num, name, **_: num and lines.append((notice, num, name))
+    )
     nan = float("nan")
     records = [
         make_record(source_id="ok"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -17,7 +18,7 @@ import tensorflow as tf
 
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
-from object_detection_fpn.data import decoder, resize
+from object_detection_fpn.data import decoder, failures, preparing, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.report import DataReport, Notice
@@ -75,6 +76,7 @@ def address():
 
 def make(patterns, address, *, name, **options) -> tf.data.Dataset:
     defaults = {
+        "file_patterns": [patterns] if isinstance(patterns, str) else patterns,
         "resizer": resize.fixed_shape(height=16, width=16),
         "num_classes": 3,
         "batch_size": 4,
@@ -84,7 +86,14 @@ def make(patterns, address, *, name, **options) -> tf.data.Dataset:
         "seed": 0,
         "service": service.DataService(address, name),
     }
-    return input_pipeline.make_dataset(patterns, **{**defaults, **options})
+    settings = {**defaults, **options}
+    records = (input_pipeline.Reading, decoder.Decoding, preparing.Preparing)
+    names = [{field.name for field in dataclasses.fields(record)} for record in records]
+    parts = [
+        record(**{n: settings.pop(n) for n in own & settings.keys()})
+        for record, own in zip(records, names, strict=True)
+    ]
+    return input_pipeline.make_dataset(*parts, **settings)
 
 
 def areas(batches) -> list[int]:
@@ -113,7 +122,7 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
     batches = list(make(path, address, name="once", num_epochs=3, **options))
     assert sorted(areas(batches)) == sorted(list(range(12)) * 3)
     assert len({tuple(areas([batch])) for batch in batches}) == 9  # three a stream, whichever worker made it
-    assert batches[0].images.shape == (4, 16, 16, 3)
+    assert batches[0].inputs.images.shape == (4, 16, 16, 3)
     assert batches[0].groundtruth.classes[:, 0].numpy().tolist() == [1] * 4
     assert batches[0].groundtruth.class_scores is None and batches[0].source_id is None
 
@@ -132,7 +141,7 @@ def test_pipelines_of_one_job_share_its_batches(address, numbered):
     for i in range(2):
         context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=i, num_replicas_in_sync=2)
         pipelines.append(make(path, address, name="shared", num_epochs=4, shuffle=False, input_context=context))
-    assert all(pipeline.element_spec.images.shape[0] == 2 for pipeline in pipelines)
+    assert all(pipeline.element_spec.inputs.images.shape[0] == 2 for pipeline in pipelines)
     found: list[list[int]] = [[], []]
     threads = [threading.Thread(target=lambda i=i: found[i].extend(areas(pipelines[i]))) for i in range(2)]
     for thread in threads:
@@ -147,7 +156,9 @@ def test_what_was_dropped_elsewhere_is_counted_here(address, write_records, make
     lines = []
     add = DataReport.add
     monkeypatch.setattr(
-        DataReport, "add", lambda self, n, num, name: (num and lines.append((n, num, name))) or add(self, n, num, name)
+        DataReport,
+        "add",
+        lambda self, n, num, name, **more: (num and lines.append((n, num, name))) or add(self, n, num, name, **more),
     )
     report = DataReport()
     boxes = [(0.1 * i, 0.1, 0.1 * i + 0.1, 0.5) for i in range(8)]
@@ -167,7 +178,7 @@ def test_a_record_that_does_not_decode_elsewhere_is_named_here(address, write_re
     path = write_records([make_record(), bad, *[make_record()] * 6])
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(make(path, address, name=f"bad{num_epochs}", num_epochs=num_epochs, shuffle=False).take(8))
-    words = decoder.refusal_words(caught.value)
+    words = failures.error_message(caught.value)
     assert words.startswith(f"{path}, record 1 (source_id bad): image/encoded (7 bytes beginning with")
 
 
@@ -177,7 +188,7 @@ def test_a_broken_file_is_named_here(address, write_records, make_record):
         file.truncate(os.path.getsize(path) - 1)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(make(path, address, name="broken", batch_size=2).take(8))
-    assert decoder.refusal_words(caught.value).startswith(f"{path}: truncated or corrupted at byte")
+    assert failures.error_message(caught.value).startswith(f"{path}: truncated or corrupted at byte")
 
 
 def test_weights_hold_elsewhere_too(address, numbered):
@@ -220,7 +231,7 @@ def test_a_service_that_goes_away_ends_what_waits_for_it(numbered, caplog):
         for _ in batches:  # some were made ahead
             pass
     assert has_warned.is_set()
-    words = decoder.refusal_words(caught.value)
+    words = failures.error_message(caught.value)
     del caught, batches  # the error's traceback has the iterator, which would look for its service until the tests end
     assert words.startswith(f"The data service at {place} has gone: no batch for ")
     assert f"No data service answers at {place} within 0.3 s" in words and "\n" not in words

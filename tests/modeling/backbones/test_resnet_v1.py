@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -11,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.training import checkpoints
@@ -19,6 +21,11 @@ pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and me
 
 IMAGES = np.random.RandomState(0).normal(scale=50.0, size=[2, 64, 96, 3]).astype(np.float32)
 NORM = layers.BatchNormSpec(momentum=0.9, epsilon=0.01, scale=True)
+
+
+def recomputing(spec, num_stages):
+    """The same layers, the inside of some stages computed again for the gradient."""
+    return dataclasses.replace(spec, execution=Execution(recomputed_stages=num_stages))
 
 
 def build(depth, **kwargs):
@@ -163,12 +170,14 @@ def test_activation_arrives(depth):
 
 def test_bfloat16_features_of_a_small_network_come_from_float32_variables():
     before = tf_keras.mixed_precision.global_policy().name
-    assert_bfloat16(build(18, max_level=3, spec=layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16")))
+    assert_bfloat16(
+        build(18, max_level=3, spec=layers.LayerSpec(norm=NORM, execution=Execution(dtype="mixed_bfloat16")))
+    )
     assert tf_keras.mixed_precision.global_policy().name == before
 
 
 def test_a_network_in_bfloat16_up_to_level_3():
-    backbone = build(50, max_level=3, spec=layers.LayerSpec(norm=NORM, dtype="mixed_bfloat16"))
+    backbone = build(50, max_level=3, spec=layers.LayerSpec(norm=NORM, execution=Execution(dtype="mixed_bfloat16")))
     assert_bfloat16(backbone)
     assert backbone.num_filters == {2: 256, 3: 512}
     assert len(convs(backbone)) == 1 + 3 * 3 + 1 + 4 * 3 + 1  # stem, blocks of three, a projection for each level
@@ -259,7 +268,7 @@ def test_recomputation_keeps_features_gradients_and_statistics_on_every_strategy
 ):
     norm = layers.BatchNormSpec(momentum=0.9, scale=True, synchronized=synchronized)
     assert_recomputation_changes_nothing(
-        lambda stages: make_backbone(layers.LayerSpec(norm=norm), recomputed_stages=stages),
+        lambda stages: make_backbone(recomputing(layers.LayerSpec(norm=norm), stages)),
         two_cpus if on_two else tf.distribute.get_strategy(),
         jit_compile=jit_compile,
     )
@@ -268,7 +277,7 @@ def test_recomputation_keeps_features_gradients_and_statistics_on_every_strategy
 @pytest.mark.parametrize("depth", [18, 50])
 def test_recomputed_resnet_has_the_same_features_gradients_and_statistics(depth):
     assert_recomputation_changes_nothing(
-        lambda stages: build(depth, max_level=3, recomputed_stages=stages),
+        lambda stages: build(depth, max_level=3, spec=recomputing(resnet_v1.DEFAULT_SPEC, stages)),
         tf.distribute.get_strategy(),
         recomputed_stages=[1] if depth == 50 else [4],
     )
@@ -278,7 +287,7 @@ def test_recomputation_computes_twice_and_survives_the_compiler(make_backbone):
     images = tf.zeros([1, 64, 64, 3])
     in_graph, compiled = [], []
     for recomputed_stages in (0, 1, 4):
-        backbone = make_backbone(layers.LayerSpec(norm=NORM), recomputed_stages=recomputed_stages)
+        backbone = make_backbone(recomputing(layers.LayerSpec(norm=NORM), recomputed_stages))
         step = tf.function(make_gradient(backbone), jit_compile=True, autograph=False)
         operations = [operation.type for operation in step.get_concrete_function(images).graph.get_operations()]
         in_graph.append(operations.count("Conv2D"))

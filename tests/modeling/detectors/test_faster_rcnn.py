@@ -7,9 +7,12 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import layers
+from object_detection_fpn.execution import Execution
+from object_detection_fpn.modeling import hard_examples, layers
 from object_detection_fpn.modeling import pooler as roi
-from object_detection_fpn.ops import losses
+from object_detection_fpn.modeling.detector import mean_losses
+from object_detection_fpn.modeling.heads import box
+from object_detection_fpn.records import Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -25,6 +28,7 @@ def random_images(height=64, width=64, batch=2):
 
 IMAGES = random_images()
 TRUE_SHAPES = tf.constant([[64, 64, 3], [50, 40, 3]])
+INPUTS = Inputs(IMAGES, TRUE_SHAPES)
 
 
 @pytest.fixture
@@ -37,10 +41,8 @@ def groundtruth(make_groundtruth):
 
 def step(model, groundtruth, seed=SEED):
     with tf.GradientTape() as tape:
-        predictions = model.predict(
-            model.preprocess(IMAGES), TRUE_SHAPES, training=True, groundtruth=groundtruth, seed=seed
-        )
-        values = model.loss(predictions, groundtruth)
+        predictions = model.predict(model.preprocess(INPUTS), training=True, groundtruth=groundtruth, seed=seed)
+        values = mean_losses(model, predictions, groundtruth)
         total = tf.add_n(list(values.values()))
     return predictions, values, tape.gradient(total, model.trainable_variables)
 
@@ -48,7 +50,7 @@ def step(model, groundtruth, seed=SEED):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_preprocessing_subtracts_the_channel_means_of_rgb(model, dtype):
     images = tf.cast(tf.fill([1, 2, 2, 3], 200), dtype)
-    result = model.preprocess(images)
+    result = model.preprocess(Inputs(images, TRUE_SHAPES[:1])).images
     assert result.dtype == tf.float32
     np.testing.assert_allclose(result[0, 1, 1], [200 - 123.68, 200 - 116.779, 200 - 103.939], rtol=1e-6)
 
@@ -56,21 +58,21 @@ def test_preprocessing_subtracts_the_channel_means_of_rgb(model, dtype):
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_of_other_channels_stay_as_they_are(model, channels):
     images = tf.fill([1, 2, 2, channels], tf.constant(7, tf.uint8))
-    result = model.preprocess(images)
+    result = model.preprocess(Inputs(images, TRUE_SHAPES[:1])).images
     assert result.dtype == tf.float32
     np.testing.assert_array_equal(result, images)
 
 
 def test_predictions_of_inference_are_of_all_proposals(model):
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
+    predictions = model.predict(INPUTS, training=False)
     assert predictions.image_size.numpy().tolist() == [64, 64]
     assert [tuple(level.shape) for level in predictions.pyramid] == [(2, 64 >> i, 64 >> i, 8) for i in range(2, 7)]
     num_anchors = 2 * sum((64 >> i) ** 2 for i in range(2, 7))
     assert predictions.rpn.anchors.shape == (num_anchors, 4)
     assert predictions.rois.boxes.shape == (2, 24, 4)
-    assert predictions.class_logits.shape == (2, 24, 4)
-    assert predictions.box_deltas.shape == (2, 24, 3, 4)
-    assert predictions.box_features.shape == (2, 24, 3, 3, 8)
+    assert predictions.box.class_logits.shape == (2, 24, 4)
+    assert predictions.box.box_deltas.shape == (2, 24, 3, 4)
+    assert predictions.box.roi_features.shape == (2, 24, 3, 3, 8)
     proposals = model.rpn.propose(predictions.rpn, TRUE_SHAPES)
     np.testing.assert_array_equal(predictions.rois.boxes, proposals.boxes)
 
@@ -79,7 +81,7 @@ def test_predictions_of_training_are_of_sampled_proposals(model, groundtruth):
     predictions, _, _ = step(model, groundtruth)
     proposals = model.rpn.propose(predictions.rpn, TRUE_SHAPES).boxes.numpy()
     assert predictions.rois.boxes.shape == (2, 12, 4)
-    assert predictions.class_logits.shape == (2, 12, 4)
+    assert predictions.box.class_logits.shape == (2, 12, 4)
     for i in range(2):
         rois = predictions.rois.boxes.numpy()[i, : int(predictions.rois.num_proposals[i])]
         assert {tuple(roi) for roi in rois} <= {tuple(proposal) for proposal in proposals[i]}
@@ -88,7 +90,7 @@ def test_predictions_of_training_are_of_sampled_proposals(model, groundtruth):
 
 def test_training_without_groundtruth_is_refused(model):
     with pytest.raises(ValueError, match=r"predict\(training=True\) needs groundtruth"):
-        model.predict(IMAGES, TRUE_SHAPES, training=True)
+        model.predict(INPUTS, training=True)
 
 
 def test_the_seed_defaults_to_zeros(model, groundtruth):
@@ -117,8 +119,8 @@ def test_regularization_is_the_sum_over_all_layers(make_model, groundtruth):
 
 @pytest.mark.parametrize("num_images_with_boxes", [0, 1])
 def test_images_without_groundtruth_train_on_background(model, make_groundtruth, num_images_with_boxes):
-    box = [{"box": (4, 4, 30, 30)}]
-    _, values, gradients = step(model, make_groundtruth([], box if num_images_with_boxes else []))
+    boxes = [{"box": (4, 4, 30, 30)}]
+    _, values, gradients = step(model, make_groundtruth([], boxes if num_images_with_boxes else []))
     assert all(np.all(np.isfinite(gradient)) for gradient in map(tf.convert_to_tensor, gradients))
     assert values["Loss/RPNLoss/objectness_loss"] > 0
     assert values["Loss/BoxClassifierLoss/classification_loss"] > 0
@@ -134,7 +136,7 @@ def test_images_without_proposals_train_the_rpn_alone(make_model, groundtruth):
     assert [float(values[name]) for name in BOX_LOSSES] == [0.0, 0.0]
     assert values["Loss/RPNLoss/objectness_loss"] > 0
     assert all(np.all(np.isfinite(tf.convert_to_tensor(gradient))) for gradient in gradients)
-    detections = model.postprocess(model.predict(IMAGES, TRUE_SHAPES, training=False), TRUE_SHAPES)
+    detections = model.postprocess(model.predict(INPUTS, training=False), INPUTS)
     assert detections.num_detections.numpy().tolist() == [0, 0]
     assert all(np.all(np.isfinite(values)) for values in detections if values is not None)
 
@@ -146,16 +148,31 @@ def test_groundtruth_without_weight_moves_no_box(model, groundtruth):
 
 
 def test_evaluation_losses_are_of_all_proposals(model, groundtruth):
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
+    predictions = model.predict(INPUTS, training=False)
     values = model.loss(predictions, groundtruth)
-    assert set(values) == RPN_LOSSES | BOX_LOSSES | {REGULARIZATION}
+    assert tuple(values) == model.loss_names and set(values) == RPN_LOSSES | BOX_LOSSES
     targets = model._roi_sampler.targets(predictions.rois, groundtruth)
-    expected = losses.BoxLoss()(predictions.class_logits, predictions.box_deltas, targets, predictions.rois)
-    assert all(values[name] == expected[name] for name in BOX_LOSSES)
+    expected = box.BoxLoss()(predictions.box.class_logits, predictions.box.box_deltas, targets, predictions.rois)
+    for name in BOX_LOSSES:
+        np.testing.assert_array_equal(values[name], expected[name])
+
+
+def test_evaluation_losses_of_an_image_are_those_of_a_batch_of_one(make_model, groundtruth):
+    model = make_model(num_samples=8)  # far fewer than there are anchors: which ones is drawn
+    together = model.loss(model.predict(model.preprocess(INPUTS), training=False), groundtruth)
+    for i in range(2):
+        inputs, alone = (
+            type(record)(*(None if field is None else field[i : i + 1] for field in record))
+            for record in (INPUTS, groundtruth)
+        )
+        values = model.loss(model.predict(model.preprocess(inputs), training=False), alone)
+        for name in model.loss_names:
+            assert together[name].shape == [2]
+            np.testing.assert_allclose(together[name][i], values[name][0], rtol=1e-5, err_msg=name)
 
 
 def test_detections_lie_in_the_true_images(model):
-    detections = model.postprocess(model.predict(IMAGES, TRUE_SHAPES, training=False), TRUE_SHAPES)
+    detections = model.postprocess(model.predict(INPUTS, training=False), INPUTS)
     assert detections.boxes.shape == (2, 8, 4)
     assert np.all((detections.boxes >= 0) & (detections.boxes <= 1))
     assert np.all(detections.num_detections > 0)
@@ -169,30 +186,30 @@ def test_one_stage_proposes_and_has_the_losses_of_the_rpn(make_model, groundtrut
     predictions, values, gradients = step(model, groundtruth)
     assert set(values) == RPN_LOSSES | {REGULARIZATION}
     assert all(gradient is not None for gradient in gradients)
-    assert predictions.class_logits is None
-    detections = model.postprocess(predictions, TRUE_SHAPES)
+    assert predictions.box is None
+    detections = model.postprocess(predictions, INPUTS)
     np.testing.assert_array_equal(detections.scores, predictions.rois.scores)
     assert not np.any(detections.classes)
-    model.predict(IMAGES, TRUE_SHAPES, training=True)  # needs no groundtruth
+    model.predict(INPUTS, training=True)  # needs no groundtruth
 
 
 def test_rois_are_cropped_where_they_lie_whatever_the_padding(model):
     """Images of 50 x 70 are padded to 64 x 96 inside; their RoIs see what they see in images padded before."""
     images, shapes = random_images(50, 70), tf.constant([[50, 70, 3]] * 2)
-    predictions = model.predict(images, shapes, training=False)
+    predictions = model.predict(Inputs(images, shapes), training=False)
     padded = tf.pad(images, [[0, 0], [0, 14], [0, 26], [0, 0]])
     pyramid = model.feature_extractor(padded, training=False)
     expected = model.roi_pooler(pyramid, predictions.rois.boxes, tf.constant([64, 96]))
-    np.testing.assert_allclose(predictions.box_features, expected, atol=1e-5)
+    np.testing.assert_allclose(predictions.box.roi_features, expected, atol=1e-5)
     assert predictions.image_size.numpy().tolist() == [50, 70]
 
 
 def test_a_shared_box_has_one_delta(make_model, groundtruth):
     model = make_model(share_box_across_classes=True)
     predictions, values, _ = step(model, groundtruth)
-    assert predictions.box_deltas.shape == (2, 12, 1, 4)
+    assert predictions.box.box_deltas.shape == (2, 12, 1, 4)
     assert np.isfinite(values["Loss/BoxClassifierLoss/localization_loss"])
-    assert model.postprocess(predictions, TRUE_SHAPES).boxes.shape == (2, 8, 4)
+    assert model.postprocess(predictions, INPUTS).boxes.shape == (2, 8, 4)
 
 
 def test_every_variable_exists_once_after_construction(make_model, groundtruth):
@@ -200,15 +217,20 @@ def test_every_variable_exists_once_after_construction(make_model, groundtruth):
     before = [id(v) for v in model.variables]
     assert len(set(before)) == len(before)
     step(model, groundtruth)
-    model.postprocess(model.predict(IMAGES, TRUE_SHAPES, training=False), TRUE_SHAPES)
+    model.postprocess(model.predict(INPUTS, training=False), INPUTS)
     assert [id(v) for v in model.variables] == before
 
 
 def test_outputs_that_are_compared_or_are_pixels_stay_float32_under_bfloat16(make_model, groundtruth):
-    model = make_model(spec=layers.LayerSpec(norm=layers.BatchNormSpec(), dtype="mixed_bfloat16"))
+    model = make_model(spec=layers.LayerSpec(norm=layers.BatchNormSpec(), execution=Execution(dtype="mixed_bfloat16")))
     predictions, values, gradients = step(model, groundtruth)
     assert {level.dtype for level in predictions.pyramid} == {tf.bfloat16}
-    for tensor in (*predictions.rpn[:3], *predictions.rois[:2], predictions.class_logits, predictions.box_deltas):
+    for tensor in (
+        *predictions.rpn[:3],
+        *predictions.rois[:2],
+        predictions.box.class_logits,
+        predictions.box.box_deltas,
+    ):
         assert tensor.dtype == tf.float32
     assert {value.dtype for value in values.values()} == {tf.float32}
     assert {gradient.dtype for gradient in gradients} == {tf.float32}
@@ -218,27 +240,28 @@ def test_outputs_that_are_compared_or_are_pixels_stay_float32_under_bfloat16(mak
 
 
 def test_with_a_miner_all_proposals_train(make_model, groundtruth):
-    model = make_model(num_rois=None, miner=losses.HardExampleMiner(num_examples=4))
+    model = make_model(num_rois=None, miner=hard_examples.HardExampleMiner(num_examples=4))
     predictions, _, gradients = step(model, groundtruth)
     np.testing.assert_array_equal(predictions.rois.boxes, model.rpn.propose(predictions.rpn, TRUE_SHAPES).boxes)
     assert all(np.all(np.isfinite(tf.convert_to_tensor(gradient))) for gradient in gradients)
     # An untrained model finds nothing, so that what it proposes has to be there.
     there = groundtruth._replace(boxes=predictions.rois.boxes[:, 3:5], num_boxes=tf.constant([2, 2]))
     there = there._replace(weights=tf.ones([2, 2]))
-    values = model.loss(predictions, there)
+    values = mean_losses(model, predictions, there)
     targets = model._roi_sampler.targets(predictions.rois, there)
-    everything = losses.BoxLoss()(predictions.class_logits, predictions.box_deltas, targets, predictions.rois)
-    assert 0 < values[losses.BOX_LOCALIZATION] <= everything[losses.BOX_LOCALIZATION]
-    assert 0 < values[losses.BOX_CLASSIFICATION] < everything[losses.BOX_CLASSIFICATION]
+    everything = box.BoxLoss()(predictions.box.class_logits, predictions.box.box_deltas, targets, predictions.rois)
+    everything = {name: tf.reduce_mean(loss) for name, loss in everything.items()}
+    assert 0 < values[box.LOCALIZATION_LOSS] <= everything[box.LOCALIZATION_LOSS]
+    assert 0 < values[box.CLASSIFICATION_LOSS] < everything[box.CLASSIFICATION_LOSS]
 
 
 def test_mining_compiles(make_model, groundtruth):
     mining = {"num_rois": None, "max_proposals": 12}
-    native = make_model(**mining, miner=losses.HardExampleMiner(num_examples=4, max_negatives_per_positive=3.0))
+    native = make_model(**mining, miner=hard_examples.HardExampleMiner(num_examples=4, max_negatives_per_positive=3.0))
     static = make_model(
         **mining,
-        miner=losses.HardExampleMiner(num_examples=4, max_negatives_per_positive=3.0, implementation="xla"),
-        implementation="xla",
+        miner=hard_examples.HardExampleMiner(num_examples=4, max_negatives_per_positive=3.0, static=True),
+        execution=Execution(static=True),
     )
     for ours, theirs in zip(static.variables, native.variables, strict=True):
         ours.assign(theirs)
@@ -256,10 +279,10 @@ def test_mining_compiles(make_model, groundtruth):
 
 def test_class_scores_of_the_groundtruth_change_the_second_stage_alone(model, groundtruth):
     hard = tf.one_hot(groundtruth.classes + 1, 4)
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=True, groundtruth=groundtruth, seed=SEED)
-    plain = model.loss(predictions, groundtruth)
-    same = model.loss(predictions, groundtruth._replace(class_scores=hard))
-    soft = model.loss(predictions, groundtruth._replace(class_scores=0.7 * hard + 0.1))
+    predictions = model.predict(INPUTS, training=True, groundtruth=groundtruth, seed=SEED)
+    plain = mean_losses(model, predictions, groundtruth)
+    same = mean_losses(model, predictions, groundtruth._replace(class_scores=hard))
+    soft = mean_losses(model, predictions, groundtruth._replace(class_scores=0.7 * hard + 0.1))
     classification = "Loss/BoxClassifierLoss/classification_loss"
     for name in plain:
         np.testing.assert_allclose(same[name], plain[name], rtol=1e-6)
@@ -270,30 +293,30 @@ def test_class_scores_of_the_groundtruth_change_the_second_stage_alone(model, gr
 
 
 def test_nothing_more_is_told_unasked(model):
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
-    detections = model.postprocess(predictions, TRUE_SHAPES)
-    assert (predictions.raw_boxes, predictions.raw_level_indices) == (None, None)
+    predictions = model.predict(INPUTS, training=False)
+    detections = model.postprocess(predictions, INPUTS)
+    assert (predictions.box.raw_boxes, predictions.box.raw_level_indices) == (None, None)
     assert (detections.box_features, detections.roi_features) == (None, None)
 
 
 def test_raw_detections_are_the_boxes_of_every_class_before_suppression(make_model):
     model = make_model(outputs=("raw_detections",))
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
-    detections = model.postprocess(predictions, TRUE_SHAPES)
-    assert predictions.raw_boxes.shape == (2, 24, 3, 4)
+    predictions = model.predict(INPUTS, training=False)
+    detections = model.postprocess(predictions, INPUTS)
+    assert predictions.box.raw_boxes.shape == (2, 24, 3, 4)
     for image in range(2):
         for d in range(int(detections.num_detections[image])):
-            raw = predictions.raw_boxes[image, detections.roi_indices[image, d], detections.classes[image, d]]
+            raw = predictions.box.raw_boxes[image, detections.roi_indices[image, d], detections.classes[image, d]]
             np.testing.assert_allclose(detections.boxes[image, d], raw, atol=1e-5)
     # Small images have their RoIs on the finest levels.
-    assert set(np.unique(predictions.raw_level_indices)) <= {0, 1}
-    assert predictions.raw_level_indices.shape == (2, 24)
+    assert set(np.unique(predictions.box.raw_level_indices)) <= {0, 1}
+    assert predictions.box.raw_level_indices.shape == (2, 24)
 
 
 def test_features_of_detections_are_those_of_their_boxes(make_model):
     model = make_model(outputs=("box_features", "roi_features"))
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
-    detections = model.postprocess(predictions, TRUE_SHAPES)
+    predictions = model.predict(INPUTS, training=False)
+    detections = model.postprocess(predictions, INPUTS)
     assert detections.box_features.shape == (2, 8, 1, 1, 16)
     assert detections.roi_features.shape == (2, 8, 3, 3, 8)
     # The second image is padded: its boxes are shares of 50 x 40 pixels.
@@ -314,14 +337,14 @@ def test_unknown_outputs_are_refused(make_model):
 
 def test_every_way_of_cropping_gives_the_same_since_rois_lie_in_the_image(model):
     """What `use_matmul_crop_and_resize` chose differs beyond the border of the image only."""
-    predictions = model.predict(IMAGES, TRUE_SHAPES, training=False)
+    predictions = model.predict(INPUTS, training=False)
     boxes = predictions.rois.boxes.numpy()
     limits = TRUE_SHAPES.numpy()[:, None, :2]
     assert np.all(boxes[..., :2] >= 0) and np.all(boxes[..., 2:] <= limits)
     assert np.any(boxes[..., 2:] == limits)  # some end right on the border
-    static = roi.RoIPooler(crop_size=6, implementation="static")
+    static = roi.RoIPooler(crop_size=6, execution=Execution(static=True))
     crops = static(predictions.pyramid, predictions.rois.boxes, tf.constant([64, 64]))
-    np.testing.assert_allclose(predictions.box_features, crops, atol=1e-5 * np.abs(crops).max())
+    np.testing.assert_allclose(predictions.box.roi_features, crops, atol=1e-5 * np.abs(crops).max())
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
@@ -332,10 +355,10 @@ def test_boxes_beyond_pixel_512_are_exact_in_16_bits(make_model, make_groundtrut
         {"box": (601.0625, 35.8125, 1001.1875, 222.3125), "class": 2},
     ]
     groundtruth = make_groundtruth(objects)
-    images, true_shapes = tf.zeros([1, 1024, 1024, 3]), tf.constant([[1021, 1019, 3]])
+    inputs = Inputs(tf.zeros([1, 1024, 1024, 3]), tf.constant([[1021, 1019, 3]]))
     found = {}
     for policy in ("float32", dtype):
-        model = make_model(spec=layers.LayerSpec(dtype=policy))
+        model = make_model(spec=layers.LayerSpec(execution=Execution(dtype=policy)))
         # Without kernels both models say the same of every anchor and RoI; what differs comes from the coordinates.
         for predictor in (*model.rpn.head.objectness, *model.rpn.head.deltas):
             predictor.kernel.assign(tf.zeros_like(predictor.kernel))
@@ -343,13 +366,13 @@ def test_boxes_beyond_pixel_512_are_exact_in_16_bits(make_model, make_groundtrut
             predictor.kernel.assign(tf.zeros_like(predictor.kernel))
         model.rpn.head.objectness[-1].bias.assign([0.0, 5.0] * 2)  # the anchors of the coarsest level propose first
         seed = tf.constant([3, 4])
-        trained = model.predict(images, true_shapes, training=True, groundtruth=groundtruth, seed=seed)
-        served = model.predict(images, true_shapes, training=False)
+        trained = model.predict(inputs, training=True, groundtruth=groundtruth, seed=seed)
+        served = model.predict(inputs, training=False)
         found[policy] = {
             "proposals": served.rois.boxes,
             "rois": trained.rois.boxes,
-            "detections": model.postprocess(served, true_shapes).boxes,
-            **model.loss(trained, groundtruth),
+            "detections": model.postprocess(served, inputs).boxes,
+            **mean_losses(model, trained, groundtruth),
         }
     assert found["float32"]["Loss/RPNLoss/localization_loss"] > 0.0
     boxes = found["float32"]["proposals"].numpy()

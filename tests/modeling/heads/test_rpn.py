@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.heads import rpn
+from object_detection_fpn.modeling.proposals import ProposalDecoder
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.records import RpnOutputs
@@ -28,8 +30,15 @@ def make_head(spec=layers.LayerSpec(), num_filters=1):
     return rpn.RPNHead(in_filters=1, num_levels=2, num_anchors=3, num_filters=num_filters, spec=spec)
 
 
-def make_rpn(**settings):
-    return rpn.RPN(head=make_head(), generate_anchors=generate_anchors, **{"max_proposals": 20, **settings})
+def make_rpn(*, clip_anchors=False, static=False, **settings):
+    decoder = ProposalDecoder(**{"max_proposals": 20, "static": static, **settings})
+    return rpn.RPN(
+        head=make_head(),
+        generate_anchors=generate_anchors,
+        clip_anchors=clip_anchors,
+        decoder=decoder,
+        execution=Execution(static=static),
+    )
 
 
 def make_counting_head():
@@ -115,7 +124,7 @@ def test_a_pyramid_of_other_levels_is_refused():
 
 
 def test_outputs_are_float32_under_bfloat16():
-    head = make_head(layers.LayerSpec(dtype="mixed_bfloat16"))
+    head = make_head(layers.LayerSpec(execution=Execution(dtype="mixed_bfloat16")))
     logits, deltas = head(make_pyramid(), training=True)
     assert (logits.dtype, deltas.dtype) == (tf.float32, tf.float32)
     assert {v.dtype for v in head.variables} == {tf.float32}
@@ -135,7 +144,7 @@ def make_trained_head(**settings):
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
 def test_some_anchors_alone_have_the_outputs_and_gradients_of_all(dtype, tolerance):
-    head = make_trained_head(dtype=dtype)
+    head = make_trained_head(execution=Execution(dtype=dtype))
     random = np.random.RandomState(0)
     pyramid = [tf.constant(random.normal(0, 1, [2, *size, 2]), head.compute_dtype) for size in SIZES]
     indices = tf.constant(random.randint(0, NUM_ANCHORS, [2, 30]), tf.int32)
@@ -143,7 +152,7 @@ def test_some_anchors_alone_have_the_outputs_and_gradients_of_all(dtype, toleran
     found = []
     for run in (
         lambda: [tf.gather(values, indices, batch_dims=1) for values in head(pyramid, training=True)],
-        lambda: head.at(pyramid, indices),
+        lambda: head.predict_at(pyramid, indices),
     ):
         with tf.GradientTape() as tape:
             tape.watch(pyramid)
@@ -185,7 +194,7 @@ def test_sampled_anchors_have_the_values_and_gradients_of_all(kernel_size, dilat
     def of_all(pyramid):
         return [tf.gather(outputs, indices, batch_dims=1) for outputs in head(pyramid, training=True)]
 
-    outputs, gradients = differentiate(lambda pyramid: head.at(pyramid, tf.constant(indices, tf.int32)))
+    outputs, gradients = differentiate(lambda pyramid: head.predict_at(pyramid, tf.constant(indices, tf.int32)))
     expected_outputs, expected_gradients = differentiate(of_all)
     for actual, expected in zip(outputs, expected_outputs, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
@@ -256,10 +265,10 @@ def random_outputs(seed, is_valid=None, batch=2):
 TRUE_SHAPES = tf.constant([[32, 48, 3], [20, 30, 3]])
 
 
-@pytest.mark.parametrize("implementation", ["native", "xla"])
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("seed, max_proposals", [(0, 20), (1, 20), (2, 5), (3, 200)])
-def test_proposals_are_sorted_padded_separate_and_inside_the_true_image(implementation, seed, max_proposals):
-    network = make_rpn(max_proposals=max_proposals, nms_iou_threshold=0.5, implementation=implementation)
+def test_proposals_are_sorted_padded_separate_and_inside_the_true_image(static, seed, max_proposals):
+    network = make_rpn(max_proposals=max_proposals, iou_threshold=0.5, static=static)
     proposals = network.propose(random_outputs(seed), TRUE_SHAPES)
     assert proposals.boxes.shape == (2, max_proposals, 4)
     assert proposals.scores.shape == (2, max_proposals)
@@ -278,10 +287,7 @@ def test_proposals_are_sorted_padded_separate_and_inside_the_true_image(implemen
 
 def test_both_implementations_propose_the_same():
     for seed in range(3):
-        native, xla = (
-            make_rpn(implementation=implementation).propose(random_outputs(seed), TRUE_SHAPES)
-            for implementation in ("native", "xla")
-        )
+        native, xla = (make_rpn(static=static).propose(random_outputs(seed), TRUE_SHAPES) for static in (False, True))
         np.testing.assert_allclose(native.boxes, xla.boxes, atol=1e-5)
         np.testing.assert_allclose(native.scores, xla.scores, atol=1e-5)
         np.testing.assert_array_equal(native.num_proposals, xla.num_proposals)
@@ -322,11 +328,11 @@ def test_scores_and_boxes_worked_by_hand():
     def propose(**settings):
         return make_rpn(max_proposals=4, **settings).propose(outputs, shapes)
 
-    everything = propose(nms_iou_threshold=0.4)
+    everything = propose(iou_threshold=0.4)
     np.testing.assert_allclose(everything.boxes[0, :3], [anchors[0], anchors[1], moved], atol=1e-4)  # IoU is 1/3
     np.testing.assert_allclose(everything.scores[0], [*scores, 0], rtol=1e-5)
-    np.testing.assert_allclose(propose(nms_iou_threshold=0.3).scores[0], [scores[0], scores[2], 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(propose(nms_score_threshold=0.1).scores[0], [scores[0], scores[1], 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(propose(iou_threshold=0.3).scores[0], [scores[0], scores[2], 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(propose(score_threshold=0.1).scores[0], [scores[0], scores[1], 0, 0], rtol=1e-5)
 
 
 def test_no_gradient_passes_through_proposals():

@@ -1,27 +1,28 @@
-"""A detector small enough to be built in a moment: every part is real, with few channels, anchors and RoIs."""
+"""What several tests share: a detector built in a moment, every part real, with few channels, anchors and RoIs."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
-import pytest
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import fpn, layers, postprocess, targets
+from object_detection_fpn.execution import Execution
+from object_detection_fpn.modeling import fpn, hard_examples, layers, postprocess, proposals, targets
 from object_detection_fpn.modeling import pooler as roi
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
-from object_detection_fpn.ops import losses
+from object_detection_fpn.ops import nms
 from object_detection_fpn.records import Groundtruth
 
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
 
 
-def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec(), *, recomputed_stages: int = 0) -> resnet_v1.Backbone:
+def make_backbone(spec: layers.LayerSpec = layers.LayerSpec()) -> resnet_v1.Backbone:
     inputs = features = tf_keras.Input([None, None, 3])
     outputs = []
     for level, filters in NUM_FILTERS.items():
@@ -31,12 +32,12 @@ def _make_backbone(spec: layers.LayerSpec = layers.LayerSpec(), *, recomputed_st
     return resnet_v1.Backbone(
         tf_keras.Model(inputs, outputs),
         levels=tuple(NUM_FILTERS),
-        recomputed_stages=recomputed_stages,
+        recomputed_stages=spec.execution.recomputed_stages,
         name="small_backbone",
     )
 
 
-def _make_extractor(
+def make_extractor(
     *,
     spec: layers.LayerSpec = layers.LayerSpec(),
     min_level: int = 2,
@@ -47,10 +48,10 @@ def _make_extractor(
     pyramid = fpn.FPN(
         in_filters=NUM_FILTERS, min_level=min_level, max_level=max_level, num_filters=num_filters, spec=spec
     )
-    return fpn.FeatureExtractor(backbone=_make_backbone(spec), fpn=pyramid, pad_to_multiple=pad_to_multiple)
+    return fpn.FeatureExtractor(backbone=make_backbone(spec), fpn=pyramid, pad_to_multiple=pad_to_multiple)
 
 
-def _make_model(
+def make_model(
     *,
     spec: layers.LayerSpec = layers.LayerSpec(),
     num_stages: int = 2,
@@ -60,27 +61,31 @@ def _make_model(
     share_box_across_classes: bool = False,
     max_proposals: int = 24,
     num_rois: int | None = 12,
-    miner: losses.HardExampleMiner | None = None,
+    num_samples: int = 32,
+    miner: hard_examples.HardExampleMiner | None = None,
     outputs: tuple[str, ...] = (),
-    implementation: str = "native",
+    execution: Execution = Execution(),
 ) -> faster_rcnn.FasterRCNN:
     """Pyramid P2..P6, two anchors a cell, RoI features of 3 x 3 cells."""
-    extractor = _make_extractor(spec=spec, pad_to_multiple=pad_to_multiple)
+    static = execution.static
+    extractor = make_extractor(spec=spec, pad_to_multiple=pad_to_multiple)
     generate = functools.partial(
         anchor_ops.multiscale_anchors, min_level=2, anchor_scale=4.0, aspect_ratios=(1.0, 2.0), scales_per_octave=1
     )
     head = rpn.RPNHead(in_filters=8, num_levels=5, num_anchors=2, num_filters=8, spec=spec)
     pooler = box_head = None
     if num_stages == 2:
-        pooler = roi.RoIPooler(
-            crop_size=6, implementation="native" if implementation == "native" else "static", dtype=spec.dtype
-        )
+        pooler = roi.RoIPooler(crop_size=6, execution=dataclasses.replace(spec.execution, static=static))
         features = box.BoxFeatureExtractor(in_size=pooler.output_size, in_filters=8, num_units=16, spec=spec)
         box_head = box.BoxHead(
             feature_extractor=features,
             num_classes=num_classes,
             share_box_across_classes=share_box_across_classes,
             spec=spec,
+            loss=box.BoxLoss(miner=miner),
+            postprocessor=postprocess.Postprocessor(
+                suppression=nms.Suppression(max_detections_per_class=5, max_total_detections=8), static=static
+            ),
         )
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
@@ -88,24 +93,20 @@ def _make_model(
             head=head,
             generate_anchors=generate,
             clip_anchors=True,
-            max_proposals=max_proposals,
-            nms_score_threshold=nms_score_threshold,
-            implementation=implementation,
+            decoder=proposals.ProposalDecoder(
+                max_proposals=max_proposals, score_threshold=nms_score_threshold, static=static
+            ),
+            sampler=targets.AnchorSampler(num_samples=num_samples),
+            execution=Execution(static=static),
         ),
-        anchor_sampler=targets.AnchorSampler(num_samples=32),
-        rpn_loss=losses.RpnLoss(),
         roi_sampler=targets.RoISampler(num_samples=num_rois),
         roi_pooler=pooler,
         box_head=box_head,
-        box_loss=losses.BoxLoss(miner=miner),
-        postprocessor=postprocess.Postprocessor(
-            max_detections_per_class=5, max_total_detections=8, implementation=implementation
-        ),
         outputs=outputs,
     )
 
 
-def _make_groundtruth(*images: list[dict], num_rows: int | None = None) -> Groundtruth:
+def make_groundtruth(*images: list[dict], num_rows: int | None = None) -> Groundtruth:
     """Each image is a list of {"box": (ymin, xmin, ymax, xmax), "class", "weight", "crowd"}, the last three optional."""
     num_rows = num_rows or max(1, *(len(image) for image in images))
     boxes = np.zeros([len(images), num_rows, 4], np.float32)
@@ -118,35 +119,3 @@ def _make_groundtruth(*images: list[dict], num_rows: int | None = None) -> Groun
             weights[i, j], is_crowd[i, j] = gt.get("weight", 1.0), gt.get("crowd", False)
     num_boxes = tf.constant([len(image) for image in images], tf.int32)
     return Groundtruth(*map(tf.constant, (boxes, classes)), num_boxes, *map(tf.constant, (weights, is_crowd)))
-
-
-@pytest.fixture(scope="session")
-def make_backbone():
-    return _make_backbone
-
-
-@pytest.fixture(scope="session")
-def make_extractor():
-    return _make_extractor
-
-
-@pytest.fixture(scope="session")
-def make_model():
-    return _make_model
-
-
-@pytest.fixture(scope="session")
-def make_groundtruth():
-    return _make_groundtruth
-
-
-@pytest.fixture(scope="session")
-def backbone_filters():
-    return NUM_FILTERS
-
-
-@pytest.fixture(scope="session")
-def model():
-    """Shared: tests must leave its variables as they are."""
-    tf_keras.utils.set_random_seed(0)
-    return _make_model()

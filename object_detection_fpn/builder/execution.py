@@ -1,0 +1,79 @@
+"""How a model is computed, from `train_config`, `eval_config` and the devices."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import tensorflow as tf
+
+from object_detection_fpn.builder.training import dtype_name, training_precision
+from object_detection_fpn.execution import Execution
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.protos import faster_rcnn_pb2, pipeline_pb2, train_pb2
+
+_MIN_WINOGRAD_CELLS = 64  # of a side of the finest level
+
+
+def training_execution(
+    config: pipeline_pb2.TrainEvalPipelineConfig, *, is_tpu: bool = False, jit_compile: bool = False
+) -> Execution:
+    """How training computes the model.
+
+    Args:
+        config: a checked config.
+        is_tpu: whether it trains on a TPU, which compiles every step.
+        jit_compile: whether XLA compiles the step on another device.
+    """
+    settings = config.train_config
+    precision = training_precision(settings, is_tpu=is_tpu)
+    static = is_tpu or jit_compile
+    if settings.HasField("recompute_backbone"):
+        recomputed_stages = len(resnet_v1.LEVELS) if settings.recompute_backbone else 0
+    else:
+        # XLA orders a step so that it needs less memory, and a TPU has much: there it is not worth the time.
+        recomputed_stages = 0 if static else 1
+    return Execution(
+        dtype="float32" if precision == train_pb2.FLOAT32 else f"mixed_{dtype_name(precision)}",
+        static=static,
+        jit_compile=jit_compile and not is_tpu,
+        recomputed_stages=recomputed_stages,
+    )
+
+
+def inference_execution(
+    config: pipeline_pb2.TrainEvalPipelineConfig,
+    *,
+    is_tpu: bool = False,
+    jit_compile: bool = False,
+    device: Literal["cpu", "gpu"] | None = None,
+) -> Execution:
+    """How evaluation, export and prediction compute a model whose weights are restored; nothing has a gradient.
+
+    Args:
+        config: a checked config.
+        is_tpu: whether it runs on a TPU.
+        jit_compile: whether XLA compiles it on another device.
+        device: what the model is to be fast on; it runs on both. None: what this machine has.
+    """
+    if device is None:
+        device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    static = is_tpu or jit_compile
+    return Execution(
+        static=static,
+        jit_compile=jit_compile and not is_tpu,
+        winograd=device == "cpu" and not static and _has_large_maps(config.model.faster_rcnn),
+        is_restored=True,
+    )
+
+
+def _has_large_maps(config: faster_rcnn_pb2.FasterRcnn) -> bool:
+    """Whether the finest level has enough cells for Winograd's algorithm to be worth its start; taken to be so if unknown."""
+    resizer = config.image_resizer
+    kind = resizer.WhichOneof("image_resizer_oneof")
+    if kind == "keep_aspect_ratio_resizer":
+        side = resizer.keep_aspect_ratio_resizer.max_dimension
+    elif kind == "fixed_shape_resizer":
+        side = max(resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width)
+    else:
+        return True
+    return side >> config.feature_extractor.fpn.min_level >= _MIN_WINOGRAD_CELLS

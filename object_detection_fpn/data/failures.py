@@ -1,0 +1,59 @@
+"""Errors of the user's data: which file and record, and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names file or record, and the reason, in one line."""
+
+
+def name_record(file: str, index: int, source_id: str) -> str:
+    """The name of a record in errors and warnings; `index` counts from 0."""
+    return f"{file}, record {index}" + (f" (source_id {source_id})" if source_id else "")
+
+
+def error_message(error: tf.errors.OpError) -> str | None:
+    """The message with which this pipeline refused its data, without TensorFlow's wrapping; None for any other error."""
+    found = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[\[|\[Op:|$)", error.message, re.DOTALL)
+    return found and found.group(1).replace("] [", "").replace("\\'", "'").replace('\\"', '"')
+
+
+def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callable[[tf.Tensor], Any]) -> str:
+    """Says in one line which record could not be decoded, and why, by decoding it once more.
+
+    Args:
+        serialized: the record that `decode` failed on.
+        file: the file it comes from.
+        index: its position in the file, from 0.
+        decode: `decoder.decode_example` with its settings bound.
+    """
+    try:
+        example = tf.train.Example.FromString(serialized)
+    except Exception:  # the protobuf runtimes (upb, C++, Python) raise different classes for malformed bytes
+        return f"{name_record(file, index, '')}: {len(serialized):,} bytes that are no serialized tf.Example."
+    features = example.features.feature
+    source_id = b"".join(features["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
+    record = name_record(file, index, source_id)
+    if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
+        return f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames."
+    try:
+        decode(tf.constant(serialized))
+    except tf.errors.OpError as error:
+        message = error_message(error)
+        if message is not None:
+            return f"{record}: {message}"
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
+        if "feature" in reason.lower() or "Key:" in reason:
+            return f"{record}: {reason}"
+        encoded = b"".join(features["image/encoded"].bytes_list.value[:1])
+        return (
+            f"{record}: image/encoded ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
+            f"it is truncated, corrupted or of an unknown format. {reason}"
+        )
+    return f"{record}: could not be decoded the first time, for a reason that did not recur."

@@ -1,0 +1,87 @@
+"""What training, evaluation, serving and weight import know of a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from object_detection_fpn.records import REGULARIZATION_LOSS, Detections, Groundtruth, Inputs, Predictions
+
+
+class Detector(Protocol):
+    """A model that detects objects, in four verbs.
+
+        inputs = detector.preprocess(batch.inputs)
+        predictions = detector.predict(inputs, training=True, groundtruth=batch.groundtruth, seed=seed)
+        losses = detector.loss(predictions, batch.groundtruth)
+        detections = detector.postprocess(predictions, inputs)
+
+    It has no state beyond its variables, all of which exist after construction.
+    """
+
+    feature_extractor: Any
+    """Images -> pyramid; its `backbone` is what weights of classifiers are for."""
+    variables: Sequence[tf.Variable]
+    trainable_variables: Sequence[tf.Variable]
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """The names that `loss` returns, in their order."""
+
+    def preprocess(self, inputs: Inputs) -> Inputs:
+        """Normalizes pixels as the backbone wants them.
+
+        Args:
+            inputs: images of any number type in [0, 255], already resized.
+
+        Returns:
+            The same with float32 images.
+        """
+
+    def predict(
+        self,
+        inputs: Inputs,
+        *,
+        training: bool,
+        groundtruth: Groundtruth | None = None,
+        seed: tf.Tensor | None = None,
+    ) -> Predictions:
+        """Runs the network.
+
+        Args:
+            inputs: of `preprocess`.
+            training: batch normalization uses the batch's statistics, and heads see what they train on.
+            groundtruth: needed in training by detectors whose heads train on RoIs.
+            seed: [2] int32 for every random choice of a train step; zeros when None.
+        """
+
+    def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+        """Computes each image's share of every loss, [B] float32; the loss of a batch is its mean.
+
+        Predictions made outside of training have the losses of all their proposals.
+        """
+
+    def regularization_loss(self) -> tf.Tensor:
+        """Computes what the weights cost by themselves, a scalar float32; no image has a share in it."""
+
+    def postprocess(self, predictions: Predictions, inputs: Inputs) -> Detections:
+        """Turns predictions into detections, in the frame of the resized image without its padding."""
+
+    def restorable_parts(self, kind: str) -> tuple[str, ...] | None:
+        """Says what a checkpoint gives this detector when it is fine-tuned.
+
+        Args:
+            kind: "classification", "detection" or "full", as `train_config.fine_tune_checkpoint_type`.
+
+        Returns:
+            Beginnings of the paths of variables; None = all variables.
+        """
+
+
+def mean_losses(detector: Detector, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+    """The losses of a batch, scalars: the mean of each over the images, and last the regularization of the weights."""
+    losses = detector.loss(predictions, groundtruth)
+    means = {name: tf.reduce_mean(losses[name]) for name in detector.loss_names}
+    return means | {REGULARIZATION_LOSS: detector.regularization_loss()}

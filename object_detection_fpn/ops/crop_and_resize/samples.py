@@ -1,0 +1,84 @@
+"""Where the samples of a crop lie, which all implementations share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import tensorflow as tf
+
+from object_detection_fpn.ops import cells as cell_ops
+
+# Two float32 steps below 1: enough that rounding never carries the last sample of a box that ends on the border beyond it.
+_ROUNDING = 2.0**-23
+
+Pair: TypeAlias = tuple[tf.Tensor, tf.Tensor]
+
+
+class Samples(NamedTuple):
+    """Between which (low, high) cells samples lie, within their level, and the weights of these."""
+
+    rows: Pair  # [B, R, height] int32
+    row_weights: Pair  # [B, R, height]
+    columns: Pair  # [B, R, width] int32
+    column_weights: Pair  # [B, R, width]
+
+
+def as_coordinates(boxes_normalized: tf.Tensor) -> tf.Tensor:
+    """Boxes [B, R, 4] of any float type -> float32, finite, through which no gradient passes."""
+    # float32 even for bfloat16 features: with 8 bits, 0.501 equals 0.5.
+    boxes = tf.stop_gradient(tf.cast(boxes_normalized, tf.float32))
+    return tf.where(tf.reduce_all(tf.math.is_finite(boxes), axis=-1, keepdims=True), boxes, 0.0)
+
+
+def pull_inside(boxes: tf.Tensor) -> tf.Tensor:
+    """Without this, rounding turns the last row or column of up to 3 % of the boxes that end on the border into padding."""
+    return tf.where(tf.abs(boxes - 1.0) <= _ROUNDING, 1.0 - _ROUNDING, boxes)
+
+
+def locate_samples(
+    pyramid: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    level_indices: tf.Tensor,
+    *,
+    crop_size: tuple[int, int],
+    fades_beyond_border: bool,
+) -> Samples:
+    _, size = cell_ops.locate(pyramid, level_indices)
+    rows, row_weights = _locate_along_axis(
+        boxes[..., 0], boxes[..., 2], size[..., 0], crop_size[0], fades_beyond_border
+    )
+    columns, column_weights = _locate_along_axis(
+        boxes[..., 1], boxes[..., 3], size[..., 1], crop_size[1], fades_beyond_border
+    )
+    return Samples(rows, row_weights, columns, column_weights)
+
+
+def _locate_along_axis(
+    start: tf.Tensor, stop: tf.Tensor, size: tf.Tensor, num_samples: int, fades_beyond_border: bool
+) -> tuple[Pair, Pair]:
+    """The cells, and their weights, between which each sample along one axis lies.
+
+    Args:
+        start: [B, R] normalized first end of the boxes.
+        stop: [B, R] normalized last end.
+        size: [B, R] int32 cells along the axis.
+        num_samples: S.
+        fades_beyond_border: weights sink from 1 to 0 over one cell beyond the border; otherwise they are 0 there.
+
+    Returns:
+        Cells (low, high), [B, R, S] int32 in [0, size), and weights (low, high), [B, R, S]; together 1, less beyond the border.
+    """
+    last = tf.cast(size - 1, tf.float32)[..., tf.newaxis]
+    shares = tf.linspace(0.0, 1.0, num_samples) if num_samples > 1 else tf.constant([0.5])
+    position = (start[..., tf.newaxis] * (1.0 - shares) + stop[..., tf.newaxis] * shares) * last
+    inside = tf.clip_by_value(position, 0.0, last)
+    if fades_beyond_border:
+        presence = tf.maximum(1.0 - tf.abs(position - inside), 0.0)
+    else:
+        presence = tf.cast(tf.equal(position, inside), tf.float32)
+    low = tf.floor(inside)
+    fraction = inside - low
+    low_cell = tf.cast(low, tf.int32)
+    high_cell = tf.minimum(low_cell + 1, size[..., tf.newaxis] - 1)
+    return (low_cell, high_cell), (presence * (1.0 - fraction), presence * fraction)

@@ -1,0 +1,170 @@
+"""Non-maximum suppression of batches; tf.image's batched versions lack indices, or XLA, or speed on 200,000 anchors.
+
+Both implementations are greedy and exact: boxes in order of falling score, ties by lowest index, and a box is dropped when its
+IoU with a box kept before exceeds the threshold; Soft-NMS decays its score instead. `native` runs TensorFlow's CPU and GPU
+kernel row by row; `static` has static shapes and works on all rows at once. N counts the boxes of a row.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.ops.dims import dim
+from object_detection_fpn.ops.nms import multiclass
+from object_detection_fpn.ops.nms.common import NEVER, BoxLookUp, Kept, Suppression
+from object_detection_fpn.ops.nms.native import suppress as suppress_native
+from object_detection_fpn.ops.nms.static import suppress as suppress_static
+
+__all__ = ["BoxLookUp", "NmsDetections", "Suppression", "batched_nms", "multiclass_nms"]
+
+
+class NmsDetections(NamedTuple):
+    """What survives of each image, best first; padding rows are zero."""
+
+    boxes: tf.Tensor
+    """[B, D, 4] float32, clipped to the window."""
+    scores: tf.Tensor
+    """[B, D] float32."""
+    classes: tf.Tensor
+    """[B, D] int32, 0-based."""
+    roi_indices: tf.Tensor
+    """[B, D] int32, row of the RoI the detection comes from."""
+    num: tf.Tensor
+    """[B] int32, real rows."""
+
+
+def batched_nms(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    *,
+    max_outputs: int,
+    iou_threshold: float,
+    score_threshold: float,
+    static: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Keeps the best boxes of each row that do not overlap a better one.
+
+    Args:
+        boxes: [B, N, 4] float32 in any one frame, N at least 1, ymin <= ymax and xmin <= xmax.
+        scores: [B, N] float32. NaN counts as below the threshold.
+        max_outputs: number of boxes to keep; may exceed N.
+        iou_threshold: IoU above which the worse box of a pair is dropped.
+        score_threshold: only boxes that score more take part; -inf admits all.
+        static: in static shapes, which XLA compiles, instead of by TensorFlow's kernel; the results are the same.
+
+    Returns:
+        indices: [B, max_outputs] int32, best first; 0 in padding rows.
+        num: [B] int32, how many are real.
+
+    Raises:
+        ValueError: if `max_outputs` is below 1.
+    """
+    kept = _suppress(
+        boxes,
+        scores,
+        max_outputs=max_outputs,
+        iou_threshold=iou_threshold,
+        score_threshold=score_threshold,
+        soft_nms_sigma=0.0,
+        static=static,
+    )
+    return kept.indices, kept.num
+
+
+def multiclass_nms(
+    boxes: tf.Tensor | BoxLookUp,
+    scores: tf.Tensor,
+    suppression: Suppression,
+    *,
+    clip_window: tf.Tensor,
+    num_valid: tf.Tensor | None = None,
+    static: bool = False,
+) -> NmsDetections:
+    """Turns scored boxes of all classes into detections, in the order of steps of the Object Detection API.
+
+    Suppression looks at the boxes before they are clipped; its survivors are clipped to the window, those left without area
+    are dropped, and the best of all classes are kept.
+
+    Args:
+        boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1. Where C is 1 and suppression
+            is `static` and not soft, a function of rows too: few of many boxes are looked at.
+        scores: [B, R, C] float32, without background; NaN counts as below the threshold.
+        suppression: thresholds and numbers of detections.
+        clip_window: [B, 4] float32 in the frame of the boxes.
+        num_valid: [B] int32, RoIs that are real, the first ones; None means all.
+        static: as for `batched_nms`.
+
+    Returns:
+        The detections.
+    """
+    with tf.name_scope("suppression"):
+        return _multiclass_nms(boxes, scores, suppression, clip_window, num_valid, static)
+
+
+def _multiclass_nms(
+    boxes: tf.Tensor | BoxLookUp,
+    scores: tf.Tensor,
+    suppression: Suppression,
+    clip_window: tf.Tensor,
+    num_valid: tf.Tensor | None,
+    static: bool,
+) -> NmsDetections:
+    if num_valid is not None:
+        is_valid = tf.range(dim(scores, 1)) < num_valid[:, tf.newaxis]
+        scores = tf.where(is_valid[:, :, tf.newaxis], scores, NEVER)
+    scores = tf.where(scores > suppression.score_threshold, scores, NEVER)
+    suppress = functools.partial(
+        _suppress,
+        iou_threshold=suppression.iou_threshold,
+        score_threshold=suppression.score_threshold,
+        soft_nms_sigma=suppression.soft_nms_sigma,
+        static=static,
+    )
+    if suppression.class_agnostic:
+        num_top_classes = min(suppression.max_classes_per_detection, scores.shape[2])
+        candidates = multiclass.suppress_across_classes(
+            boxes, scores, suppression.max_total_detections, num_top_classes, suppress
+        )
+    else:
+        candidates = multiclass.suppress_within_classes(boxes, scores, suppression.max_detections_per_class, suppress)
+
+    clipped = box_ops.clip(candidates.boxes, clip_window)
+    candidates = candidates._replace(boxes=clipped)
+    if not suppression.keep_empty:
+        candidates = candidates._replace(scores=tf.where(box_ops.area(clipped) > 0.0, candidates.scores, NEVER))
+    missing = max(suppression.max_total_detections - candidates.scores.shape[1], 0)
+    best_scores, best = tf.math.top_k(
+        tf.pad(candidates.scores, [[0, 0], [0, missing]], constant_values=NEVER), k=suppression.max_total_detections
+    )
+    is_real = best_scores > NEVER
+    best = tf.where(is_real, best, 0)
+    return NmsDetections(
+        boxes=tf.where(is_real[..., tf.newaxis], tf.gather(candidates.boxes, best, batch_dims=1), 0.0),
+        scores=tf.where(is_real, best_scores, 0.0),
+        classes=tf.where(is_real, tf.gather(candidates.classes, best, batch_dims=1), 0),
+        roi_indices=tf.where(is_real, tf.gather(candidates.roi_indices, best, batch_dims=1), 0),
+        num=tf.math.count_nonzero(is_real, axis=1, dtype=tf.int32),
+    )
+
+
+def _suppress(
+    boxes: tf.Tensor | BoxLookUp,
+    scores: tf.Tensor,
+    *,
+    max_outputs: int,
+    iou_threshold: float,
+    score_threshold: float,
+    soft_nms_sigma: float,
+    static: bool,
+) -> Kept:
+    if max_outputs < 1:
+        raise ValueError(f"max_outputs = {max_outputs}. Allowed: 1 or more.")
+    scores = tf.stop_gradient(tf.cast(scores, tf.float32))
+    if not callable(boxes):
+        boxes = tf.stop_gradient(tf.cast(boxes, tf.float32))
+    suppress = suppress_static if static else suppress_native
+    return suppress(boxes, scores, max_outputs, iou_threshold, score_threshold, soft_nms_sigma)

@@ -1,0 +1,151 @@
+"""Runs a detector on one image at a time: a SavedModel that this package or the Object Detection API exported, or a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from object_detection_fpn.data.resize import Resizer
+from object_detection_fpn.serving.images import PILLOW_MODES
+from object_detection_fpn.serving.saved_model import make_serving_function
+
+_PARSERS = frozenset(
+    {"ParseExample", "ParseExampleV2", "ParseSingleExample"}
+)  # ops of a graph that takes tf.train.Examples
+
+
+class ImagePrediction(NamedTuple):
+    """The detections of one image, best first."""
+
+    boxes_normalized: np.ndarray
+    """[N, 4] float32 (ymin, xmin, ymax, xmax), normalized to the image."""
+    scores: np.ndarray
+    """[N] float32."""
+    class_ids: np.ndarray
+    """[N] int, 1-based, the ids of the label map."""
+
+
+class Predictor:
+    """Detects objects in images, one image at a time, each of any size.
+
+    It takes pixels as they are; `serving.images.read_image` has turned them upright.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[np.ndarray], Mapping[str, tf.Tensor]],
+        *,
+        categories: Sequence[Mapping[str, Any]] = (),
+        num_channels: int = 3,
+    ):
+        """Args:
+            serve: one image [1, h, w, num_channels] uint8 -> the outputs of `saved_model.make_serving_function`.
+            categories: `{"id": 1-based, "name": ...}`; a class without a name is shown by its id.
+            num_channels: how images are decoded: 1, 3 or 4.
+
+        Raises:
+            ValueError: if `num_channels` is none of these.
+        """
+        if num_channels not in PILLOW_MODES:
+            raise ValueError(
+                f"The model takes images of {num_channels} channels, which no image file has. Allowed: 1, 3, 4."
+            )
+        self._serve = serve
+        self.names = {int(category["id"]): str(category["name"]) for category in categories}
+        self.categories = [{"id": class_id, "name": name} for class_id, name in sorted(self.names.items())]
+        self.num_channels = num_channels
+
+    @classmethod
+    def from_saved_model(cls, path: str, *, categories: Sequence[Mapping[str, Any]] = ()) -> Predictor:
+        """Loads a SavedModel of any of the four input types.
+
+        Args:
+            path: the folder of the SavedModel, or the export's folder around it.
+            categories: as in the constructor; a SavedModel carries no names.
+
+        Raises:
+            FileNotFoundError: if there is no SavedModel.
+            ValueError: if it is no detector exported by this package or the Object Detection API.
+        """
+        folder = _find_saved_model(path)
+        loaded = tf.saved_model.load(folder)
+        signature = loaded.signatures.get("serving_default")
+        inputs = signature.structured_input_signature[1] if signature is not None else {}
+        outputs = signature.structured_outputs if signature is not None else {}
+        needed = {"detection_boxes", "detection_scores", "detection_classes", "num_detections"}
+        if set(inputs) != {"input_tensor"} or not needed <= set(outputs):
+            raise ValueError(
+                f"{folder} is no exported detector: its signature serving_default takes {sorted(inputs)} and gives "
+                f"{sorted(outputs)}. Wanted: input_tensor, and at least {sorted(needed)}."
+            )
+        spec = inputs["input_tensor"]
+        num_channels = 3 if spec.dtype == tf.string else spec.shape[-1]
+
+        def serve(image: np.ndarray) -> Mapping[str, tf.Tensor]:
+            # `loaded` is named here to keep its variables alive as long as the function.
+            return loaded.signatures["serving_default"](input_tensor=_as_input(image, spec, takes_examples))
+
+        takes_examples = spec.dtype == tf.string and _parses_examples(signature)
+        return cls(serve, categories=categories, num_channels=num_channels)
+
+    @classmethod
+    def from_model(
+        cls,
+        *,
+        model: Any,
+        resizer: Resizer,
+        categories: Sequence[Mapping[str, Any]] = (),
+        num_channels: int = 3,
+    ) -> Predictor:
+        """Takes a model with its weights.
+
+        Args:
+            model: has `preprocess`, `predict` and `postprocess`.
+            resizer: what the model's images went through in training.
+            categories: as in the constructor.
+            num_channels: of the images that go into the resizer.
+        """
+        serve = make_serving_function(
+            model=model, resizer=resizer, input_type="image_tensor", num_channels=num_channels
+        )
+        return cls(lambda image: serve(tf.constant(image)), categories=categories, num_channels=num_channels)
+
+    def predict(self, image: np.ndarray) -> ImagePrediction:
+        """Detects objects in one image [h, w, channels] uint8."""
+        outputs = self._serve(image[np.newaxis])
+        n = int(outputs["num_detections"][0])
+        return ImagePrediction(
+            boxes_normalized=np.asarray(outputs["detection_boxes"][0, :n]),
+            scores=np.asarray(outputs["detection_scores"][0, :n]),
+            class_ids=np.asarray(outputs["detection_classes"][0, :n]).astype(np.int64),
+        )
+
+
+def _find_saved_model(path: str) -> str:
+    for folder in (path, os.path.join(path, "saved_model")):
+        if tf.io.gfile.exists(os.path.join(folder, "saved_model.pb")):
+            return folder
+    raise FileNotFoundError(f"There is no SavedModel in {path}: neither saved_model.pb nor saved_model/saved_model.pb.")
+
+
+def _parses_examples(signature: Any) -> bool:
+    """Whether a signature that takes strings wants tf.train.Examples rather than image files."""
+    graph_def = signature.graph.as_graph_def()
+    nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
+    return any(node.op in _PARSERS for node in nodes)
+
+
+def _as_input(image: np.ndarray, spec: tf.TensorSpec, takes_examples: bool) -> tf.Tensor:
+    """One image [1, h, w, channels] uint8 as what a signature takes."""
+    if spec.dtype != tf.string:
+        return tf.cast(image, spec.dtype)
+    encoded = tf.io.encode_png(image[0])  # without loss, so that all input types see the same pixels
+    if takes_examples:
+        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded.numpy()]))
+        features = tf.train.Features(feature={"image/encoded": feature})
+        encoded = tf.constant(tf.train.Example(features=features).SerializeToString())
+    return encoded[tf.newaxis]

@@ -1,0 +1,115 @@
+"""Image files as records store them: whole, upright, and of a format that training decodes."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from object_detection_fpn.data import exif
+from object_detection_fpn.data.images import decode_whole
+from object_detection_fpn.data.source.coco import CocoError
+from object_detection_fpn.serving.images import PILLOW_ERRORS, to_pixels
+
+# MPO: a JPEG with more pictures behind it, as many telephones write; decoders read the first. Other formats become PNGs.
+_STORED_AS_IS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
+_JPEG_QUALITY = 95  # of photographs that had to be turned
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image file say."""
+
+    width: int
+    """Pixels, as they are stored."""
+    height: int
+    format: str
+    """Pillow's name, such as "JPEG"."""
+    orientation: int
+    """See `data.exif`."""
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether the file is a JPEG, whatever its name ends in."""
+        return _STORED_AS_IS.get(self.format) == "jpeg"
+
+
+class StoredImage(NamedTuple):
+    """An image as a record holds it."""
+
+    encoded: bytes
+    format: str
+    """"jpeg" or "png"."""
+
+
+def find_image_file(image_dir: str, file_name: str) -> str:
+    """The path of an image file; names written on Windows, with backslashes, are understood where they name no file."""
+    path = os.path.join(image_dir, file_name)
+    if "\\" in file_name and not tf.io.gfile.exists(path):
+        return os.path.join(image_dir, file_name.replace("\\", "/"))
+    return path
+
+
+def read_header(encoded: bytes, where: str) -> Header:
+    """Reads size, format and orientation.
+
+    Raises:
+        CocoError: if Pillow knows no such format.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return Header(*image.size, image.format or "", exif.read_orientation(image))
+    except Image.DecompressionBombError as error:
+        raise CocoError(f"{where}: {error}") from error
+    except PILLOW_ERRORS as error:
+        raise CocoError(f"{where}: the image ({len(encoded):,} bytes) cannot be read: unknown format.") from error
+
+
+def to_stored(encoded: bytes, header: Header, where: str) -> StoredImage:
+    """Makes what a record holds of an image file. The whole image is decoded, as training will do it.
+
+    Args:
+        encoded: the file.
+        header: of the file.
+        where: what names it in messages.
+
+    Returns:
+        The file's own bytes if it is an upright JPEG or PNG. Photographs that have to be turned are encoded anew, JPEGs with
+        quality 95, and lose their EXIF data; other formats become PNGs.
+
+    Raises:
+        CocoError: if the image cannot be decoded.
+    """
+    if header.format in _STORED_AS_IS:
+        pixels = _decode(encoded, where)
+        if header.orientation == exif.UPRIGHT:
+            return StoredImage(encoded, _STORED_AS_IS[header.format])
+    else:
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                pixels = to_pixels(image, num_channels=3)
+        except PILLOW_ERRORS as error:
+            raise CocoError(f"{where}: the image ({len(encoded):,} bytes) cannot be decoded: {error}.") from error
+    upright = Image.fromarray(exif.turn_pixels(pixels, header.orientation))
+    buffer = io.BytesIO()
+    if header.is_jpeg:
+        upright.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    else:
+        upright.save(buffer, "PNG")
+    return StoredImage(buffer.getvalue(), "jpeg" if header.is_jpeg else "png")
+
+
+def _decode(encoded: bytes, where: str) -> np.ndarray:
+    try:
+        with tf.device("CPU:0"):
+            return decode_whole(tf.constant(encoded)).numpy()
+    except tf.errors.OpError as error:
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip().splitlines()[0].strip(" .")
+        raise CocoError(
+            f"{where}: the image ({len(encoded):,} bytes) cannot be decoded; the file is truncated, damaged, or of a kind that "
+            f"TensorFlow does not read ({reason})."
+        ) from error

@@ -1,0 +1,91 @@
+"""Predictors: of models and SavedModels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from PIL import Image
+
+from object_detection_fpn import records
+from object_detection_fpn.data import resize
+from object_detection_fpn.serving.images import read_image
+from object_detection_fpn.serving.predictor import Predictor
+from object_detection_fpn.serving.saved_model import INPUT_TYPES, export_saved_model
+
+
+class MeanModel(tf_keras.layers.Layer):
+    """Two detections an image: a square at a fixed place, scored 0.9, and one of class 8, scored by the image's mean."""
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.scale = self.add_weight(name="scale", shape=[], initializer=tf_keras.initializers.Constant(weight))
+
+    def preprocess(self, inputs):
+        return inputs._replace(images=inputs.images / 255.0)
+
+    def predict(self, inputs, *, training):
+        return tf.reduce_mean(inputs.images, axis=[1, 2, 3]) * self.scale
+
+    def postprocess(self, predictions, inputs):
+        batch_size = tf.shape(predictions)[0]
+        boxes = [[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.5, 0.5], [0.0] * 4]
+        return records.Detections(
+            boxes=tf.tile([boxes], [batch_size, 1, 1]),
+            scores=tf.stack([tf.fill([batch_size], 0.9), predictions, tf.zeros([batch_size])], axis=1),
+            classes=tf.tile([[1, 7, 0]], [batch_size, 1]),
+            num_detections=tf.fill([batch_size], 2),
+        )
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.from_model(model=MeanModel(), resizer=resize.identity())
+
+
+@pytest.mark.parametrize("input_type", INPUT_TYPES)
+def test_saved_models_of_every_input_type_predict_the_same(predictor, tmp_path, input_type):
+    export_saved_model(
+        model=MeanModel(), resizer=resize.identity(), input_type=input_type, output_dir=str(tmp_path),
+        pipeline_config_text="",
+    )  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 256, (31, 47, 3), dtype=np.uint8)
+    expected = predictor.predict(image)
+    for folder in (tmp_path, tmp_path / "saved_model"):
+        found = Predictor.from_saved_model(str(folder)).predict(image)
+        assert found.class_ids.tolist() == [2, 8]
+        for field, value in zip(found, expected, strict=True):
+            np.testing.assert_allclose(field, value, rtol=1e-5)
+
+
+def test_folder_without_saved_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no SavedModel in .*nowhere"):
+        Predictor.from_saved_model(str(tmp_path / "nowhere"))
+
+
+def test_saved_model_of_something_else_is_refused(tmp_path):
+    module = tf.Module()
+    module.double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([], tf.float32, name="x")])
+    tf.saved_model.save(module, str(tmp_path), signatures=module.double)
+    with pytest.raises(
+        ValueError, match=r"no exported detector: .* takes \['x'\] and gives \['y'\]. Wanted: input_tensor"
+    ):
+        Predictor.from_saved_model(str(tmp_path))
+
+
+def test_channels_that_no_image_file_has_are_refused():
+    with pytest.raises(ValueError, match="images of 5 channels"):
+        Predictor(lambda image: {}, num_channels=5)
+
+
+def test_grey_saved_model_gets_grey_images(tmp_path):
+    export_saved_model(
+        model=MeanModel(), resizer=resize.identity(), input_type="image_tensor", output_dir=str(tmp_path / "model"),
+        pipeline_config_text="", num_channels=1,
+    )  # fmt: skip
+    predictor = Predictor.from_saved_model(str(tmp_path / "model"))
+    for name in ("a.png", "a.webp"):  # TensorFlow reads one, Pillow the other
+        Image.new("RGB", (60, 40), (102, 102, 102)).save(tmp_path / name)
+        found = predictor.predict(read_image(str(tmp_path / name), num_channels=predictor.num_channels).pixels)
+        assert found.scores[1] == pytest.approx(0.4, abs=0.01)
