@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags
 
-from object_detection_fpn.cli import main as cli
+from object_detection_fpn.cli import odapi
 from object_detection_fpn.serving.input_types import INPUT_TYPES
 
 FLAGS = flags.FLAGS
@@ -31,8 +31,8 @@ flags.mark_flags_as_required(["pipeline_config_path", "trained_checkpoint_dir", 
 
 
 def main(_: list[str]) -> None:
-    sys.exit(cli.run_exporter_main(FLAGS))
+    sys.exit(odapi.run_exporter_main(FLAGS))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=odapi.parse_flags)

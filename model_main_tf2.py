@@ -17,7 +17,7 @@ import sys
 
 from absl import app, flags
 
-from object_detection_fpn.cli import main as cli
+from object_detection_fpn.cli import odapi
 
 FLAGS = flags.FLAGS
 
@@ -49,8 +49,8 @@ flags.mark_flags_as_required(["pipeline_config_path", "model_dir"])
 
 
 def main(_: list[str]) -> None:
-    sys.exit(cli.run_model_main(FLAGS))
+    sys.exit(odapi.run_model_main(FLAGS))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=odapi.parse_flags)

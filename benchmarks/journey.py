@@ -56,15 +56,17 @@ def draw(folder: str, *, side: int, batch_size: int, num_steps: int, num_eval: i
 def measure(config_path: str, model_dir: str) -> dict[str, float]:
     """One run in this process. Importing is not counted, as it is not for the peer."""
     from object_detection_fpn.config import pipeline as config
-    from object_detection_fpn.jobs import train as run
+    from object_detection_fpn.jobs import evaluate as evaluate_job
+    from object_detection_fpn.jobs import export as export_job
+    from object_detection_fpn.jobs import train as train_job
 
     seconds = [time.perf_counter()]
     message = config.load_config(config_path, require_data=["train", "eval"])
-    result = run.train(message, model_dir=model_dir)
+    result = train_job.train(message, model_dir=model_dir)
     seconds.append(time.perf_counter())
-    run.evaluate(message, checkpoint=result.checkpoint, output_dir=model_dir)
+    evaluate_job.evaluate(message, checkpoint=result.checkpoint, output_dir=model_dir)
     seconds.append(time.perf_counter())
-    run.export(message, checkpoint=result.checkpoint, output_dir=os.path.join(model_dir, "exported"))
+    export_job.export(message, checkpoint=result.checkpoint, output_dir=os.path.join(model_dir, "exported"))
     seconds.append(time.perf_counter())
     values = {name: round(seconds[i + 1] - seconds[i], 1) for i, name in enumerate(KEYS[:3])}
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

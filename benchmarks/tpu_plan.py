@@ -3,7 +3,7 @@
     python benchmarks/tpu_plan.py [--tpu v5e-8] [--batch_size 8] [--fast] [--plan_python PYTHON]
     python benchmarks/tpu_plan.py --peer_hlo 'peer_{batch_size}.hlo'
 
-`--batch_size` is that of one core (v2 to v4) or chip; of the program of batch 2 only the size is told. `--plan_python` is an
+`--batch_size` is that of one core (v2 to v4) or chip; of the program of batch 2 only the size is printed. `--plan_python` is an
 interpreter of an environment with `jax[tpu]`. With `--peer_hlo`, serialized `xla.HloModuleProto`s of another
 implementation's step at both batches, that of the larger one is compiled too and the ratios printed, own by peer;
 "{batch_size}" in the name stands for the batch.

@@ -26,6 +26,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     from object_detection_fpn import builder
     from object_detection_fpn.protos import train_pb2
+    from object_detection_fpn.training.settings import StepSettings
     from object_detection_fpn.training.step import Trainer
 
     config = _common.load_recipe(arguments.side)
@@ -47,10 +48,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         optimizer=optimizer,
         variables=variables,
         strategy=strategy,
-        gradient_clipping_by_norm=0.0,
-        add_regularization_loss=True,
-        jit_compile=arguments.jit_compile,
-        seed=0,
+        settings=StepSettings(jit_compile=arguments.jit_compile),
     )
     trainer.run(1)
     first = time.perf_counter() - start

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from object_detection_fpn.builder import build_model
     from object_detection_fpn.config.pipeline import load_config
-    from object_detection_fpn.jobs.train import evaluate, export, train
+    from object_detection_fpn.jobs.evaluate import evaluate
+    from object_detection_fpn.jobs.export import export
+    from object_detection_fpn.jobs.train import train
     from object_detection_fpn.modeling.fpn import FeatureExtractor
     from object_detection_fpn.modeling.heads.box import BoxFeatureExtractor
 
@@ -21,8 +23,8 @@ _HOMES = {
     "BoxFeatureExtractor": "modeling.heads.box",
     "FeatureExtractor": "modeling.fpn",
     "build_model": "builder",
-    "evaluate": "jobs.train",
-    "export": "jobs.train",
+    "evaluate": "jobs.evaluate",
+    "export": "jobs.export",
     "load_config": "config.pipeline",
     "train": "jobs.train",
 }

@@ -1,14 +1,19 @@
-"""What several tests share: a detector built in a moment, every part real, with few channels, anchors and RoIs."""
+"""What several tests share: ONE tiny backbone, ONE tiny config, and a detector built in a moment with every part real."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tf_keras
+from google.protobuf import text_format
 
+from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, hard_examples, layers, postprocess, proposals, targets
 from object_detection_fpn.modeling import pooler as roi
@@ -17,24 +22,105 @@ from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import nms
+from object_detection_fpn.protos import faster_rcnn_pb2, model_pb2
 from object_detection_fpn.records import Groundtruth
+
+RESNET18 = "faster_rcnn_resnet18_fpn_keras"
+
+# A FasterRcnn of three levels with one anchor a cell.
+MODEL = f"""
+num_classes: 3
+image_resizer {{ fixed_shape_resizer {{ height: 64 width: 64 }} }}
+feature_extractor {{
+  type: "{RESNET18}"
+  conv_hyperparams {{ }}
+  fpn {{ min_level: 3 max_level: 5 additional_layer_depth: 6 }}
+}}
+first_stage_anchor_generator {{
+  multiscale_anchor_generator {{
+    min_level: 3 max_level: 5 anchor_scale: 2 aspect_ratios: 1 scales_per_octave: 1 normalize_coordinates: false
+  }}
+}}
+first_stage_box_predictor_conv_hyperparams {{ }}
+first_stage_box_predictor_depth: 6
+first_stage_max_proposals: 40
+initial_crop_size: 4
+maxpool_kernel_size: 2
+maxpool_stride: 2
+second_stage_box_predictor {{ mask_rcnn_box_predictor {{ fc_hyperparams {{ }} }} }}
+second_stage_batch_size: 16
+second_stage_post_processing {{
+  batch_non_max_suppression {{ score_threshold: 0.05 max_detections_per_class: 8 max_total_detections: 10 }}
+  score_converter: SOFTMAX
+}}
+"""
 
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
 
 
-def make_backbone(spec: layers.LayerSpec = layers.LayerSpec()) -> resnet_v1.Backbone:
-    inputs = features = tf_keras.Input([None, None, 3])
+def make_backbone(
+    spec: layers.LayerSpec = layers.LayerSpec(),
+    *,
+    max_level: int = 5,
+    num_channels: int = 3,
+    num_filters: Sequence[int] = tuple(NUM_FILTERS.values()),
+    is_residual: bool = False,
+) -> resnet_v1.Backbone:
+    """One convolution a level, of few channels, made as a whole ResNet's are.
+
+    Args:
+        spec: of every layer.
+        max_level: last level that is built.
+        num_channels: of the images.
+        num_filters: of levels 2, 3, ...
+        is_residual: whether it has all kinds of layers that a ResNet has: a strided stem, pooling, and shortcuts with and
+            without projection.
+    """
+
+    def convolve(features, filters, size, strides, name):
+        convolved = spec.make_conv(filters, size, strides=strides, name=f"conv{name}")(features)
+        return spec.make_norm(name=f"norm{name}")(convolved)
+
+    inputs = features = tf_keras.Input([None, None, num_channels])
+    if is_residual:
+        features = spec.make_activation(name="act_stem")(convolve(features, num_filters[0], 7, 2, "_stem"))
+        features = tf_keras.layers.MaxPooling2D(3, 2, padding="same", dtype=spec.dtype)(features)
     outputs = []
-    for level, filters in NUM_FILTERS.items():
-        features = spec.make_conv(filters, 3, strides=4 if level == 2 else 2, name=f"conv{level}")(features)
-        features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(features))
+    for level, filters in zip(range(2, max_level + 1), num_filters, strict=False):
+        strides = 2 if level > 2 else 1 if is_residual else 4
+        has_projection = is_residual and level > 2
+        shortcut = convolve(features, filters, 1, strides, f"{level}_shortcut") if has_projection else features
+        features = convolve(features, filters, 3, strides, level)
+        if is_residual:
+            features = tf_keras.layers.Add(dtype=spec.dtype)([shortcut, features])
+        features = spec.make_activation(name=f"act{level}")(features)
         outputs.append(features)
     return resnet_v1.Backbone(
         tf_keras.Model(inputs, outputs),
-        levels=tuple(NUM_FILTERS),
+        levels=tuple(range(2, max_level + 1)),
         recomputed_stages=spec.execution.recomputed_stages,
-        name="small_backbone",
+        name="tiny",
     )
+
+
+def put_backbone(patch: pytest.MonkeyPatch, *types: str, **settings: Any) -> None:
+    """Makes configs that ask for one of these types, by default ResNet-18, get the tiny backbone.
+
+    Args:
+        patch: takes it back.
+        types: of feature extractors.
+        settings: of `make_backbone`.
+    """
+    for name in types or (RESNET18,):
+        patch.setitem(builder.BACKBONES, name, lambda *, spec, **others: make_backbone(spec, **others, **settings))
+
+
+def model_message(*changes: str) -> model_pb2.DetectionModel:
+    """`MODEL` with the fields of FasterRcnn in `changes` changed, one after the other."""
+    config = text_format.Parse(MODEL, faster_rcnn_pb2.FasterRcnn())
+    for text in changes:
+        config.MergeFrom(text_format.Parse(text, faster_rcnn_pb2.FasterRcnn()))
+    return model_pb2.DetectionModel(faster_rcnn=config)
 
 
 def make_extractor(

@@ -120,7 +120,7 @@ def test_commands_of_the_pages_are_understood(root_dir, name):
     found = commands(text, "odfpn")
     assert found
     for words in found:
-        assert cli._make_parser().parse_args(words).command, words
+        assert cli.make_parser().parse_args(words).run, words
     script = (root_dir / "model_main_tf2.py").read_text()
     for words in commands(text, "python model_main_tf2.py"):
         for flag in re.findall(r"--(\w+)", " ".join(words)):

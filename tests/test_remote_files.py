@@ -10,7 +10,7 @@ import tensorflow as tf
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.tools import shapes
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
@@ -43,7 +43,7 @@ def test_training_evaluation_and_export_work_on_remote_paths(config_path, untrac
     model_dir = f"{ROOT}/model"
     message = config.load_config(config_path, require_data=["train", "eval"])
     with untraced():
-        assert run.train(message, model_dir=model_dir).checkpoint == f"{model_dir}/ckpt-1"
+        assert train_job.train(message, model_dir=model_dir).checkpoint == f"{model_dir}/ckpt-1"
     assert tf.io.gfile.exists(f"{model_dir}/pipeline.config")
     assert tf.io.gfile.glob(f"{model_dir}/train/events*")
 

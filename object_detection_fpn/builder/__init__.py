@@ -10,7 +10,6 @@ from object_detection_fpn.builder.data import (
     build_dataset,
     build_resizer,
     max_number_of_boxes,
-    num_image_channels,
 )
 from object_detection_fpn.builder.execution import inference_execution, training_execution
 from object_detection_fpn.builder.faster_rcnn import (
@@ -64,7 +63,6 @@ __all__ = [
     "dtype_name",
     "inference_execution",
     "max_number_of_boxes",
-    "num_image_channels",
     "training_execution",
     "training_precision",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.text import is_repeated
 from object_detection_fpn.data import decoder, pipeline, preparing, resize
@@ -16,7 +17,6 @@ from object_detection_fpn.data.preparing import Augmentation
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source.service import DataService
 from object_detection_fpn.protos import (
-    faster_rcnn_pb2,
     image_resizer_pb2,
     input_reader_pb2,
     pipeline_pb2,
@@ -150,15 +150,6 @@ def build_resizer(message: image_resizer_pb2.ImageResizer) -> resize.Resizer:
     return resize.identity()
 
 
-def num_image_channels(config: faster_rcnn_pb2.FasterRcnn, reader: input_reader_pb2.InputReader | None = None) -> int:
-    """Channels of the images the model sees: RGB or gray, and the reader's additional ones."""
-    resizer = config.image_resizer
-    chosen = getattr(resizer, resizer.WhichOneof("image_resizer_oneof"))
-    return (1 if getattr(chosen, "convert_to_grayscale", False) else 3) + (
-        reader.num_additional_channels if reader else 0
-    )
-
-
 def build_augmentations(messages: Sequence[preprocessor_pb2.PreprocessingStep]) -> list[Augmentation]:
     """The functions of `train_config.data_augmentation_options`, in their order."""
     kinds = [message.WhichOneof("preprocessing_step") for message in messages]
@@ -192,10 +183,13 @@ def build_dataset(
         sample_1_of_n: overrides the reader's.
         service: makes the batches of training, see `data.pipeline.make_dataset`.
     """
-    model, training, evaluation = config.model.faster_rcnn, config.train_config, config.eval_config
-    resizer = build_resizer(model.image_resizer)
+    training, evaluation = config.train_config, config.eval_config
+    num_classes = model_config.num_classes(config.model)
+    resizer = build_resizer(model_config.image_resizer(config.model))
     if not is_training and evaluation.force_no_resize:
-        resizer = resize.pad_to_multiple(multiple=1, convert_to_grayscale=num_image_channels(model) == 1)
+        resizer = resize.pad_to_multiple(
+            multiple=1, convert_to_grayscale=model_config.num_image_channels(config.model) == 1
+        )
     steps, first_crop = list(training.data_augmentation_options), None
     if is_training and reader.decode_and_crop:
         constraints = crop.CropConstraints(**_keywords(steps.pop(0).random_crop_image))
@@ -214,13 +208,13 @@ def build_dataset(
         deterministic=reader.deterministic,
     )
     decoding = decoder.Decoding(
-        num_classes=model.num_classes,
+        num_classes=num_classes,
         label_to_id=label_map.label_to_id,
         num_additional_channels=reader.num_additional_channels,
         load_class_scores=reader.load_multiclass_scores,
         load_labeled_classes=not is_training,
         map_empty_labeled_classes_to_ones=evaluation.image_classes_field_map_empty_to_ones,
-        hierarchy=decoder.Hierarchy(*label_map.hierarchy()) if reader.expand_labels_hierarchy else None,
+        hierarchy=decoder.Hierarchy(*label_map.hierarchy(num_classes)) if reader.expand_labels_hierarchy else None,
         jpeg_min_side=reader.jpeg_min_side,
         crop=first_crop,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from object_detection_fpn.builder.data import num_image_channels
 from object_detection_fpn.builder.faster_rcnn import build_faster_rcnn
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.protos import input_reader_pb2, model_pb2, pipeline_pb2
@@ -34,5 +34,5 @@ def build_detector(
     config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader, *, execution: Execution
 ) -> Detector:
     """Builds the detector of a checked config for the images of a reader, some of whose channels may be additional."""
-    num_channels = num_image_channels(config.model.faster_rcnn, reader)
+    num_channels = model_config.num_image_channels(config.model, reader)
     return build_model(config.model, execution=execution, num_channels=num_channels)

@@ -14,9 +14,10 @@ from object_detection_fpn.evaluation.metric import Metric
 from object_detection_fpn.evaluation.open_images import OpenImagesBoxMetrics, OpenImagesChallengeBoxMetrics
 from object_detection_fpn.evaluation.pascal import PascalBoxMetrics, PrecisionAtRecallBoxMetrics
 from object_detection_fpn.protos import eval_pb2, optimizer_pb2, train_pb2
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training import optimizers, schedules
+from object_detection_fpn.training.averages import AveragingOptimizer
 
-OPTIMIZERS: dict[str, Callable[..., optimizers.AveragingOptimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., AveragingOptimizer]] = {
     "momentum_optimizer": lambda m, rate, **averages: optimizers.momentum(
         rate, momentum=m.momentum_optimizer_value, **averages
     ),
@@ -59,7 +60,7 @@ def dtype_name(precision: train_pb2.Precision) -> str:
     return train_pb2.Precision.Name(precision).lower()
 
 
-def build_optimizer(message: optimizer_pb2.Optimizer) -> optimizers.AveragingOptimizer:
+def build_optimizer(message: optimizer_pb2.Optimizer) -> AveragingOptimizer:
     """The optimizer of `train_config.optimizer` with its schedule and moving averages."""
     kind = message.WhichOneof("optimizer")
     chosen = getattr(message, kind)
@@ -72,12 +73,12 @@ def build_learning_rate(
 ) -> tf_keras.optimizers.schedules.LearningRateSchedule:
     kind = message.WhichOneof("learning_rate")
     if kind is None:
-        return optimizers.ConstantLearningRate(learning_rate=optimizer_pb2.ConstantLearningRate().learning_rate)
+        return schedules.ConstantLearningRate(learning_rate=optimizer_pb2.ConstantLearningRate().learning_rate)
     rate = getattr(message, kind)
     if kind == "constant_learning_rate":
-        return optimizers.ConstantLearningRate(learning_rate=rate.learning_rate)
+        return schedules.ConstantLearningRate(learning_rate=rate.learning_rate)
     if kind == "exponential_decay_learning_rate":
-        return optimizers.ExponentialDecayLearningRate(
+        return schedules.ExponentialDecayLearningRate(
             initial_learning_rate=rate.initial_learning_rate,
             decay_steps=rate.decay_steps,
             decay_factor=rate.decay_factor,
@@ -87,13 +88,13 @@ def build_learning_rate(
             min_learning_rate=rate.min_learning_rate,
         )
     if kind == "manual_step_learning_rate":
-        return optimizers.ManualStepLearningRate(
+        return schedules.ManualStepLearningRate(
             initial_learning_rate=rate.initial_learning_rate,
             steps=[entry.step for entry in rate.schedule],
             learning_rates=[entry.learning_rate for entry in rate.schedule],
             warmup=rate.warmup,
         )
-    return optimizers.CosineDecayLearningRate(
+    return schedules.CosineDecayLearningRate(
         learning_rate_base=rate.learning_rate_base,
         total_steps=rate.total_steps,
         warmup_learning_rate=rate.warmup_learning_rate,

@@ -7,7 +7,6 @@ records.
 
 from __future__ import annotations
 
-import collections
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,10 @@ class LabelMap:
     """The classes of a label map in ascending order of id, background left out."""
 
     items: tuple[LabelMapItem, ...]
+    """One a class: of several items of one id the first, whose names are shown."""
     use_display_name: bool = False
+    aliases: tuple[LabelMapItem, ...] = ()
+    """The other items: further names under which records may speak of a class."""
 
     @property
     def max_id(self) -> int:
@@ -59,49 +61,64 @@ class LabelMap:
         The Object Detection API understands both kinds of names in records; a text that is one class's name and another
         one's display name means here what `use_display_name` says.
         """
-        others = collections.Counter(other for _, _, other in self._labels())
-        of_others = {other: id for _, id, other in self._labels() if others[other] == 1}
+        ids_of_others: dict[str, set[int]] = {}
+        for _, id, other in self._labels():
+            ids_of_others.setdefault(other, set()).add(id)
+        of_others = {other: id for other, (id, *more) in ids_of_others.items() if not more}
         return of_others | self.name_to_id
 
     def _labels(self) -> list[tuple[str, int, str]]:
         """Text label of records, id, and the other name of each class."""
+        items = (*self.items, *self.aliases)
         if self.use_display_name:
-            return [(item.display_name, item.id, item.name) for item in self.items]
-        return [(item.name, item.id, item.display_name) for item in self.items]
+            return [(item.display_name, item.id, item.name) for item in items]
+        return [(item.name, item.id, item.display_name) for item in items]
 
-    def hierarchy(self) -> tuple[np.ndarray, np.ndarray]:
-        """The relations of the classes, [C, C] bool each for C = `max_id`.
+    def hierarchy(self, num_classes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The relations of the classes, [C, C] bool each.
+
+        Args:
+            num_classes: C, of the model; None = `max_id`.
 
         Returns:
             ancestors: [i - 1, j - 1] says that class j is class i or one of its `ancestor_ids`.
             descendants: the same of its `descendant_ids`. Ids that are no class of a model for this map are passed over.
         """
-        ancestors, descendants = np.eye(self.max_id, dtype=bool), np.eye(self.max_id, dtype=bool)
-        for item in self.items:
+        num_classes = num_classes or self.max_id
+        ancestors, descendants = np.eye(num_classes, dtype=bool), np.eye(num_classes, dtype=bool)
+        for item in (*self.items, *self.aliases):
+            if item.id > num_classes:
+                continue
             for relation, ids in ((ancestors, item.ancestor_ids), (descendants, item.descendant_ids)):
-                relation[item.id - 1, [id - 1 for id in ids if 1 <= id <= self.max_id]] = True
+                relation[item.id - 1, [id - 1 for id in ids if 1 <= id <= num_classes]] = True
         return ancestors, descendants
 
 
 def load_label_map(path: str, *, use_display_name: bool = False) -> LabelMap:
     """Reads a label map.
 
+    Several items of one id are several names of one class, as in the Object Detection API: the first is shown.
+
     Args:
         path: a `.pbtxt` file, local or remote.
         use_display_name: text labels of records are `display_name`s instead of `name`s.
 
     Raises:
-        ConfigError: if the file is missing or is no label map, an item lacks a name, two items share an id or a text
-            label, an id is negative, id 0 is not the background, or there is no class at all.
+        ConfigError: if the file is missing or is no label map, an item lacks a name, two classes share a text label, an
+            id is negative, id 0 is not the background, or there is no class at all.
     """
     message = parse_text(read_text(path), string_int_label_map_pb2.StringIntLabelMap, path)
     rows = [(f"item[{row}]", _read_item(item, f"item[{row}]", path)) for row, item in enumerate(message.item)]
-    _refuse_repeated(rows, "id", path)
     _refuse_repeated(rows, "display_name" if use_display_name else "name", path)
-    items = tuple(sorted((item for _, item in rows if item.id), key=lambda item: item.id))
-    if not items:
+    classes: dict[int, list[LabelMapItem]] = {}
+    for _, item in rows:
+        if item.id:
+            classes.setdefault(item.id, []).append(item)
+    if not classes:
         raise ConfigError(path, "names no class", allowed='at least one item { id: 1 name: "..." }')
-    return LabelMap(items, use_display_name)
+    items = tuple(classes[id][0] for id in sorted(classes))
+    aliases = tuple(item for id in sorted(classes) for item in classes[id][1:])
+    return LabelMap(items, use_display_name, aliases)
 
 
 def _read_item(item: string_int_label_map_pb2.StringIntLabelMapItem, field: str, path: str) -> LabelMapItem:
@@ -123,11 +140,11 @@ def _read_item(item: string_int_label_map_pb2.StringIntLabelMapItem, field: str,
 
 
 def _refuse_repeated(rows: list[tuple[str, LabelMapItem]], attribute: str, path: str) -> None:
-    seen: dict[Any, str] = {}
+    """Refuses a text that names two classes."""
+    seen: dict[str, tuple[str, int]] = {}
     for place, item in rows:
         value = getattr(item, attribute)
-        if value in seen:
-            shown = f'"{value}"' if isinstance(value, str) else value
-            problem = f"{attribute} {shown} stands twice, in {seen[value]} and {place}"
+        first, id = seen.setdefault(value, (place, item.id))
+        if id != item.id:
+            problem = f'{attribute} "{value}" stands twice, in {first} and {place}'
             raise ConfigError(path, problem, allowed=f"a unique {attribute}")
-        seen[value] = place

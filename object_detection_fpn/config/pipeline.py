@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn.config import checks
+from object_detection_fpn.config import checks, files
+from object_detection_fpn.config.problems import Problem
 from object_detection_fpn.config.rules import devices
 from object_detection_fpn.config.text import (
     ConfigError,
@@ -28,7 +29,6 @@ __all__ = [
     "check_config",
     "format_config",
     "load_config",
-    "num_classes",
     "save_config",
 ]
 
@@ -40,7 +40,7 @@ def load_config(
 ) -> pipeline_pb2.TrainEvalPipelineConfig:
     """Reads a pipeline config, changes it, and checks it.
 
-    Fields that are set but have no effect here are logged as warnings.
+    Fields that are set but have no effect here, and a class count that is not that of the label map, are logged as warnings.
 
     Args:
         path: a `.config` file in protobuf text format, local or remote.
@@ -54,7 +54,10 @@ def load_config(
     for override in overrides:
         apply_override(config, override)
     check_config(config, path, require_data=require_data)
-    for field, reason, _, value in checks.find_ineffective(config):
+    uses = _uses(require_data)
+    unusual = [*checks.find_ineffective(config)]
+    unusual += [problem for use in uses for problem in files.find_class_differences(config, use)]
+    for field, reason, _, value in dict.fromkeys(unusual):
         _logger.warning("%s: %s %s.", path, field if value is None else f"{field} = {value}", reason)
     return config
 
@@ -68,16 +71,20 @@ def check_config(
         config: the config.
         source: the file it comes from, for the error.
         require_data: "train", "eval" or both: what the config is about to be used for. Then label maps, records and the
-            checkpoint to start from must exist, and the class count must be that of the label maps. With nothing, no
-            file is looked at.
+            checkpoint to start from must exist and be readable. With nothing, no
+            file is opened.
 
     Raises:
         ConfigError: for the first mistake, with all further ones as its `others` and in its text, a line each.
     """
-    uses = (require_data,) if isinstance(require_data, str) else tuple(require_data)
-    problems: list[checks.Problem | ConfigError] = [*checks.find_problems(config)]
-    problems += [problem for use in uses for problem in checks.find_missing_data(config, use)]
+    uses = _uses(require_data)
+    problems: list[Problem | ConfigError] = [*checks.find_problems(config)]
+    problems += [problem for use in uses for problem in files.find_missing_data(config, use)]
     _refuse(problems, source)
+
+
+def _uses(require_data: str | Iterable[str]) -> tuple[str, ...]:
+    return (require_data,) if isinstance(require_data, str) else tuple(require_data)
 
 
 def check_strategy(
@@ -101,7 +108,7 @@ def check_strategy(
     _refuse(found, source)
 
 
-def _refuse(problems: Iterable[checks.Problem | ConfigError], source: str) -> None:
+def _refuse(problems: Iterable[Problem | ConfigError], source: str) -> None:
     errors = [
         problem
         if isinstance(problem, ConfigError)
@@ -127,8 +134,3 @@ def save_config(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> None
     with tf.io.gfile.GFile(unfinished, "w") as file:
         file.write(format_config(config))
     tf.io.gfile.rename(unfinished, path, overwrite=True)
-
-
-def num_classes(config: pipeline_pb2.TrainEvalPipelineConfig) -> int:
-    """Object classes of the model, background not counted."""
-    return config.model.faster_rcnn.num_classes

@@ -1,9 +1,9 @@
-"""What is wrong with a config, in the words in which it is said, and where: paths of messages and fields."""
+"""A mistake in a config: the field, the message, the value, and what is allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import Message
 
@@ -18,6 +18,10 @@ class Problem(NamedTuple):
     problem: str
     allowed: str = ""
     value: str | None = None
+
+
+Rule: TypeAlias = Callable[[Any, str], Iterable[Problem]]
+"""From a message and its path to what is wrong with it."""
 
 
 def walk(message: Message, path: str = "") -> Iterator[tuple[str, Message]]:

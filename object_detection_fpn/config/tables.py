@@ -236,7 +236,6 @@ REQUIRED = {
     "MultiscaleAnchorGenerator": ("aspect_ratios",),
     "BoxPredictor": ("box_predictor_oneof",),
     "MaskRCNNBoxPredictor": ("fc_hyperparams",),
-    "PostProcessing": ("batch_non_max_suppression",),
     "CalibrationConfig": ("calibrator",),
     "FunctionApproximation": ("x_y_pairs",),
     "TrainConfig": ("optimizer",),
@@ -313,7 +312,7 @@ NO_EFFECT = {
     "FasterRcnnFeatureExtractor.first_stage_features_stride": (
         "each level of a pyramid has a stride of its own, 2 ^ level"
     ),
-    "Hyperparams.regularize_depthwise": "there are no depthwise convolutions on this road",
+    "Hyperparams.regularize_depthwise": "no layer here is a depthwise convolution",
     "MaskRCNNBoxPredictor.conv_hyperparams": "it is for mask and keypoint heads, which are not there yet",
     "MaskRCNNBoxPredictor.mask_prediction_conv_depth": _NO_MASK_HEAD,
     "MaskRCNNBoxPredictor.mask_height": _NO_MASK_HEAD,

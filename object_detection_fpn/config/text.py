@@ -5,6 +5,7 @@ The only place that knows how the text format reports mistakes. Which values mak
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 from collections.abc import Iterable, Sequence
@@ -15,10 +16,14 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from object_detection_fpn.config import paths
 from object_detection_fpn.config.tables import LEFT_OUT
 
 _Message = TypeVar("_Message", bound=Message)
 Field: TypeAlias = Any  # a FieldDescriptor; each of the runtimes of protobuf has a class of its own
+_NUM_EXAMPLES = 5
+_WINDOWS_PATH = re.compile(r"""(["'])([A-Za-z]:[^"'\n]*\\[^"'\n]*)""")  # a quoted string that begins with a drive
+_ESCAPE = re.compile(r"\\([abfnrtvxuU0-7?])")  # what the text format would change; other backslashes stay
 _PROTO_PACKAGE = "object_detection_fpn.protos."
 
 
@@ -72,13 +77,25 @@ def read_text(path: str) -> str:
     Raises:
         ConfigError: if there is no such file or it is not text.
     """
+    if not path.strip():
+        raise ConfigError(f'"{path}"', "is no path of a file")
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read().decode("utf-8-sig")  # editors on Windows put a byte order mark in front
-    except tf.errors.NotFoundError as error:
-        raise ConfigError(path, "there is no such file") from error
-    except (UnicodeDecodeError, tf.errors.OpError) as error:
-        raise ConfigError(path, f"cannot be read as text ({error})") from error
+            content = file.read()
+    except (OSError, tf.errors.OpError) as error:
+        reason = paths.explain(error, path) or f"cannot be read ({error})"
+        raise ConfigError(path, "there is no such file" if reason == paths.MISSING else reason) from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(path, "is text in UTF-16. Save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")  # editors on Windows put a byte order mark in front
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        what = "is a binary file, not text" if b"\0" in content else "is not UTF-8: save it as UTF-8"
+        raise ConfigError(path, what, line=None if b"\0" in content else line) from error
+    if "\0" in text:
+        raise ConfigError(path, "is a binary file, not text")
+    return text
 
 
 def parse_text(text: str, message_type: type[_Message], source: str) -> _Message:
@@ -89,6 +106,7 @@ def parse_text(text: str, message_type: type[_Message], source: str) -> _Message
             that only the Object Detection API has with what to do instead, for an unknown enum value
             with all values.
     """
+    _refuse_windows_path(text, source)
     message = message_type()
     try:
         text_format.Parse(text, message)
@@ -169,6 +187,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f' (nearest: "{matches[0]}")' if matches else ""
 
 
+def some(names: Sequence[str]) -> str:
+    """The first few of the names, and how many there are."""
+    more = f", ... ({len(names)} in all)" if len(names) > _NUM_EXAMPLES else ""
+    return ", ".join(names[:_NUM_EXAMPLES]) + more
+
+
 def listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
@@ -181,6 +205,25 @@ def split_names(text: str) -> list[str]:
 def is_repeated(field: Field) -> bool:
     # `is_repeated` replaces `label`, which warns, in newer runtimes.
     return field.is_repeated if hasattr(field, "is_repeated") else field.label == FieldDescriptor.LABEL_REPEATED
+
+
+def _refuse_windows_path(text: str, source: str, *, has_lines: bool = True) -> None:
+    r"""Refuses a quoted path such as "C:\new\train", of which the text format would make a new line and a tab."""
+    for match in _WINDOWS_PATH.finditer(text):
+        path = match[2]
+        before = text[: match.start()]
+        is_comment = "#" in re.sub(r"""(["']).*?\1""", "", before.rpartition("\n")[2])
+        rest = text[match.end() :].partition("\n")[0]
+        single = path.replace("\\\\", "")
+        takes_quote = single.endswith("\\") and rest.count(match[1]) == 1  # the closing one, so that none is left
+        if is_comment or not (takes_quote or _ESCAPE.search(single)):
+            continue
+        raise ConfigError(
+            source,
+            f'has the path "{path}", whose backslashes begin escapes in text format',
+            line=before.count("\n") + 1 if has_lines else None,
+            allowed='"{}" or "{}"'.format(re.sub(r"\\+", "/", path), re.sub(r"\\+", r"\\\\", path)),
+        )
 
 
 def _unknown_field(descriptor: Any, name: str) -> tuple[str, str]:
@@ -243,6 +286,7 @@ def _check_row(name: str, row: int, num_rows: int, source: str) -> None:
 
 def _parse_value(field: Field, value: str, message_type: type[_Message], source: str, *, one: bool) -> _Message:
     """A message that holds nothing but the field; `one` refuses a list."""
+    _refuse_windows_path(value, source, has_lines=False)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         value = _quoted_list(value) if value.startswith("[") and not one else _quoted(value)
     if field.message_type and not value.startswith(("{", "[", "<")):

@@ -9,22 +9,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.data import images
+from object_detection_fpn.data import features, images
 from object_detection_fpn.data.augment import warp
 from object_detection_fpn.data.example import Example, Objects
+from object_detection_fpn.data.features import Hierarchy
 from object_detection_fpn.data.report import Notice
-
-
-class Hierarchy(NamedTuple):
-    """Which classes are kinds of which, from the label map."""
-
-    ancestors: np.ndarray
-    """[C, C] bool: class j is class i or one that i belongs to."""
-    descendants: np.ndarray
-    """[C, C] bool: class j is class i or one that belongs to i."""
 
 
 class Issues(NamedTuple):
@@ -74,7 +65,6 @@ _IMAGE_LABEL_FEATURES = {
     "image/class/confidence": tf.io.RaggedFeature(tf.float32),
 }
 _CHANNELS_KEY = "image/additional_channels/encoded"
-_SCORES_KEY = "image/object/class/multiclass_scores"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +145,7 @@ def decode_example(
         image, objects = _decode_window(_encoded_image(parsed), objects, crop)
     labeled_classes = None
     if decoding.load_labeled_classes:
-        labeled_classes = _decode_labeled_classes(parsed, decoding.num_classes, label_table, decoding.hierarchy)
+        labeled_classes = features.decode_labeled_classes(parsed, decoding.num_classes, label_table, decoding.hierarchy)
         if decoding.map_empty_labeled_classes_to_ones:
             labeled_classes |= ~tf.reduce_any(labeled_classes)
     return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], issues)
@@ -169,14 +159,14 @@ def decode_objects(
 
 
 def _parse(serialized: tf.Tensor, decoding: Decoding) -> dict[str, tf.Tensor]:
-    features = dict(_FEATURES)
+    keys = dict(_FEATURES)
     if decoding.num_additional_channels:
-        features[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
+        keys[_CHANNELS_KEY] = tf.io.RaggedFeature(tf.string)
     if decoding.load_class_scores:
-        features[_SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
+        keys[features.SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
     if decoding.load_labeled_classes:
-        features |= _IMAGE_LABEL_FEATURES
-    return tf.io.parse_single_example(serialized, features)
+        keys |= _IMAGE_LABEL_FEATURES
+    return tf.io.parse_single_example(serialized, keys)
 
 
 def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
@@ -199,7 +189,7 @@ def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int,
         return image
     encoded_channels = parsed[_CHANNELS_KEY]
     found = tf.shape(encoded_channels)[0]
-    _require(
+    features.require(
         found == num_additional_channels,
         _CHANNELS_KEY,
         " holds ",
@@ -210,7 +200,7 @@ def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int,
     for i in range(num_additional_channels):
         channel = tf.io.decode_image(encoded_channels[i], channels=1, expand_animations=False)
         channel = tf.ensure_shape(channel, [None, None, 1])
-        _require(
+        features.require(
             tf.reduce_all(tf.shape(channel)[:2] == tf.shape(image)[:2]),
             f"{_CHANNELS_KEY}: image {i} has height and width ", tf.shape(channel)[:2],
             ", image/encoded has ", tf.shape(image)[:2], ".",
@@ -221,7 +211,7 @@ def _decode_image(parsed: Mapping[str, tf.Tensor], num_additional_channels: int,
 
 def _encoded_image(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
     encoded = parsed["image/encoded"]
-    _require(tf.strings.length(encoded) > 0, "image/encoded is missing or empty.")
+    features.require(tf.strings.length(encoded) > 0, "image/encoded is missing or empty.")
     return encoded
 
 
@@ -233,18 +223,20 @@ def _decode_objects(
     num_boxes = tf.shape(sides[0])[0]
     for side, values in zip(("xmin", "ymax", "xmax"), sides[1:], strict=True):
         found = tf.shape(values)[0]
-        _require(found == num_boxes, f"image/object/bbox/{side} has ", found, " values, ymin has ", num_boxes, ".")
+        features.require(
+            found == num_boxes, f"image/object/bbox/{side} has ", found, " values, ymin has ", num_boxes, "."
+        )
     boxes = tf.stack(sides, axis=-1)
 
     objects = Objects(
         boxes=tf.clip_by_value(boxes, 0.0, 1.0),
-        classes=_decode_classes(parsed, num_boxes, decoding.num_classes, label_table),
-        weights=_decode_weights(parsed, num_boxes),
-        is_crowd=tf.cast(_per_box(parsed, "image/object/is_crowd", num_boxes), tf.bool),
-        is_difficult=tf.cast(_per_box(parsed, "image/object/difficult", num_boxes), tf.bool),
-        is_group_of=tf.cast(_per_box(parsed, "image/object/group_of", num_boxes), tf.bool),
-        areas=_per_box(parsed, "image/object/area", num_boxes),
-        class_scores=_decode_class_scores(parsed, num_boxes, decoding.num_classes)
+        classes=features.decode_classes(parsed, num_boxes, decoding.num_classes, label_table),
+        weights=features.decode_weights(parsed, num_boxes),
+        is_crowd=tf.cast(features.per_box(parsed, "image/object/is_crowd", num_boxes), tf.bool),
+        is_difficult=tf.cast(features.per_box(parsed, "image/object/difficult", num_boxes), tf.bool),
+        is_group_of=tf.cast(features.per_box(parsed, "image/object/group_of", num_boxes), tf.bool),
+        areas=features.per_box(parsed, "image/object/area", num_boxes),
+        class_scores=features.decode_class_scores(parsed, num_boxes, decoding.num_classes)
         if decoding.load_class_scores
         else None,
     )
@@ -271,7 +263,7 @@ def _decode_objects(
     notices += tf.one_hot(Notice.ROTATED, len(Notice), is_rotated, 0)
     values = tf.cond(
         tf.reduce_any(flags),
-        lambda: _first_values(flags, boxes, _names_of(parsed, "image/object/class/", num_boxes)),
+        lambda: _first_values(flags, boxes, features.names_of(parsed, "image/object/class/", num_boxes)),
         lambda: tf.fill([len(Notice)], ""),
     )
     issues = Issues(notices, num_boxes, tf.ensure_shape(values, [len(Notice)]))
@@ -281,16 +273,10 @@ def _decode_objects(
         objects = objects.select_rows(pairs[:, 0])
         objects = objects._replace(classes=tf.cast(pairs[:, 1], tf.int32))
     if decoding.load_class_scores:
-        has_none = tf.shape(parsed[_SCORES_KEY])[0] == 0
+        has_none = tf.shape(parsed[features.SCORES_KEY])[0] == 0
         of_classes = tf.one_hot(objects.classes + 1, decoding.num_classes + 1)
         objects = objects._replace(class_scores=tf.where(has_none, of_classes, objects.class_scores))
     return objects, issues
-
-
-def _names_of(parsed: Mapping[str, tf.Tensor], prefix: str, num: tf.Tensor) -> tf.Tensor:
-    """[N] string, empty where the record has no names."""
-    names = parsed[f"{prefix}text"]
-    return tf.pad(names, [[0, tf.maximum(num - tf.shape(names)[0], 0)]], constant_values="")[:num]
 
 
 def _first_values(flags: tf.Tensor, boxes: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
@@ -302,102 +288,3 @@ def _first_values(flags: tf.Tensor, boxes: tf.Tensor, names: tf.Tensor) -> tf.Te
     is_of_class = tf.range(len(Notice)) == Notice.UNKNOWN_CLASS
     values = tf.where(is_of_class, tf.gather(names, first), of_boxes)
     return tf.where(tf.reduce_any(flags, axis=1), values, "")
-
-
-def _decode_classes(
-    parsed: Mapping[str, tf.Tensor],
-    num_boxes: tf.Tensor,
-    num_classes: int,
-    label_table: tf.lookup.StaticHashTable | None,
-) -> tf.Tensor:
-    """[N] int32, 0-based; -1 for names that are not in the table."""
-    ids, is_known, key = _ids_of(parsed, "image/object/class/", label_table)
-    found = tf.shape(ids)[0]
-    _require(found == num_boxes, key, " has ", found, " values for ", num_boxes, " boxes.")
-    wrong = tf.boolean_mask(ids, is_known & ((ids < 1) | (ids > num_classes)))
-    _require(
-        tf.shape(wrong)[0] == 0, key, " gives class id ", wrong[:1], f". Allowed: 1 to {num_classes} (num_classes)."
-    )
-    return tf.cast(tf.where(is_known, ids - 1, -1), tf.int32)
-
-
-def _ids_of(
-    parsed: Mapping[str, tf.Tensor], prefix: str, label_table: tf.lookup.StaticHashTable | None
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """1-based class ids [N] int64 by name or by number, which of them are known [N] bool, and the key they come from."""
-    ids, key = parsed[f"{prefix}label"], tf.constant(f"{prefix}label")
-    is_known = tf.ones_like(ids, tf.bool)
-    if label_table is not None:
-        names = parsed[f"{prefix}text"]
-        has_names = tf.shape(names)[0] > 0
-        ids_of_names = label_table.lookup(names)
-        ids = tf.cond(has_names, lambda: ids_of_names, lambda: ids)
-        is_known = tf.cond(has_names, lambda: ids_of_names != -1, lambda: is_known)
-        key = tf.where(has_names, f"{prefix}text", key)
-    return ids, is_known, key
-
-
-def _decode_labeled_classes(
-    parsed: Mapping[str, tf.Tensor],
-    num_classes: int,
-    label_table: tf.lookup.StaticHashTable | None,
-    hierarchy: Hierarchy | None,
-) -> tf.Tensor:
-    """[C] bool; labels of classes that the model does not have are left out."""
-    ids, _, key = _ids_of(parsed, "image/class/", label_table)
-    of_labels = tf.one_hot(ids - 1, num_classes, on_value=True, off_value=False)  # [N, C], no class for other ids
-    if hierarchy is not None:
-        confidences, num_labels = parsed["image/class/confidence"], tf.shape(ids)[0]
-        found = tf.shape(confidences)[0]
-        _require(
-            (found == num_labels) | (found == 0),
-            "image/class/confidence has ", found, " values, ", key, " has ", num_labels, ".",
-        )  # fmt: skip
-        confidences = tf.pad(confidences, [[0, tf.maximum(num_labels - found, 0)]], constant_values=1.0)
-        for relation, confidence in ((hierarchy.ancestors, 1.0), (hierarchy.descendants, 0.0)):
-            is_meant = tf.reduce_any(of_labels & (confidences == confidence)[:, tf.newaxis], axis=0)
-            of_labels = tf.concat([of_labels, relation & is_meant[:, tf.newaxis]], axis=0)
-            confidences = tf.pad(confidences, [[0, num_classes]], constant_values=-1.0)  # what was added stays as it is
-    return tf.reduce_any(of_labels, axis=0)
-
-
-def _decode_class_scores(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """[N, C+1] float32, zeros for a record without scores."""
-    scores = parsed[_SCORES_KEY]
-    found, expected = tf.shape(scores)[0], num_boxes * num_classes
-    _require(
-        (found == 0) | (found == expected) | (found == expected + num_boxes),
-        _SCORES_KEY, " has ", found, " values for ", num_boxes,
-        f" boxes; num_classes = {num_classes} values a box expected, or one more with the background first.",
-    )  # fmt: skip
-    num_columns = tf.where(found == expected, num_classes, num_classes + 1)
-    rows = tf.reshape(tf.pad(scores, [[0, tf.where(found == 0, num_boxes * num_columns, 0)]]), [num_boxes, num_columns])
-    return tf.ensure_shape(tf.pad(rows, [[0, 0], [num_classes + 1 - num_columns, 0]]), [None, num_classes + 1])
-
-
-def _decode_weights(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor) -> tf.Tensor:
-    """[N] float32, 1 for a record without weights."""
-    weights = _per_box(parsed, "image/object/weight", num_boxes, default=1)
-    wrong = tf.boolean_mask(weights, ~((weights >= 0) & tf.math.is_finite(weights)))
-    _require(
-        tf.shape(wrong)[0] == 0,
-        "image/object/weight is ",
-        tf.strings.as_string(wrong[:1], shortest=True),
-        ". Allowed: 0 and above.",
-    )
-    return weights
-
-
-def _per_box(parsed: Mapping[str, tf.Tensor], key: str, num_boxes: tf.Tensor, *, default: int = 0) -> tf.Tensor:
-    """[N]: the values under `key`, or `default` for every box of a record that does not carry the key."""
-    values = parsed[key]
-    found = tf.shape(values)[0]
-    _require((found == num_boxes) | (found == 0), key, " has ", found, " values for ", num_boxes, " boxes.")
-    return tf.pad(values, [[0, tf.maximum(num_boxes - found, 0)]], constant_values=default)
-
-
-def _require(condition: tf.Tensor, *message: str | tf.Tensor) -> None:
-    """Fails with `message` (strings, and scalar or short integer tensors) unless `condition` holds."""
-    # The raw op: tf.debugging.Assert has another message in eager mode, and joining its parts beforehand would cost every
-    # image what only a bad one needs. `failures.error_message` joins them.
-    tf.raw_ops.Assert(condition=condition, data=[tf.convert_to_tensor(part) for part in message], summarize=10)

@@ -42,9 +42,9 @@ def match_detections(
 ) -> Outcomes:
     """Decides which detections of one class in one image are true, false or ignored.
 
-    Best first, each detection looks at the one box it overlaps most among those around a single object. If the overlap
-    suffices, it is ignored where the box is difficult, and true where nothing has found the object before. What is left
-    looks at the groups: a detection that lies in one by at least the threshold (intersection over the detection's own
+    Best first, each detection is compared with the box of a single object that it overlaps most. If the overlap
+    suffices, it is ignored where the box is difficult, and true where nothing has found the object before. The others
+    are compared with the groups: a detection that lies in one by at least the threshold (intersection over the detection's own
     area) is ignored, but with a weight above 0 the best detection in each group counts once, for that weight.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a metric is, and the two records it is fed: one image at a time, NumPy, in pixels of the image as it was stored.
+"""What a metric is, and the two records it takes: one image at a time, NumPy, in pixels of the image as it was stored.
 
 A metric is made for one evaluation, sees every image once through `update`, and is then asked for its numbers. A new one
 is a file beside `coco.py` with a class of these two methods, which `check_categories` and `clean_image` help to write.
@@ -11,6 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+
+class EvaluationError(ValueError):
+    """An evaluation cannot be made. The message says why, and what would do."""
 
 
 class ImageGroundtruth(NamedTuple):
@@ -31,11 +35,11 @@ class ImageGroundtruth(NamedTuple):
     is_group_of: np.ndarray | None = None
     """[G] bool, Open Images' mark."""
     labeled_classes: np.ndarray | None = None
-    """[C] bool, the classes that somebody looked for in the image, whether they are there or not; None = unknown."""
+    """[C] bool, the classes that annotators looked for in the image, present or not; None = unknown."""
 
 
 class ImageDetections(NamedTuple):
-    """What a model says one image shows. Rows are real detections only, best first."""
+    """What a model detects in one image. Rows are real detections only, best first."""
 
     boxes: np.ndarray
     """[D, 4] float, pixels of the original image."""

@@ -10,7 +10,7 @@ from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundt
 
 
 class PascalBoxMetrics(AveragePrecision):
-    """The mean of the classes' average precisions; difficult boxes count neither way, groups and crowds like any box."""
+    """The mean of the classes' average precisions; difficult boxes are ignored, groups and crowds count like any box."""
 
     def __init__(self, categories: Sequence[Mapping[str, Any]], *, weighted: bool = False):
         """Args:
@@ -26,7 +26,7 @@ class PascalBoxMetrics(AveragePrecision):
 
 
 class PrecisionAtRecallBoxMetrics(AveragePrecision):
-    """PASCAL VOC's average precision over a range of recalls only, for those who will run a detector in that range."""
+    """PASCAL VOC's average precision over a range of recalls only."""
 
     def __init__(
         self,

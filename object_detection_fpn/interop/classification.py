@@ -26,7 +26,8 @@ from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detector import Detector
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint
+from object_detection_fpn.training.weights import variables_by_path
 
 FILE_SUFFIXES = (".h5", ".hdf5", ".keras")
 
@@ -68,10 +69,10 @@ def read_file(path: str) -> Network:
             whole_model = weights.get("model_weights")
             return _sorted_by_kind(_layers_of_h5(weights if whole_model is None else whole_model))
     except (tf.errors.OpError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise checkpoints.CheckpointError(f"{path}: these weights cannot be read ({error}). {_ALLOWED}.") from error
+        raise CheckpointError(f"{path}: these weights cannot be read ({error}). {_ALLOWED}.") from error
 
 
-def read_checkpoint(stored: checkpoints.StoredCheckpoint, graph: ObjectGraph, root: int) -> Network:
+def read_checkpoint(stored: StoredCheckpoint, graph: ObjectGraph, root: int) -> Network:
     """Reads an object-based checkpoint; the layers are the attributes `layer_with_weights-N` of the object `root`."""
     children = graph.children(root)
     numbers = sorted(int(name.rpartition("-")[2]) for name in children if name.startswith("layer_with_weights-"))
@@ -95,11 +96,11 @@ def download(backbone: resnet_v1.Backbone) -> Network:
         "resnet152_v1": tf_keras.applications.resnet.ResNet152,
     }
     if backbone.name not in makers:
-        raise checkpoints.CheckpointError(f'"{IMAGENET}": there are no such weights for {backbone.name}. {_ALLOWED}.')
+        raise CheckpointError(f'"{IMAGENET}": there are no such weights for {backbone.name}. {_ALLOWED}.')
     try:
         network = makers[backbone.name](include_top=False, weights=IMAGENET)
     except Exception as error:  # Keras raises that very class for whatever a server answers
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f'"{IMAGENET}": the weights cannot be downloaded ({error}). Download them elsewhere and name the file.'
         ) from error
     return _sorted_by_kind(
@@ -123,7 +124,7 @@ def weights_by_path(network: Network, model: Detector, source: str) -> dict[str,
     """
     backbone = model.feature_extractor.backbone
     _check_same_network(network, backbone, source)
-    our_paths = {id(variable): path for path, variable in checkpoints.variables_by_path(model).items()}
+    our_paths = {id(variable): path for path, variable in variables_by_path(model).items()}
     result: dict[str, Any] = {}
 
     def file_under(layer: tf_keras.layers.Layer, values: Values) -> None:
@@ -172,11 +173,11 @@ def _check_same_network(network: Network, backbone: resnet_v1.Backbone, source: 
     num_convolutions, num_norms = len(network.convolutions), len(network.norms)
     depth = _NUM_CONVOLUTIONS.get(num_convolutions) if num_convolutions == num_norms else None
     if depth is None:
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"{source}: no ResNet V1 ({num_convolutions} convolutions, {num_norms} batch normalizations). {_ALLOWED}."
         )
     if backbone.name != f"resnet{depth}_v1":
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: "
             f'weights of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
         )

@@ -30,7 +30,8 @@ import tf_keras
 
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detectors import faster_rcnn
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import CheckpointError
+from object_detection_fpn.training.weights import variables_by_path
 
 FEATURES = "_feature_extractor_for_proposal_features"
 PYRAMID = f"{FEATURES}/fpn_features_generator"
@@ -54,7 +55,7 @@ def stored_keys(model: faster_rcnn.FasterRCNN, graph: ObjectGraph, root: int) ->
     Raises:
         CheckpointError: if the backbone is one that the Object Detection API has not.
     """
-    our_paths = {id(variable): path for path, variable in checkpoints.variables_by_path(model).items()}
+    our_paths = {id(variable): path for path, variable in variables_by_path(model).items()}
     ours = {path: our_paths[id(variable)] for path, variable in variables_by_api_path(model).items()}
     keys: dict[str, str] = {}
     for path, our_path in ours.items():
@@ -80,7 +81,7 @@ def variables_by_api_path(model: faster_rcnn.FasterRCNN) -> dict[str, tf.Variabl
         for variable in layer.variables:
             full_path = f"{path}/{local_name(variable)}"
             if full_path in result:
-                raise checkpoints.CheckpointError(
+                raise CheckpointError(
                     f"{variable.name} has no name in a checkpoint of the Object Detection API, which has no "
                     f"{model.feature_extractor.backbone.name} for this model. Allowed: ResNet-50, -101 and -152."
                 )

@@ -19,8 +19,8 @@ from object_detection_fpn.interop import classification, odapi
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
-from object_detection_fpn.training import checkpoints
-from object_detection_fpn.training.checkpoints import CheckpointError
+from object_detection_fpn.training import weights as weights_lib
+from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint, resolve_checkpoint
 
 _ALLOWED = (
     "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or weights of a "
@@ -34,8 +34,8 @@ class Source(NamedTuple):
     path: str
     """The checkpoint or file that was found."""
     origin: str
-    """In words."""
-    detector: checkpoints.StoredCheckpoint | None = None
+    """For people: the package or program that wrote it."""
+    detector: StoredCheckpoint | None = None
     """A whole model, its `keys` by the paths of our variables."""
     backbone: dict[str, Any] | None = None
     """Or a backbone alone: {path of our variable: array}."""
@@ -58,7 +58,7 @@ def find(path: str, model: Detector) -> Source:
     if path.endswith(classification.FILE_SUFFIXES):
         weights = classification.weights_by_path(classification.read_file(path), model, path)
         return Source(path, "weights of a Keras model", backbone=weights)
-    stored = checkpoints.StoredCheckpoint(_resolve(path))
+    stored = StoredCheckpoint(_resolve(path))
     graph = ObjectGraph(stored)
     if not graph:
         raise CheckpointError(
@@ -78,7 +78,7 @@ def find(path: str, model: Detector) -> Source:
     raise CheckpointError(f"{stored.path}: {_name_other_model(graph)}. {_ALLOWED}.")
 
 
-def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> checkpoints.Restored:
+def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> weights_lib.Restored:
     """Gives a model all its weights, to evaluate or export it.
 
     Args:
@@ -98,10 +98,10 @@ def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> 
             f"{source.path}: a backbone alone ({source.origin}), with which nothing can be detected. Train with it as "
             "fine_tune_checkpoint first."
         )
-    return checkpoints.restore_model(source.detector, model, use_averages=use_averages)
+    return weights_lib.restore_model(source.detector, model, use_averages=use_averages)
 
 
-def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tuple[checkpoints.WeightsReport, str]:
+def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tuple[weights_lib.WeightsReport, str]:
     """Gives a model those weights that fit it, before it is trained.
 
     Args:
@@ -124,7 +124,7 @@ def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tu
         )
     kind = kind or ("full" if source.detector else "classification")
     weights = source.detector.weights() if source.detector else source.backbone or {}
-    report = checkpoints.assign_weights(model, weights, parts=model.restorable_parts(kind), source=source.path)
+    report = weights_lib.assign_weights(model, weights, parts=model.restorable_parts(kind), source=source.path)
     return report, f"Weights from {source.path} ({source.origin}), {kind}"
 
 
@@ -134,16 +134,16 @@ def _resolve(path: str) -> str:
     if tf.io.gfile.isdir(folder):
         beside = os.path.join(folder, "checkpoint")  # in a run, a file of this name
         if tf.io.gfile.isdir(beside):
-            return checkpoints.resolve_checkpoint(beside)
+            return resolve_checkpoint(beside)
         for saved_model in (folder, os.path.join(folder, "saved_model")):
             if tf.io.gfile.exists(os.path.join(saved_model, "saved_model.pb")):
                 return os.path.join(saved_model, "variables", "variables")
-    return checkpoints.resolve_checkpoint(folder)
+    return resolve_checkpoint(folder)
 
 
-def _is_ours(stored: checkpoints.StoredCheckpoint, model: Detector) -> bool:
+def _is_ours(stored: StoredCheckpoint, model: Detector) -> bool:
     """Whether any variable has one of our names; those of another model of ours have many of them."""
-    return not stored.keys.keys().isdisjoint(checkpoints.variables_by_path(model))
+    return not stored.keys.keys().isdisjoint(weights_lib.variables_by_path(model))
 
 
 def _find_classifier(graph: ObjectGraph) -> int | None:

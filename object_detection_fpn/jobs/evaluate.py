@@ -1,4 +1,4 @@
-"""Evaluates a model on all evaluation readers of a config."""
+"""Evaluates one checkpoint, or every one that appears, on all evaluation readers of a config."""
 
 from __future__ import annotations
 
@@ -11,14 +11,85 @@ from absl import logging
 
 from object_detection_fpn import builder, records
 from object_detection_fpn.config import label_map as label_map_lib
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.data.report import DataReport
+from object_detection_fpn.evaluation import continuous
 from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.evaluation.pictures import PictureSettings
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
+
+
+def evaluate(
+    config: Config,
+    *,
+    checkpoint: str,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    sample_1_of_n_eval_examples: int | None = None,
+    eval_on_train_data: bool = False,
+    sample_1_of_n_eval_on_train_examples: int = 5,
+) -> dict[str, float]:
+    """Evaluates one checkpoint on every `eval_input_reader`.
+
+    Args:
+        config: a checked config (`require_data="eval"`).
+        checkpoint: a checkpoint, or a folder, which means its newest.
+        output_dir: folder for TensorBoard's `eval` and `metrics.jsonl`.
+        strategy: of `strategies.make_strategy`; None = one device.
+        sample_1_of_n_eval_examples: evaluate every n-th example; None = as the reader says.
+        eval_on_train_data: evaluate the training data instead.
+        sample_1_of_n_eval_on_train_examples: of which every n-th example is taken.
+
+    Returns:
+        The metrics and losses; with several readers, prefixed by their names.
+
+    Raises:
+        CheckpointError: if the checkpoint is missing, damaged or of another model.
+        ConfigError: if the config does not suit the strategy.
+    """
+    evaluator = build_evaluator(
+        config,
+        output_dir=output_dir,
+        strategy=strategy,
+        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
+        on_train_data=eval_on_train_data,
+    )
+    return evaluator.evaluate_checkpoint(checkpoint)
+
+
+def evaluate_continuously(
+    config: Config,
+    *,
+    checkpoint_dir: str,
+    output_dir: str,
+    strategy: tf.distribute.Strategy | None = None,
+    timeout: float = 3600.0,
+    sample_1_of_n_eval_examples: int | None = None,
+    eval_on_train_data: bool = False,
+    sample_1_of_n_eval_on_train_examples: int = 5,
+) -> dict[int, dict[str, float]]:
+    """Evaluates every checkpoint that appears in a folder until training is over or none has come for `timeout` seconds.
+
+    The other arguments are those of `evaluate`; the result maps steps to metrics.
+    """
+    evaluator = build_evaluator(
+        config,
+        output_dir=output_dir,
+        strategy=strategy,
+        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
+        on_train_data=eval_on_train_data,
+    )
+    return continuous.evaluate_continuously(
+        checkpoint_dir=checkpoint_dir,
+        evaluate_fn=lambda path, _: evaluator.evaluate_checkpoint(path),
+        timeout=timeout,
+        final_step=config.train_config.num_steps or None,
+    )
 
 
 class Evaluator:
@@ -100,28 +171,29 @@ class Evaluator:
                 report=report,
                 sample_1_of_n=self._sample_1_of_n,
             )
-            if self._config.model.faster_rcnn.number_of_stages == 1:
+            if model_config.is_class_agnostic(self._config.model):
                 dataset = dataset.map(_as_one_class)
             categories = list_categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(
-                model=self.model,
+                eval_step=self._eval_step,
                 dataset=dataset,
                 metrics=builder.build_metrics(settings, categories),
                 step=step,
                 strategy=self._strategy,
-                eval_step=self._eval_step,
                 categories=categories,
                 output_dir=os.path.join(self._output_dir, "eval", name),
-                num_visualizations=settings.num_visualizations if settings.retain_original_images else 0,
-                min_score_threshold=settings.min_score_threshold,
-                max_num_boxes_to_visualize=settings.max_num_boxes_to_visualize,
-                skip_labels=settings.skip_labels,
-                skip_scores=settings.skip_scores,
-                groundtruth_color=color if settings.HasField("groundtruth_box_visualization_color") else None,
+                pictures=PictureSettings(
+                    num_images=settings.num_visualizations if settings.retain_original_images else 0,
+                    min_score=settings.min_score_threshold,
+                    max_num_boxes=settings.max_num_boxes_to_visualize,
+                    show_labels=not settings.skip_labels,
+                    show_scores=not settings.skip_scores,
+                    groundtruth_color=color if settings.HasField("groundtruth_box_visualization_color") else None,
+                    export_dir=os.path.join(folder, name) if (folder := settings.visualization_export_dir) else None,
+                    export_with_groundtruth=settings.visualize_groundtruth_boxes,
+                    export_with_source_id=settings.keep_image_id_for_visualization_export,
+                ),
                 ignore_groundtruth=settings.ignore_groundtruth,
-                export_dir=os.path.join(folder, name) if (folder := settings.visualization_export_dir) else None,
-                export_with_groundtruth=settings.visualize_groundtruth_boxes,
-                export_with_source_id=settings.keep_image_id_for_visualization_export,
             )
             log_notices(report)
             results |= {self.key(i, metric): value for metric, value in metrics.items()}
@@ -158,8 +230,7 @@ def load_label_map(reader: input_reader_pb2.InputReader) -> label_map_lib.LabelM
 
 def list_categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequence[Mapping[str, Any]]:
     """What the model tells apart: a model of one stage knows objects only."""
-    is_one_stage = config.model.faster_rcnn.number_of_stages == 1
-    return [{"id": 1, "name": "object"}] if is_one_stage else label_map.categories
+    return [{"id": 1, "name": "object"}] if model_config.is_class_agnostic(config.model) else label_map.categories
 
 
 def _as_one_class(batch: records.Batch) -> records.Batch:

@@ -18,12 +18,17 @@ import tensorflow as tf
 import tqdm
 from PIL import Image
 
+from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.data import exif
 from object_detection_fpn.drawing.boxes import Boxes, draw_boxes
+from object_detection_fpn.interop import sources
+from object_detection_fpn.jobs.evaluate import list_categories, load_label_map
+from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.serving.images import UnreadableImageError, find_images, read_image
 from object_detection_fpn.serving.predictor import ImagePrediction, Predictor
 
-__all__ = ["PredictionReport", "Predictor", "find_images", "make_output_dir", "predict_files"]
+__all__ = ["PredictionReport", "Predictor", "find_images", "make_output_dir", "make_predictor", "predict_files"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -181,3 +186,16 @@ def _drawing_names(paths: Sequence[str], output_dir: str) -> dict[str, str]:
         taken.add(name.lower())
         names[path] = name
     return names
+
+
+def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: str) -> Predictor:
+    """A predictor with a checkpoint's weights and the label map's names."""
+    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
+    model = builder.build_detector(config, reader, execution=builder.inference_execution(config))
+    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
+    return Predictor.from_model(
+        model=model,
+        resizer=builder.build_resizer(model_config.image_resizer(config.model)),
+        categories=list_categories(config, load_label_map(reader)),
+        num_channels=model_config.num_image_channels(config.model, reader),
+    )

@@ -1,6 +1,6 @@
-"""The four things one does with a pipeline config: train, evaluate, both at once, export.
+"""Trains what a pipeline config describes, with or without an evaluation after every checkpoint.
 
-Each function takes a config that `config.load_config` has checked, builds what it describes, and hands it to the loops.
+A job takes a config that `config.pipeline.load_config` has checked, builds what it describes, and hands it to the loops.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config_lib
-from object_detection_fpn.data import decoder
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import service as data_service
-from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs.evaluate import (
     Evaluator,
-    build_evaluator,
-    list_categories,
     load_label_map,
     log_notices,
 )
 from object_detection_fpn.modeling.detector import Detector
-from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
-from object_detection_fpn.serving import saved_model
-from object_detection_fpn.serving.predictor import Predictor
-from object_detection_fpn.training import checkpoints, optimizers, workers
+from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.training import loop as training_loop
+from object_detection_fpn.training import workers
+from object_detection_fpn.training.averages import AveragingOptimizer
+from object_detection_fpn.training.best import BestCheckpoint
+from object_detection_fpn.training.checkpoints import check_model_dir
+from object_detection_fpn.training.errors import SettingsError
+from object_detection_fpn.training.selection import select_variables
+from object_detection_fpn.training.settings import TrainSettings
+from object_detection_fpn.training.weights import variables_by_path
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
 
@@ -75,13 +75,14 @@ def train(
     Raises:
         ConfigError, CheckpointError, TrainingError, TrainingStopped: see `training.loop.train`.
         TimeoutError: if the data service does not answer.
-        ValueError: if several workers are to evaluate, or checkpoints without groundtruth.
+        SettingsError: if a number is out of its range, `model_dir` cannot be written to, several workers are to evaluate,
+            or checkpoints are to be compared without groundtruth.
     """
     strategy = strategy or tf.distribute.get_strategy()
     if evaluate_checkpoints and config.eval_config.ignore_groundtruth:
-        raise ValueError("Checkpoints cannot be compared while eval_config.ignore_groundtruth is true: write false.")
+        raise SettingsError("Checkpoints cannot be compared while eval_config.ignore_groundtruth is true: write false.")
     if evaluate_checkpoints and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise ValueError(
+        raise SettingsError(
             "Several workers cannot evaluate while they train: evaluate beside them, in a process of its own."
         )
     if data_service_address:
@@ -90,13 +91,27 @@ def train(
     is_tpu = strategies.is_tpu(strategy)
     for use in ("train", "eval") if evaluate_checkpoints else ("train",):
         strategies.check_strategy(config, strategy, use=use, jit_compile=jit_compile)
+    execution = builder.training_execution(config, is_tpu=is_tpu, jit_compile=jit_compile)
+    check_model_dir(model_dir)
+    train_settings = TrainSettings(  # before the model is built, so that a wrong number is known at once
+        num_steps=settings.num_steps if num_steps is None else num_steps,
+        gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
+        add_regularization_loss=settings.add_regularization_loss,
+        jit_compile=execution.jit_compile,
+        accumulate_gradients=settings.accumulate_gradients,
+        all_reduce_dtype=tf.as_dtype(builder.dtype_name(settings.all_reduce_precision)),
+        scale_loss=execution.dtype == "mixed_float16",
+        seed=seed,
+        checkpoint_every_n=checkpoint_every_n,
+        keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
+        record_summaries=record_summaries,
+    )
     label_map = load_label_map(reader)
-    tf_keras.utils.set_random_seed(seed)  # first weights; everything later is seeded where it is drawn
+    tf_keras.utils.set_random_seed(seed % 2**32)  # first weights; everything later is seeded where it is drawn
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
-        execution = builder.training_execution(config, is_tpu=is_tpu, jit_compile=jit_compile)
         model = builder.build_detector(config, reader, execution=execution)
         optimizer = builder.build_optimizer(settings.optimizer)
-    variables = optimizers.select_variables(
+    variables = select_variables(
         model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
     )
     _show_frozen(model, variables)
@@ -106,10 +121,10 @@ def train(
     def make_dataset(input_context: tf.distribute.InputContext, data_seed: int) -> tf.data.Dataset:
         service = None
         if data_service_address:
-            # The workers of a run must come to one name, each by itself; that of a run alone is nobody else's.
+            # Workers of one run derive the same name, each by itself. A run without other workers has a name of its own.
             is_alone = input_context.num_input_pipelines == 1
-            words = [config.SerializeToString(deterministic=True), model_dir.encode(), b"%d" % data_seed]
-            name = job if is_alone else hashlib.sha256(b"\0".join(words)).hexdigest()[:16]
+            parts = [config.SerializeToString(deterministic=True), model_dir.encode(), b"%d" % data_seed]
+            name = job if is_alone else hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
             service = data_service.DataService(data_service_address, name)
         return builder.build_dataset(
             config,
@@ -132,7 +147,7 @@ def train(
             output_dir=model_dir,
             sample_1_of_n=sample_1_of_n_eval_examples,
         )
-        best = checkpoints.BestCheckpoint(model_dir, metric=evaluator.main_result)
+        best = BestCheckpoint(model_dir, metric=evaluator.main_result)
         after_checkpoint.append(functools.partial(_evaluate_in_training, evaluator, best, optimizer, variables, config))
 
     def on_checkpoint(step: int, path: str) -> None:
@@ -145,154 +160,13 @@ def train(
         dataset=make_dataset,
         strategy=strategy,
         model_dir=model_dir,
-        num_steps=settings.num_steps if num_steps is None else num_steps,
+        settings=train_settings,
         variables=variables,
         initialize=functools.partial(_initialize, config, model) if settings.fine_tune_checkpoint else None,
-        gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
-        add_regularization_loss=settings.add_regularization_loss,
-        jit_compile=execution.jit_compile,
-        accumulate_gradients=settings.accumulate_gradients,
-        all_reduce_dtype=tf.as_dtype(builder.dtype_name(settings.all_reduce_precision)),
-        scale_loss=execution.dtype == "mixed_float16",
-        seed=seed,
-        checkpoint_every_n=checkpoint_every_n,
-        keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
-        record_summaries=record_summaries,
         on_checkpoint=on_checkpoint,
     )
     log_notices(report)
     return result
-
-
-def evaluate(
-    config: Config,
-    *,
-    checkpoint: str,
-    output_dir: str,
-    strategy: tf.distribute.Strategy | None = None,
-    sample_1_of_n_eval_examples: int | None = None,
-    eval_on_train_data: bool = False,
-    sample_1_of_n_eval_on_train_examples: int = 5,
-) -> dict[str, float]:
-    """Evaluates one checkpoint on every `eval_input_reader`.
-
-    Args:
-        config: a checked config (`require_data="eval"`).
-        checkpoint: a checkpoint, or a folder, which means its newest.
-        output_dir: folder for TensorBoard's `eval` and `metrics.jsonl`.
-        strategy: of `strategies.make_strategy`; None = one device.
-        sample_1_of_n_eval_examples: evaluate every n-th example; None = as the reader says.
-        eval_on_train_data: evaluate the training data instead.
-        sample_1_of_n_eval_on_train_examples: of which every n-th example is taken.
-
-    Returns:
-        The metrics and losses; with several readers, prefixed by their names.
-
-    Raises:
-        CheckpointError: if the checkpoint is missing, damaged or of another model.
-        ConfigError: if the config does not suit the strategy.
-    """
-    evaluator = build_evaluator(
-        config,
-        output_dir=output_dir,
-        strategy=strategy,
-        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
-        on_train_data=eval_on_train_data,
-    )
-    return evaluator.evaluate_checkpoint(checkpoint)
-
-
-def evaluate_continuously(
-    config: Config,
-    *,
-    checkpoint_dir: str,
-    output_dir: str,
-    strategy: tf.distribute.Strategy | None = None,
-    timeout: float = 3600.0,
-    sample_1_of_n_eval_examples: int | None = None,
-    eval_on_train_data: bool = False,
-    sample_1_of_n_eval_on_train_examples: int = 5,
-) -> dict[int, dict[str, float]]:
-    """Evaluates every checkpoint that appears in a folder until training is over or none has come for `timeout` seconds.
-
-    The other arguments are those of `evaluate`; the result maps steps to metrics.
-    """
-    evaluator = build_evaluator(
-        config,
-        output_dir=output_dir,
-        strategy=strategy,
-        sample_1_of_n=sample_1_of_n_eval_on_train_examples if eval_on_train_data else sample_1_of_n_eval_examples,
-        on_train_data=eval_on_train_data,
-    )
-    return evaluation_loop.evaluate_continuously(
-        checkpoint_dir=checkpoint_dir,
-        evaluate_fn=lambda path, _: evaluator.evaluate_checkpoint(path),
-        timeout=timeout,
-        final_step=config.train_config.num_steps or None,
-    )
-
-
-def export(
-    config: Config,
-    *,
-    checkpoint: str,
-    output_dir: str,
-    input_type: str = "image_tensor",
-    jit_compile: bool = False,
-    device: Literal["cpu", "gpu"] | None = None,
-) -> str:
-    """Writes a checkpoint as a SavedModel in the Object Detection API's layout; returns the SavedModel's folder.
-
-    Args:
-        config: a checked config.
-        checkpoint: a checkpoint, or a folder, which means its newest.
-        output_dir: folder for `saved_model/`, `checkpoint/` and `pipeline.config`.
-        input_type: one of `serving.input_types.INPUT_TYPES`.
-        jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
-        device: what the model is to be fast on; it runs on both. None: what this machine has.
-
-    Raises:
-        CheckpointError: if the checkpoint is missing, damaged or of another model.
-        ConfigError: if `jit_compile` is asked for, and the resizer leaves images of different sizes.
-        ValueError: if `input_type` is unknown.
-    """
-    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-    strategies.check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
-    execution = builder.inference_execution(config, jit_compile=jit_compile, device=device)
-    model = builder.build_detector(config, reader, execution=execution)
-    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
-    return saved_model.export_saved_model(
-        model=model,
-        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
-        input_type=input_type,
-        output_dir=output_dir,
-        pipeline_config_text=config_lib.format_config(config),
-        variables=checkpoints.variables_by_path(model),
-        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
-        decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
-        jit_compile=jit_compile,
-    )
-
-
-def make_predictor(config: Config, *, checkpoint: str) -> Predictor:
-    """A predictor with a checkpoint's weights and the label map's names."""
-    reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-    model = builder.build_detector(config, reader, execution=builder.inference_execution(config))
-    sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
-    return Predictor.from_model(
-        model=model,
-        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
-        categories=list_categories(config, load_label_map(reader)),
-        num_channels=builder.num_image_channels(config.model.faster_rcnn, reader),
-    )
-
-
-def _make_record_decoder(config: Config, reader: input_reader_pb2.InputReader) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Serialized example -> image with its additional channels, which no image file holds."""
-    decoding = decoder.Decoding(
-        num_classes=config.model.faster_rcnn.num_classes, num_additional_channels=reader.num_additional_channels
-    )
-    return lambda serialized: decoder.decode_example(serialized, decoding).example.image
 
 
 def _say(line: str) -> None:
@@ -302,7 +176,7 @@ def _say(line: str) -> None:
 def _show_frozen(model: Detector, trained: list[tf.Variable]) -> None:
     """Says which variables `freeze_variables` and `update_trainable_variables` leave as they are."""
     kept = {id(variable) for variable in trained}
-    paths = checkpoints.variables_by_path(model)
+    paths = variables_by_path(model)
     trainable = {id(variable) for variable in model.trainable_variables}
     frozen = [path for path, variable in paths.items() if id(variable) in trainable - kept]
     if frozen:
@@ -326,8 +200,8 @@ def _save_config_once(config: Config, model_dir: str, done: set[str], _: int, __
 
 def _evaluate_in_training(
     evaluator: Evaluator,
-    best: checkpoints.BestCheckpoint,
-    optimizer: optimizers.AveragingOptimizer,
+    best: BestCheckpoint,
+    optimizer: AveragingOptimizer,
     variables: list[tf.Variable],
     config: Config,
     step: int,
@@ -335,12 +209,12 @@ def _evaluate_in_training(
 ) -> None:
     with _averages(optimizer, variables, config):
         results = evaluator(step)
-    if best.offer(path, step, results):
+    if best.offer(path, step, results, say=_say):
         _say(f"Step {step} is the best so far; a copy of its checkpoint is in best/.")
 
 
 @contextlib.contextmanager
-def _averages(optimizer: optimizers.AveragingOptimizer, variables: list[tf.Variable], config: Config) -> Iterator[None]:
+def _averages(optimizer: AveragingOptimizer, variables: list[tf.Variable], config: Config) -> Iterator[None]:
     wanted = config.eval_config.use_moving_averages and config.train_config.optimizer.use_moving_average
     use: Callable[[], contextlib.AbstractContextManager] = (
         functools.partial(optimizer.averaged, variables) if wanted else contextlib.nullcontext

@@ -1,15 +1,16 @@
-"""The training loop: restore, step, show, save, until the last step.
+"""The training loop: restores, then steps, shows progress and saves until the last step.
 
 `orbit` runs the steps (`training.step`). Its `Controller` is not used: it prints what each call returns, saves by its own
-clock and cannot be stopped between two calls, none of which suits the user of a machine on which one step may take
-seconds.
+clock and cannot be stopped between two calls.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
@@ -19,8 +20,11 @@ import tensorflow as tf
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.records import TOTAL_LOSS
 from object_detection_fpn.training import checkpoints, optimizers, workers
+from object_detection_fpn.training.averages import AveragingOptimizer
+from object_detection_fpn.training.errors import TrainingError, writing
 from object_detection_fpn.training.progress import Progress, StopRequest
-from object_detection_fpn.training.step import GRADIENT_NORM, Trainer, TrainingError
+from object_detection_fpn.training.settings import TrainSettings
+from object_detection_fpn.training.step import GRADIENT_NORM, Trainer
 
 _FIRST_STOPS = (1, 2, 5, 10)  # steps of a run after which the host looks at the losses, however fast they are
 _SECONDS_PER_CALL = 5.0  # the longest the host waits for a call of several steps, and a user for the answer to Ctrl-C
@@ -39,7 +43,7 @@ class TrainingStopped(KeyboardInterrupt):
 
 
 class TrainResult(NamedTuple):
-    """What a run has done."""
+    """What a run did."""
 
     step: int
     """Steps done in all, those of earlier runs included."""
@@ -56,26 +60,13 @@ class TrainResult(NamedTuple):
 def train(
     *,
     model: Detector,
-    optimizer: optimizers.AveragingOptimizer,
+    optimizer: AveragingOptimizer,
     dataset: Callable[[tf.distribute.InputContext, int], tf.data.Dataset],
     strategy: tf.distribute.Strategy,
     model_dir: str,
-    num_steps: int,
+    settings: TrainSettings,
     variables: Sequence[tf.Variable] | None = None,
     initialize: Callable[[], None] | None = None,
-    gradient_clipping_by_norm: float = 0.0,
-    add_regularization_loss: bool = True,
-    jit_compile: bool = False,
-    accumulate_gradients: int = 1,
-    all_reduce_dtype: tf.DType = tf.float32,
-    scale_loss: bool = False,
-    seed: int = 0,
-    steps_per_loop: int = 100,
-    checkpoint_every_n: int = 1000,
-    max_to_keep: int | None = 7,
-    keep_checkpoint_every_n_hours: float | None = None,
-    record_summaries: bool = True,
-    summary_every_n: int = 100,
     draw_batch: Callable[[Any], tf.Tensor] | None = None,
     on_checkpoint: Callable[[int, str], None] | None = None,
     output: TextIO | None = None,
@@ -84,8 +75,8 @@ def train(
 
     A step draws a batch, calls the model's `preprocess`, `predict(training=True)` and `loss`, sums the losses, averages
     the gradients of all replicas, clips them together and applies them. Clipping the average, not each replica's share,
-    makes a step the same on one device and on many. The batch goes through the model as its code stands: tensors cannot
-    steer Python's `if` and `for` in it (no autograph), which saves seconds at the start.
+    makes a step the same on one device and on many. The model is traced without autograph: Python's `if` and `for` in it
+    cannot depend on tensors, which saves seconds at the start.
 
     Everything random in a step follows from (`seed`, step) and nothing else; the data follow from `seed` and the step the
     run starts at, so that a resumed run sees data in another order than the run before it.
@@ -97,67 +88,42 @@ def train(
         strategy: the `tf.distribute` strategy.
         model_dir: folder for checkpoints, and for TensorBoard in its folder `train`. Nothing is written before the first
             step is done.
-        num_steps: step to train up to, counting those of earlier runs.
+        settings: how the steps are computed, how many, and what is written when.
         variables: the variables to train; None = all trainable ones.
         initialize: gives the model its first weights; called only if there is nothing to resume.
-        gradient_clipping_by_norm: largest norm of all gradients together; 0 = no limit.
-        add_regularization_loss: whether "Loss/regularization_loss" counts.
-        jit_compile: whether XLA compiles the forward and backward pass. (The update of the weights is one fused kernel a
-            variable without it; compiling those as well adds 4 s to the first step and gains nothing.)
-        accumulate_gradients: parts in which each replica computes its batch, one after the other, to need less memory.
-        all_reduce_dtype: in which gradients are summed over the replicas.
-        scale_loss: multiply the loss by as much as float16 gradients bear (Micikevicius et al. 2017, section 3.2). A step
-            whose gradients are not finite halves the scale and changes no weight, but counts as a step. Not for TPUs.
-        seed: any integer.
-        steps_per_loop: most steps in one call of the train step. Fewer are taken if they last longer than a few seconds.
-        checkpoint_every_n: steps between checkpoints. One more is saved at the last step.
-        max_to_keep: checkpoints to keep; None = all.
-        keep_checkpoint_every_n_hours: one checkpoint in so many hours is kept for good; None = none is.
-        record_summaries: whether to write TensorBoard summaries.
-        summary_every_n: steps between them; they are means of the steps between.
         draw_batch: draws a batch as [N, H, W, 3] uint8 images for TensorBoard. Given, it is handed one batch of each run,
             which is not trained on.
         on_checkpoint: called with (step, path) after each checkpoint, on every worker; not after one that a stop caused.
+            A request to stop ends it at once.
         output: where progress is written; None = standard error.
 
     Returns:
         Where the run ended.
 
     Raises:
-        ValueError: if a number is out of its range.
-        checkpoints.CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
+        SettingsError: if nothing can be written to `model_dir`.
+        CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
+        WriteError: if a checkpoint or a summary cannot be written.
         TrainingError: if a loss or the gradients become NaN or infinite (with `scale_loss`, the gradients of many steps in
             a row), or the data end.
         TrainingStopped: (a KeyboardInterrupt) if the user stopped it, or another worker, or a machine that is to go down;
             the state is saved. A second Ctrl-C ends the process.
         workers.WorkerLostError: if another worker has gone.
     """
-    for name, value in (
-        ("num_steps", num_steps),
-        ("accumulate_gradients", accumulate_gradients),
-        ("steps_per_loop", steps_per_loop),
-        ("checkpoint_every_n", checkpoint_every_n),
-        ("summary_every_n", summary_every_n),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} = {value} is not positive.")
-    if gradient_clipping_by_norm < 0:
-        raise ValueError(
-            f"gradient_clipping_by_norm = {gradient_clipping_by_norm} is negative. Allowed: 0 (off) and up."
-        )
-
+    checkpoints.check_model_dir(model_dir)
+    num_steps = settings.num_steps
     variables = list(model.trainable_variables if variables is None else variables)
     with workers.naming_lost_workers(strategy, lambda: "No step was taken."), strategy.scope():
         optimizer.build(variables)
-        loss_scaler = optimizers.make_loss_scaler(optimizer) if scale_loss else None
+        loss_scaler = optimizers.make_loss_scaler(optimizer) if settings.scale_loss else None
     run = checkpoints.RunCheckpoints(
         model_dir,
         model=model,
         optimizer=optimizer,
         strategy=strategy,
         loss_scaler=loss_scaler,
-        max_to_keep=max_to_keep,
-        keep_every_n_hours=keep_checkpoint_every_n_hours,
+        max_to_keep=settings.max_to_keep,
+        keep_every_n_hours=settings.keep_checkpoint_every_n_hours,
     )
     progress = Progress(num_steps, output=output, is_shown=strategy.extended.should_checkpoint)
     restored = run.restore_latest(progress.say)
@@ -170,25 +136,32 @@ def train(
         progress.say(f"Nothing to train: {newest} has {first_step} steps done, num_steps is {num_steps}.")
         return TrainResult(first_step, newest, {}, None)
 
-    data_seed = _data_seed(seed, first_step)
+    run.remove_stale_saves()
+    if not _learns(optimizer, first_step, num_steps):
+        progress.say(
+            f"The learning rate is 0 at every step from {first_step + 1} to {num_steps}: no weight will change. Set a rate "
+            "above 0 in train_config.optimizer, or a later end of its decay."
+        )
+    data_seed = _data_seed(settings.seed, first_step)
     trainer = Trainer(
         strategy.distribute_datasets_from_function(lambda context: dataset(context, data_seed)),
         model=model,
         optimizer=optimizer,
         variables=variables,
         strategy=strategy,
-        gradient_clipping_by_norm=gradient_clipping_by_norm,
-        add_regularization_loss=add_regularization_loss,
-        jit_compile=jit_compile,
-        seed=seed,
-        num_parts=accumulate_gradients,
-        all_reduce_dtype=all_reduce_dtype,
+        settings=settings,
         loss_scaler=loss_scaler,
     )
     summaries = _Summaries(
-        os.path.join(model_dir, "train") if record_summaries and strategy.extended.should_save_summary else None
+        os.path.join(model_dir, "train")
+        if settings.record_summaries and strategy.extended.should_save_summary
+        else None
     )
-    periods = [checkpoint_every_n, summary_every_n] if record_summaries else [checkpoint_every_n]
+    periods = (
+        [settings.checkpoint_every_n, settings.summary_every_n]
+        if settings.record_summaries
+        else [settings.checkpoint_every_n]
+    )
     # Several workers have to make the same calls, so none may go by its own clock, nor stop by itself.
     agreement = workers.Agreement(strategy)
     speed = _Speed()
@@ -202,16 +175,14 @@ def train(
         with (
             StopRequest(progress) as stop,
             workers.naming_lost_workers(strategy, lambda: _what_is_left(model_dir, newest)),
+            _naming_what_is_left(lambda: _what_is_left(model_dir, newest)),
         ):
             while step < num_steps and (signum := agreement.on_stop(stop.signum)) is None:
-                most = speed.steps_within(_SECONDS_PER_CALL, most=steps_per_loop)
+                most = speed.steps_within(_SECONDS_PER_CALL, most=settings.steps_per_loop)
                 call_end = _next_stop(step, first_step=first_step, num_steps=num_steps, periods=periods, most=most)
                 num_taken = call_end - step
                 start = time.perf_counter()
-                try:
-                    sums = trainer.run(num_taken)
-                except TrainingError as error:
-                    raise TrainingError(f"{error} {_what_is_left(model_dir, newest)}") from error
+                sums = trainer.run(num_taken)
                 is_first_call = step == first_step
                 step = call_end
                 if is_first_call:
@@ -234,19 +205,22 @@ def train(
                     seconds_per_step=speed.seconds_per_step,
                 )
                 summaries.add(sums, num_taken)
-                if is_first_call or step % summary_every_n == 0 or step == num_steps:
+                if is_first_call or step % settings.summary_every_n == 0 or step == num_steps:
                     scale = {} if trainer.loss_scale is None else {"loss_scale": trainer.loss_scale}
                     scale |= {"skipped_steps": float(num_skipped)} if scale else {}
                     summaries.write(
                         step, learning_rate=learning_rate, **scale, **speed.values(trainer.global_batch_size)
                     )
-                if is_first_call and record_summaries and draw_batch is not None:
+                if is_first_call and settings.record_summaries and draw_batch is not None:
                     summaries.write_images(step, draw_batch(trainer.next_batch()))
-                if step % checkpoint_every_n == 0 or step == num_steps:
+                if step % settings.checkpoint_every_n == 0 or step == num_steps:
                     newest, saved_step = run.save(step), step
                     progress.say(f"Saved {newest}.")
-                    if on_checkpoint is not None:
-                        on_checkpoint(step, newest)
+                    act = functools.partial(on_checkpoint, step, newest) if on_checkpoint is not None else None
+                    if act is not None and not stop.run_until_stop(act):
+                        progress.say(
+                            "The request to stop ended the evaluation of this checkpoint (with --train_and_eval)."
+                        )
             if step < num_steps and signum is not None:
                 if step > saved_step:
                     newest = run.save(step)
@@ -263,9 +237,10 @@ def train(
 
 
 class _Summaries:
-    """TensorBoard's view of the run: means over the steps between two summaries. None as folder = no summaries."""
+    """TensorBoard summaries: means over the steps between two of them. None as folder = no summaries."""
 
     def __init__(self, folder: str | None):
+        self._folder = folder
         self._writers = orbit.utils.SummaryManager(folder, tf.summary.scalar)  # makes the folder when first written to
         self._sums: dict[str, float] = {}
         self._num_steps = 0
@@ -276,6 +251,10 @@ class _Summaries:
 
     def write(self, step: int, **values: float) -> None:
         """Writes the means of what was added since the last call, and `values` as they are."""
+        with writing(f"A summary in {self._folder}"):
+            self._write(step, values)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
         means = {name: value / self._num_steps for name, value in self._sums.items()}
         self._sums, self._num_steps = {}, 0
         with self._writers.summary_writer().as_default(step):
@@ -295,7 +274,7 @@ class _Speed:
 
     def __init__(self) -> None:
         self.seconds_per_step: float | None = None
-        """Of late; None = not known."""
+        """Of the latest steps; None = not known."""
         self._num_steps = 0
         self._seconds = 0.0
 
@@ -316,7 +295,7 @@ class _Speed:
         return most if self.seconds_per_step is None else max(1, min(most, int(seconds / self.seconds_per_step)))
 
     def values(self, batch_size: int | None) -> dict[str, float]:
-        """What TensorBoard is to show of it; nothing before it is known."""
+        """The summaries of it; empty before it is known."""
         if self.seconds_per_step is None:
             return {}
         speed = {"steps_per_sec": 1 / self.seconds_per_step}
@@ -331,11 +310,27 @@ def _next_stop(step: int, *, first_step: int, num_steps: int, periods: Sequence[
     return min([step + most, num_steps, *early, *((step // period + 1) * period for period in periods)])
 
 
+def _learns(optimizer: AveragingOptimizer, first_step: int, num_steps: int) -> bool:
+    """Whether the learning rate is above 0 at any of some steps of the run."""
+    return any(optimizer.learning_rate_at(int(step)) > 0 for step in np.linspace(first_step, num_steps - 1, 11))
+
+
 def _data_seed(seed: int, first_step: int) -> int:
     """`seed` for a run from the start; another, always the same, for each step a run is resumed at."""
     return (
-        seed if first_step == 0 else int(np.random.SeedSequence([seed % 2**63, first_step]).generate_state(1)[0] >> 1)
+        seed % 2**63
+        if first_step == 0
+        else int(np.random.SeedSequence([seed % 2**63, first_step]).generate_state(1)[0] >> 1)
     )
+
+
+@contextlib.contextmanager
+def _naming_what_is_left(what_is_left: Callable[[], str]) -> Iterator[None]:
+    """Adds to the error that ends a run what it leaves on disk."""
+    try:
+        yield
+    except TrainingError as error:
+        raise type(error)(f"{error} {what_is_left()}") from error
 
 
 def _what_is_left(model_dir: str, newest: str | None) -> str:

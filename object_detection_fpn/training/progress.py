@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -44,7 +45,7 @@ class Progress:
             self._output.flush()
 
     def begin(self, first_step: int) -> None:
-        """Says that the train step is being compiled, which is what the time before the first step goes into.
+        """Says that the train step is being compiled, which takes the time before the first step.
 
         Args:
             first_step: steps that were done before this run.
@@ -64,7 +65,7 @@ class Progress:
             step: steps done in all.
             loss: total loss, mean of the steps since the last call.
             learning_rate: of the last step.
-            seconds_per_step: of late; None = not known yet.
+            seconds_per_step: of the latest steps; None = not known yet.
         """
         if not self._is_shown:
             return
@@ -106,6 +107,10 @@ class Progress:
             self._bar = None
 
 
+class _Interrupted(KeyboardInterrupt):
+    """A request to stop, within `StopRequest.run_until_stop`."""
+
+
 class StopRequest:
     """Turns the first Ctrl-C (SIGINT) or SIGTERM within a `with` block into a request, and the second into an end at once.
 
@@ -121,6 +126,24 @@ class StopRequest:
         self.signum: int | None = None
         """The signal that asked the run to stop; None = go on."""
         self._watcher: threading.Thread | None = None
+        self._interrupts = self._was_interrupted = False
+
+    def run_until_stop(self, action: Callable[[], None]) -> bool:
+        """Runs an action that a request to stop ends at once, because its result may be lost, unlike training steps.
+
+        Returns:
+            Whether it came to its end. False also if the request came before, and nothing was run.
+        """
+        if self.signum is not None:
+            return False
+        self._interrupts = True
+        try:
+            action()
+        except _Interrupted:
+            return False
+        finally:
+            self._interrupts = False
+        return True
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is not threading.main_thread():
@@ -150,6 +173,9 @@ class StopRequest:
 
     def _note(self, signum: int, frame: Any) -> None:
         self.signum = self.signum or signum
+        if self._interrupts:
+            self._was_interrupted = True
+            raise _Interrupted  # in the main thread, in whatever Python code it is
 
     def _watch(self) -> None:
         is_first = True
@@ -159,15 +185,17 @@ class StopRequest:
             if not is_first:
                 os._exit(128 + signums[0])
             is_first = False
-            self._note(signums[0], None)
-            self._progress.say(
-                "Stopping after the current steps; once more to stop at once, without a checkpoint.",
-                on_every_worker=True,
-            )
+            self.signum = self.signum or signums[0]
+            if self._was_interrupted:
+                continue  # the main thread was quicker: it has stopped, and says where
+            line = "Stopping after the current steps; once more to stop at once, without a checkpoint."
+            if self._interrupts:
+                line = "Stopping; the checkpoint is saved."
+            self._progress.say(line, on_every_worker=True)
 
 
 def duration(seconds: float) -> str:
-    """A time in words of at most two units: `45 s`, `3 min 20 s`, `7 h 05 min`, `2 d 03 h`."""
+    """A time in at most two units: `45 s`, `3 min 20 s`, `7 h 05 min`, `2 d 03 h`."""
     total = round(seconds)
     for large, unit, small, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if total >= large:

@@ -15,7 +15,9 @@ import tf_keras
 
 from object_detection_fpn.modeling.detector import Detector, mean_losses
 from object_detection_fpn.records import REGULARIZATION_LOSS, TOTAL_LOSS
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training.averages import AveragingOptimizer
+from object_detection_fpn.training.errors import TrainingError
+from object_detection_fpn.training.settings import StepSettings
 
 GRADIENT_NORM = "gradient_norm"
 _REMEDIES = (
@@ -27,13 +29,6 @@ _LOSS_SCALE_REMEDY = "What helps: precision: BFLOAT16 or FLOAT32, whose range is
 _MOST_SKIPPED_IN_A_ROW = 30
 
 
-class TrainingError(Exception):
-    """Training cannot go on. The message says at which step, why, and what is left on disk."""
-
-    exit_code = 1
-    """What the process should return."""
-
-
 class Trainer(orbit.StandardTrainer):
     """The train step, and what it tells the host.
 
@@ -43,12 +38,7 @@ class Trainer(orbit.StandardTrainer):
         optimizer: built.
         variables: the variables to train.
         strategy: of all these.
-        gradient_clipping_by_norm: largest norm of all gradients together; 0 = no limit.
-        add_regularization_loss: whether "Loss/regularization_loss" counts.
-        jit_compile: whether XLA compiles the forward and backward pass.
-        seed: any integer.
-        num_parts: parts in which a replica computes its batch, one after the other.
-        all_reduce_dtype: in which gradients are summed over the replicas.
+        settings: how a step computes.
         loss_scaler: scales the loss and applies the gradients; None = the loss stays as it is.
     """
 
@@ -57,15 +47,10 @@ class Trainer(orbit.StandardTrainer):
         dataset: Any,
         *,
         model: Detector,
-        optimizer: optimizers.AveragingOptimizer,
+        optimizer: AveragingOptimizer,
         variables: Sequence[tf.Variable],
         strategy: tf.distribute.Strategy,
-        gradient_clipping_by_norm: float,
-        add_regularization_loss: bool,
-        jit_compile: bool,
-        seed: int,
-        num_parts: int = 1,
-        all_reduce_dtype: tf.DType = tf.float32,
+        settings: StepSettings,
         loss_scaler: tf_keras.mixed_precision.LossScaleOptimizer | None = None,
     ):
         super().__init__(dataset)
@@ -73,16 +58,16 @@ class Trainer(orbit.StandardTrainer):
         self._optimizer = optimizer
         self._variables = variables
         self._strategy = strategy
-        self._max_norm = gradient_clipping_by_norm
-        self._add_regularization_loss = add_regularization_loss
-        self._seed = seed % 2**31
-        self._num_parts = num_parts
-        self._all_reduce_dtype = all_reduce_dtype
+        self._max_norm = settings.gradient_clipping_by_norm
+        self._add_regularization_loss = settings.add_regularization_loss
+        self._seed = settings.seed % 2**31
+        self._num_parts = num_parts = settings.accumulate_gradients
+        self._all_reduce_dtype = settings.all_reduce_dtype
         self._loss_scaler = loss_scaler
         self._differentiate = self._losses_and_gradients if num_parts == 1 else self._losses_and_gradients_in_parts
-        if jit_compile:
+        if settings.jit_compile:
             self._differentiate = tf.function(self._differentiate, jit_compile=True, autograph=False)
-        regularization = (REGULARIZATION_LOSS,) if add_regularization_loss else ()
+        regularization = (REGULARIZATION_LOSS,) if settings.add_regularization_loss else ()
         self._names = (*model.loss_names, *regularization, TOTAL_LOSS, GRADIENT_NORM)
         self._batch_size: int | None = None  # known once the step is traced
         self._sums = tf.Variable(tf.zeros([len(self._names)]), trainable=False)
@@ -185,7 +170,7 @@ class Trainer(orbit.StandardTrainer):
                 tf.distribute.ReduceOp.SUM, [tf.cast(grad, self._all_reduce_dtype) for grad in gradients]
             )
             gradients = [tf.cast(grad, dtype) for grad, dtype in zip(gradients, dtypes, strict=True)]
-        # The norm is always looked at: gradients that are not finite spoil the weights one step before a loss shows it,
+        # The norm is always checked: gradients that are not finite spoil the weights one step before a loss shows it,
         # and a checkpoint may be saved between the two.
         norm = tf.linalg.global_norm(gradients)
         if self._max_norm:

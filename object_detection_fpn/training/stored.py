@@ -1,4 +1,4 @@
-"""Checkpoints as they lie on disk: which one a path means, what it holds, and why it cannot be read."""
+"""Checkpoints on disk: which one a path names, what it contains, and why it cannot be read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import tensorflow as tf
 
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 """Ends the key of every variable in an object-based checkpoint."""
+STEP = "step" + VALUE
+"""The key of the number of steps that had been done."""
 
 # What TensorFlow's checkpoint reader raises for files that are missing, short or altered.
 READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
@@ -24,7 +26,7 @@ class CheckpointError(ValueError):
 
 
 def resolve_checkpoint(path: str) -> str:
-    """The checkpoint that a user's path means: itself, without `.index`, or the newest of a folder.
+    """The checkpoint that a user's path names: itself, without `.index`, or the newest of a folder.
 
     Raises:
         CheckpointError: if there is none.
@@ -67,7 +69,7 @@ class StoredCheckpoint:
         path: the same.
         shapes: {key of a tensor: its shape}.
         keys: {path of a variable in our model: key of its value}. At first those of this package's own checkpoints, where
-            `head/kernel` is filed under `model/head/kernel`; whoever knows another package's names puts its own here.
+            `head/kernel` is stored as `model/head/kernel`; code for another package's checkpoints replaces them.
 
     Raises:
         CheckpointError: if it is damaged or data files are missing.
@@ -118,7 +120,7 @@ class StoredCheckpoint:
 
 
 class StoredArray:
-    """A tensor of a checkpoint, read when NumPy asks for it: only one has to be in memory at a time."""
+    """A tensor of a checkpoint, read when NumPy asks for it: so that only one is in memory at a time."""
 
     def __init__(self, stored: StoredCheckpoint, key: str):
         self._stored, self._key = stored, key

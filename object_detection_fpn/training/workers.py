@@ -1,4 +1,4 @@
-"""What several workers need beside their strategy: that all are there, that all stop at one step, and words for a lost one.
+"""What several workers need beside their strategy: waiting for all, stopping at one step, and an error that names a lost one.
 
 A worker is a process that the environment variable TF_CONFIG lists. The first of them, the chief, writes checkpoints and
 summaries.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn.training.step import TrainingError
+from object_detection_fpn.training.errors import TrainingError
 
 MISSING_WORKER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do later
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -35,13 +35,13 @@ _LOSSES = (
 
 
 class WorkersMissingError(TimeoutError):
-    """Some workers did not come. The message has their addresses."""
+    """Some workers did not start. The message has their addresses."""
 
     exit_code = MISSING_WORKER
 
 
 class WorkerLostError(TrainingError):
-    """A worker has gone. The message says which one, and what is left on disk."""
+    """A worker ended or cannot be reached. The message says which one, and what is left on disk."""
 
     exit_code = MISSING_WORKER
 
@@ -49,16 +49,16 @@ class WorkerLostError(TrainingError):
 def wait_for_workers(
     addresses: Sequence[str], own: int, *, timeout: float, say: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Returns as soon as all workers have started, which `MultiWorkerMirroredStrategy` would await without a word.
+    """Returns as soon as all workers have started, for which `MultiWorkerMirroredStrategy` would wait silently.
 
     Every worker listens at its own address until it has reached all others, then leaves the address to the server of its
-    strategy, which can be reached there too. So none of them has to come first, and one that has gone on is still seen.
+    strategy, which can be reached there too. So they may start in any order, and one that has gone on can still be reached.
 
     Args:
         addresses: "HOST:PORT" of all workers.
         own: which of them is this one.
         timeout: seconds.
-        say: takes a line if it lasts.
+        say: takes a line if it takes long.
 
     Raises:
         ValueError: if an address is none, or something else listens at this worker's port.
@@ -118,7 +118,7 @@ def _reach(place: tuple[str, int]) -> str:
 
 
 class Agreement:
-    """Lets all workers decide alike, by tensors that `tf.distribute` sums over them; a run alone agrees with itself.
+    """Makes all workers decide alike, by tensors that `tf.distribute` averages; one worker alone exchanges nothing.
 
     Not `tf.distribute.experimental.PreemptionCheckpointHandler`: that one saves a whole call later, looks for a server of
     Google's at every start, works once a process, and not at all on Google's machines without GPUs.
@@ -152,7 +152,7 @@ class Agreement:
         return None if math.isnan(mean) else mean
 
     def wait(self) -> None:
-        """Returns when all workers have come here, so that none ends while another needs it."""
+        """Returns when all workers have called it, so that none ends while another needs it."""
         if not self._is_alone:
             self.on_stop(None)
 

@@ -14,6 +14,7 @@ from google.protobuf import text_format
 
 from object_detection_fpn import builder
 from object_detection_fpn.builder.layer_spec import _ACTIVATIONS
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, ssd
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
@@ -35,7 +36,7 @@ from object_detection_fpn.protos import (
     post_processing_pb2,
     preprocessor_pb2,
 )
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training import schedules
 
 MODEL = """
 faster_rcnn {
@@ -666,18 +667,8 @@ def test_gray_images(kind, settings):
     text = f"{kind} {{ {settings} convert_to_grayscale: true }}"
     image, true_shape = builder.build_resizer(parse(text, image_resizer_pb2.ImageResizer))(IMAGE)
     assert image.shape[-1] == true_shape[-1] == 1
-    config = parse(f"image_resizer {{ {text} }}", faster_rcnn_pb2.FasterRcnn)
-    assert builder.num_image_channels(config) == 1
-    reader = parse("num_additional_channels: 2", input_reader_pb2.InputReader)
-    assert builder.num_image_channels(config, reader) == 3
-
-
-def test_color_images_have_three_channels_and_those_added():
-    for kind in ("keep_aspect_ratio_resizer", "identity_resizer"):
-        config = parse(f"image_resizer {{ {kind} {{ }} }}", faster_rcnn_pb2.FasterRcnn)
-        assert builder.num_image_channels(config) == 3
-        reader = parse("num_additional_channels: 2", input_reader_pb2.InputReader)
-        assert builder.num_image_channels(config, reader) == 5
+    model = parse(f"faster_rcnn {{ image_resizer {{ {text} }} }}", model_pb2.DetectionModel)
+    assert model_config.num_image_channels(model) == 1
 
 
 def test_resizing_methods_and_padding_values_arrive():
@@ -840,8 +831,8 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
 @pytest.mark.parametrize(
     "text, kind, values",
     [
-        ("", optimizers.ConstantLearningRate, {0: 0.002, 1000: 0.002}),
-        ("constant_learning_rate { learning_rate: 0.25 }", optimizers.ConstantLearningRate, {0: 0.25, 1000: 0.25}),
+        ("", schedules.ConstantLearningRate, {0: 0.002, 1000: 0.002}),
+        ("constant_learning_rate { learning_rate: 0.25 }", schedules.ConstantLearningRate, {0: 0.25, 1000: 0.25}),
         (
             """
             exponential_decay_learning_rate {
@@ -849,7 +840,7 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
               burnin_learning_rate: 0.125 burnin_steps: 5 min_learning_rate: 0.0625
             }
             """,
-            optimizers.ExponentialDecayLearningRate,
+            schedules.ExponentialDecayLearningRate,
             {0: 0.125, 4: 0.125, 5: 1.0, 14: 1.0, 15: 0.5, 100: 0.0625},
         ),
         (
@@ -859,7 +850,7 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
               warmup: true
             }
             """,
-            optimizers.ManualStepLearningRate,
+            schedules.ManualStepLearningRate,
             {0: 0.25, 10: 1.0, 19: 1.0, 20: 0.5, 99: 0.5},
         ),
         (
@@ -868,7 +859,7 @@ def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
               learning_rate_base: 1 total_steps: 30 warmup_learning_rate: 0.25 warmup_steps: 10 hold_base_rate_steps: 5
             }
             """,
-            optimizers.CosineDecayLearningRate,
+            schedules.CosineDecayLearningRate,
             {0: 0.25, 10: 1.0, 14: 1.0, 30: 0.0},
         ),
     ],

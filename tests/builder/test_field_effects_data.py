@@ -20,7 +20,7 @@ from object_detection_fpn.config import checks, tables
 from object_detection_fpn.config.label_map import load_label_map
 from object_detection_fpn.data import images
 from object_detection_fpn.data.source import reader as record_reader
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import evaluate as evaluate_job
 from object_detection_fpn.protos import eval_pb2, input_reader_pb2, pipeline_pb2, string_int_label_map_pb2
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
@@ -353,12 +353,12 @@ def observe_evaluation(folder, output_dir, evaluation: str, reader: str = ""):
     restored = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            run.sources,
+            evaluate_job.sources,
             "restore_model",
             lambda path, model, *, use_averages: restored.append(use_averages) or Step(),
         )
         model = Model()
-        evaluator = run.Evaluator(
+        evaluator = evaluate_job.Evaluator(
             config, model=model, strategy=tf.distribute.get_strategy(), output_dir=str(output_dir)
         )
         results = evaluator.evaluate_checkpoint("ckpt-1")
@@ -450,7 +450,9 @@ def test_every_reader_is_evaluated_under_its_name(folder, tmp_path):
         reader.CopyFrom(config.eval_input_reader[0])
         reader.name = name
         reader.tf_record_input_reader.input_path[:] = [f"{folder}/{files}.tfrecord"]
-    evaluator = run.Evaluator(config, model=Model(), strategy=tf.distribute.get_strategy(), output_dir=str(tmp_path))
+    evaluator = evaluate_job.Evaluator(
+        config, model=Model(), strategy=tf.distribute.get_strategy(), output_dir=str(tmp_path)
+    )
     results = evaluator(3)
     mean = "PascalBoxes_Precision/mAP@0.5IOU"
     assert {name for name in results if name.endswith(mean)} == {mean, f"one/{mean}", f"2/{mean}"}

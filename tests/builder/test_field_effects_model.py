@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
 from google.protobuf import text_format
@@ -18,7 +19,6 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import tables
 from object_detection_fpn.config.checks import find_problems
 from object_detection_fpn.modeling import layers
-from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
@@ -53,33 +53,6 @@ FILES = (
     multiscale_anchor_generator_pb2,
     post_processing_pb2,
 )
-
-BASE = """
-num_classes: 3
-image_resizer { fixed_shape_resizer { height: 20 width: 30 } }
-feature_extractor {
-  type: "faster_rcnn_resnet18_fpn_keras"
-  conv_hyperparams { }
-  fpn { min_level: 3 max_level: 5 additional_layer_depth: 6 }
-}
-first_stage_anchor_generator {
-  multiscale_anchor_generator {
-    min_level: 3 max_level: 5 anchor_scale: 2 aspect_ratios: 1 scales_per_octave: 1 normalize_coordinates: false
-  }
-}
-first_stage_box_predictor_conv_hyperparams { }
-first_stage_box_predictor_depth: 6
-first_stage_max_proposals: 40
-initial_crop_size: 4
-maxpool_kernel_size: 2
-maxpool_stride: 2
-second_stage_box_predictor { mask_rcnn_box_predictor { fc_hyperparams { } } }
-second_stage_batch_size: 16
-second_stage_post_processing {
-  batch_non_max_suppression { score_threshold: 0.05 max_detections_per_class: 8 max_total_detections: 10 }
-  score_converter: SOFTMAX
-}
-"""
 
 # Where the rows' texts belong in a FasterRcnn.
 CONV = "feature_extractor {{ conv_hyperparams {{ {} }} }}".format
@@ -357,27 +330,16 @@ GROUNDTRUTH = Groundtruth(
 )
 
 
-def tiny_backbone(filters, *, max_level, num_channels, spec):
-    inputs = features = tf_keras.Input([None, None, num_channels])
-    outputs = []
-    for level in range(2, max_level + 1):
-        conv = spec.make_conv(filters, 3, strides=4 if level == 2 else 2, name=f"conv{level}")
-        features = spec.make_activation(name=f"act{level}")(spec.make_norm(name=f"norm{level}")(conv(features)))
-        outputs.append(features)
-    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=tuple(range(2, max_level + 1)), name="tiny")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_backbones():
     with pytest.MonkeyPatch.context() as patch:
-        for depth, filters in ((18, 4), (34, 5)):
-            name = f"faster_rcnn_resnet{depth}_fpn_keras"
-            patch.setitem(builder.BACKBONES, name, functools.partial(tiny_backbone, filters))
+        support.put_backbone(patch)
+        support.put_backbone(patch, "faster_rcnn_resnet34_fpn_keras", num_filters=(5, 5, 5, 5))
         yield
 
 
 def parse(*texts):
-    config = text_format.Parse(BASE, faster_rcnn_pb2.FasterRcnn())
+    config = support.model_message().faster_rcnn
     for text in texts:
         if "calibration_config" in text:  # corners of a curve would join those that are there
             config.second_stage_post_processing.ClearField("calibration_config")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,9 +13,9 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import checks
 from object_detection_fpn.config.text import apply_override
 from object_detection_fpn.jobs import strategies
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.protos import optimizer_pb2, pipeline_pb2, train_pb2
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.weights import variables_by_path
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -191,7 +193,7 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
             apply_override(message, override)
         seen = {}
 
-        def train(*, model, optimizer, dataset, variables, **others):
+        def train(*, model, optimizer, dataset, variables, settings, **others):
             if with_data:
                 batch = next(iter(dataset(tf.distribute.InputContext(), 0)))
                 scores = batch.groundtruth.class_scores
@@ -201,20 +203,21 @@ def what_is_trained(small_config, tiny_resnet18, monkeypatch, tmp_path):
                     class_scores=None if scores is None else scores.numpy(),
                 )
             seen.update(
-                variables=[(path, v.shape) for path, v in checkpoints.variables_by_path(model).items()],
+                variables=[(path, v.shape) for path, v in variables_by_path(model).items()],
                 trained=[v.name for v in variables],
                 optimizer=type(optimizer).__name__,
                 dtype=model.rpn.head.compute_dtype,
                 recomputed_stages=model.feature_extractor.backbone.recomputed_stages,
+                settings=dataclasses.asdict(settings),
                 others={k: v for k, v in others.items() if isinstance(v, (int, float, bool, type(None), tf.DType))},
             )
             raise _Seen
 
         with monkeypatch.context() as patch:
-            patch.setattr(run.training_loop, "train", train)
+            patch.setattr(train_job.training_loop, "train", train)
             patch.setattr(strategies, "is_tpu", lambda _: is_tpu)
             with pytest.raises(_Seen):
-                run.train(message, model_dir=str(tmp_path))
+                train_job.train(message, model_dir=str(tmp_path))
         return seen
 
     return observe
@@ -246,7 +249,7 @@ def test_a_field_of_training_changes_the_run(what_is_trained):
 )
 def test_precision_goes_before_use_bfloat16_which_is_for_tpus(what_is_trained, overrides, is_tpu, dtype, is_scaled):
     seen = what_is_trained([f"train_config.{override}" for override in overrides], is_tpu=is_tpu)
-    assert (seen["dtype"], seen["others"]["scale_loss"]) == (dtype, is_scaled)
+    assert (seen["dtype"], seen["settings"]["scale_loss"]) == (dtype, is_scaled)
 
 
 def _problems(config) -> list[str]:

@@ -11,16 +11,14 @@ import re
 
 import numpy as np
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
-from google.protobuf import text_format
 
 from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
-from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.protos import model_pb2
 from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
@@ -30,11 +28,7 @@ SHALLOW = pytest.mark.parametrize("models", ["resnet18"], indirect=True)  # ResN
 
 # The samplers take everything: what they draw differs between a graph and its compilation, which have other generators.
 CONFIG = """
-faster_rcnn {
-  num_classes: 3
-  image_resizer { identity_resizer { } }
   feature_extractor {
-    type: "faster_rcnn_BACKBONE_fpn_keras"
     batch_norm_trainable: true
     conv_hyperparams {
       regularizer { l2_regularizer { weight: 0.0004 } }
@@ -43,67 +37,35 @@ faster_rcnn {
       batch_norm { decay: 0 scale: true }
     }
     override_base_feature_extractor_hyperparams: true
-    fpn { min_level: 3 max_level: 6 additional_layer_depth: 16 }
+    fpn { max_level: 6 additional_layer_depth: 16 }
   }
-  first_stage_anchor_generator {
-    multiscale_anchor_generator {
-      min_level: 3 max_level: 6 anchor_scale: 2 aspect_ratios: 1 scales_per_octave: 1 normalize_coordinates: false
-    }
-  }
-  first_stage_box_predictor_conv_hyperparams { }
+  first_stage_anchor_generator { multiscale_anchor_generator { max_level: 6 } }
   first_stage_box_predictor_depth: 16
   first_stage_minibatch_size: 10000
   first_stage_positive_balance_fraction: 1
   first_stage_max_proposals: 48
   clip_anchors_to_image: true
-  initial_crop_size: 4
-  maxpool_kernel_size: 2
-  maxpool_stride: 2
-  second_stage_box_predictor { mask_rcnn_box_predictor { fc_hyperparams { } } }
   second_stage_batch_size: 48
   second_stage_balance_fraction: 1
-  second_stage_post_processing {
-    batch_non_max_suppression { max_detections_per_class: 8 max_total_detections: 10 }
-    score_converter: SOFTMAX
-  }
-}
+  second_stage_post_processing { batch_non_max_suppression { score_threshold: 0 } }
 """
-SAMPLING = (
-    "faster_rcnn { first_stage_minibatch_size: 32 second_stage_batch_size: 8 second_stage_balance_fraction: 0.5 }"
-)
+SAMPLING = "first_stage_minibatch_size: 32 second_stage_batch_size: 8 second_stage_balance_fraction: 0.5"
 
 
-def small_backbone(*, max_level, num_channels, spec):
-    def conv(features, filters, size, strides, name):
-        return spec.make_norm(name=f"{name}_norm")(spec.make_conv(filters, size, strides=strides, name=name)(features))
-
-    inputs = tf_keras.Input([None, None, num_channels])
-    features = spec.make_activation(name="stem_out")(conv(inputs, 8, 7, 2, "stem"))
-    features = tf_keras.layers.MaxPooling2D(3, 2, padding="same", dtype=spec.dtype)(features)
-    outputs = []
-    for level, filters in zip(range(2, max_level + 1), (8, 12, 16, 24), strict=True):
-        strides = 1 if level == 2 else 2
-        shortcut = features if level == 2 else conv(features, filters, 1, strides, f"shortcut{level}")
-        features = conv(features, filters, 3, strides, f"conv{level}")
-        features = spec.make_activation(name=f"out{level}")(tf_keras.layers.Add(dtype=spec.dtype)([shortcut, features]))
-        outputs.append(features)
-    levels = tuple(range(2, max_level + 1))
-    return resnet_v1.Backbone(
-        tf_keras.Model(inputs, outputs), levels=levels, recomputed_stages=spec.execution.recomputed_stages, name="small"
-    )
+SMALL = {"num_filters": (8, 12, 16, 24), "is_residual": True}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_backbone():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(builder.BACKBONES, "faster_rcnn_small_fpn_keras", small_backbone)
+        support.put_backbone(patch, "faster_rcnn_small_fpn_keras", **SMALL)
         yield
 
 
 def build(backbone, *, text="", **settings):
     tf_keras.utils.set_random_seed(0)
-    message = text_format.Parse(CONFIG.replace("BACKBONE", backbone), model_pb2.DetectionModel())
-    message.MergeFrom(text_format.Parse(text, model_pb2.DetectionModel()))
+    backbone = f'feature_extractor {{ type: "faster_rcnn_{backbone}_fpn_keras" }}'
+    message = support.model_message(CONFIG, backbone, text)
     model = builder.build_model(message, **settings)
     # Untrained, all scores are nearly equal and all boxes nearly anchors: rounding would decide their order.
     random = np.random.RandomState(0)
@@ -377,7 +339,7 @@ def test_two_models_of_one_seed_start_alike_and_of_another_differ():
     def first_kernel(seed):
         tf_keras.utils.set_random_seed(seed)
         spec = layers.LayerSpec(norm=layers.BatchNormSpec())
-        return small_backbone(max_level=5, num_channels=3, spec=spec).variables[0].numpy()
+        return support.make_backbone(spec, **SMALL).variables[0].numpy()
 
     np.testing.assert_array_equal(first_kernel(0), first_kernel(0))
     assert np.any(first_kernel(0) != first_kernel(1))

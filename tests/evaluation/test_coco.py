@@ -125,6 +125,19 @@ CASES = {
         {MAP: 1, AR100: 1},
     ),
     "a crowd alone is no groundtruth": ([(groundtruth([UNIT], crowd=[True]), detections())], dict.fromkeys(KEYS, -1)),
+    "difficult boxes and groups are boxes like others": (
+        [
+            (
+                groundtruth([UNIT, FAR])._replace(is_difficult=[True, False], is_group_of=[False, True]),
+                detections([UNIT]),
+            )
+        ],
+        {AR100: 0.5, MAP: 51 / 101},
+    ),
+    "a crowd of another class ignores nothing": (
+        [(groundtruth([UNIT, FAR], [0, 1], crowd=[False, True]), detections([FAR, UNIT], [0.9, 0.8]))],
+        {MAP: 0.5, AR100: 1},
+    ),
     "the stored area decides the size": (
         [(groundtruth([UNIT], areas=[31 * 31]), detections([UNIT]))],
         {SMALL: 1, MEDIUM: -1, AR_SMALL: 1},

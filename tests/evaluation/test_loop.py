@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import threading
-import time
 from unittest import mock
 
 import numpy as np
@@ -17,8 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from object_detection_fpn import records
 from object_detection_fpn.evaluation.coco import CocoBoxMetrics
-from object_detection_fpn.evaluation.loop import checkpoint_step, evaluate, evaluate_continuously, make_eval_step
+from object_detection_fpn.evaluation.loop import evaluate, make_eval_step
+from object_detection_fpn.evaluation.metric import EvaluationError
 from object_detection_fpn.evaluation.pascal import PascalBoxMetrics
+from object_detection_fpn.evaluation.pictures import PictureSettings
 
 CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
 AP, AP50, LARGE = (
@@ -122,7 +122,9 @@ def make_batches(means, *, num_boxes=None, batch_size=2, source_ids=None, with_o
 
 def run(dataset, **options):
     options.setdefault("console", rich.console.Console(file=io.StringIO(), width=100))
-    options.setdefault("model", FixedModel())
+    make = {name: options.pop(name) for name in ("compute_losses", "add_regularization_loss") if name in options}
+    model = options.pop("model", None) or FixedModel()
+    options.setdefault("eval_step", make_eval_step(model=model, strategy=options.get("strategy"), **make))
     options.setdefault("metrics", [CocoBoxMetrics(CATEGORIES, include_metrics_per_category=True)])
     return evaluate(dataset=dataset, step=options.pop("step", 7), categories=CATEGORIES, **options)
 
@@ -155,6 +157,18 @@ def test_padding_images_reach_no_metric():
     images = {"means": [10, 20, 30, 0], "num_boxes": [1, 1, 1, 0], "source_ids": ["b", "c", "d", "a"]}
     assert run(make_batches(**images, num_padding=1))[AP] == pytest.approx(1)
     assert run(make_batches(**images, num_padding=0))[AP] < 1
+
+
+def test_data_without_any_groundtruth_object_are_warned_of(caplog):
+    # The box of the padding image counts nowhere.
+    padded = make_batches([10, 20, 30], num_boxes=[0, 0, 1], num_padding=1, batch_size=3)
+    results = run(padded, metrics=[CocoBoxMetrics(CATEGORIES), PascalBoxMetrics(CATEGORIES)])
+    assert results[AP] == -1 and np.isnan(results["PascalBoxes_Precision/mAP@0.5IOU"])
+    assert [message[:56] for message in caplog.messages] == ["None of the 2 evaluated images has a groundtruth object,"]
+    caplog.clear()
+    run(make_batches([10, 20], num_boxes=[0, 1]))
+    run(make_batches([10]), ignore_groundtruth=True, compute_losses=False)
+    assert not caplog.messages
 
 
 def test_regularization_loss_can_be_left_out():
@@ -192,38 +206,16 @@ def test_a_step_made_once_is_traced_once():
     model = FixedModel()
     step = make_eval_step(model=model)
     for _ in range(3):
-        run(make_batches([10, 20]), model=model, eval_step=step)
+        run(make_batches([10, 20]), eval_step=step)
     assert model.num_traces == 1
 
 
 def test_weights_changed_between_evaluations_count():
     model = FixedModel()
     step = make_eval_step(model=model)
-    run(make_batches([10]), model=model, eval_step=step)
+    run(make_batches([10]), eval_step=step)
     model.score.assign(float("nan"))
-    assert run(make_batches([10]), model=model, eval_step=step)[AP] == 0
-
-
-def test_a_table_of_metrics_losses_and_classes_is_printed():
-    screen = io.StringIO()
-    run(make_batches([10, 20]), console=rich.console.Console(file=screen, width=100))
-    printed = screen.getvalue()
-    assert "Evaluation of step 7: 2 images" in printed
-    for words in (["DetectionBoxes_Precision/mAP@.50IOU", "1.0000"], [RPN_LOSS, "0.1500"], ["circle", "1.0000"]):
-        assert any(all(word in line for word in words) for line in printed.splitlines()), words
-    assert any("square" in line and "no groundtruth" in line for line in printed.splitlines())
-    assert "PerformanceByCategory" not in printed
-
-
-def test_each_metric_has_a_table_of_its_classes():
-    screen = io.StringIO()
-    metrics = [CocoBoxMetrics(CATEGORIES, include_metrics_per_category=True), PascalBoxMetrics(CATEGORIES)]
-    run(make_batches([10]), metrics=metrics, console=rich.console.Console(file=screen, width=100))
-    printed = screen.getvalue()
-    assert printed.count("AP of each class") == 2
-    assert "DetectionBoxes ┃" in printed and "PascalBoxes ┃" in printed
-    assert printed.count("no groundtruth") >= 2  # of squares: -1 by COCO, NaN by PASCAL VOC
-    assert "nan" not in printed
+    assert run(make_batches([10]), eval_step=step)[AP] == 0
 
 
 def test_labeled_classes_reach_the_metrics():
@@ -241,16 +233,15 @@ def test_ignored_groundtruth_leaves_detections_to_look_at(tmp_path):
         ignore_groundtruth=True,
         compute_losses=False,
         output_dir=str(tmp_path),
-        export_dir=str(folder),
-        export_with_source_id=True,
+        pictures=PictureSettings(export_dir=str(folder), export_with_source_id=True),
     )
     assert results == {}
     assert [path.name for path in folder.iterdir()] == ["export-image-0-image0.png"]
 
 
 def test_scalars_pictures_and_lines_are_written(tmp_path):
-    run(make_batches([10, 20, 30]), output_dir=str(tmp_path), num_visualizations=2, step=7)
-    results = run(make_batches([10, 20, 30]), output_dir=str(tmp_path), num_visualizations=2, step=9)
+    run(make_batches([10, 20, 30]), output_dir=str(tmp_path), pictures=PictureSettings(num_images=2), step=7)
+    results = run(make_batches([10, 20, 30]), output_dir=str(tmp_path), pictures=PictureSettings(num_images=2), step=9)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [7, 9]
     assert lines[1] == {"step": 9, "num_images": 3, **results}
@@ -271,7 +262,7 @@ def test_scalars_pictures_and_lines_are_written(tmp_path):
 
 
 def test_a_diverged_loss_is_null_in_the_lines(tmp_path):
-    results = run(make_batches([float("nan")]), output_dir=str(tmp_path), num_visualizations=0)
+    results = run(make_batches([float("nan")]), output_dir=str(tmp_path), pictures=PictureSettings(num_images=0))
     assert np.isnan(results[TOTAL])
     line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert line[TOTAL] is None and line[BOX_LOSS] == 1
@@ -279,22 +270,33 @@ def test_a_diverged_loss_is_null_in_the_lines(tmp_path):
 
 @pytest.mark.parametrize("metrics", [[], [CocoBoxMetrics(CATEGORIES)]], ids=["no metrics", "coco"])
 def test_a_dataset_without_images_is_refused(metrics):
-    with pytest.raises(ValueError, match="evaluation at step 7 saw no image"):
+    with pytest.raises(EvaluationError, match="evaluation at step 7 saw no image"):
         run(make_batches([10]).take(0), metrics=metrics)
 
 
+@pytest.mark.parametrize("option", ["output_dir", "export_dir"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_evaluation(tmp_path, option):
+    (tmp_path / "file").write_text("")
+    folder = str(tmp_path / "file" / "results")
+    options = {option: folder} if option == "output_dir" else {"pictures": PictureSettings(export_dir=folder)}
+    model = FixedModel()
+    with pytest.raises(EvaluationError, match=f"^{folder}: the results of the evaluation cannot be written there"):
+        run(make_batches([10]), model=model, **options)
+    assert model.num_traces == 0
+
+
 def test_an_endless_dataset_is_refused():
-    with pytest.raises(ValueError, match="repeats for ever"):
+    with pytest.raises(EvaluationError, match="repeats for ever"):
         run(make_batches([10]).repeat())
 
 
 def test_two_metrics_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="Two metrics give the same name 'DetectionBoxes_Precision/mAP'"):
+    with pytest.raises(EvaluationError, match="Two metrics give the same name 'DetectionBoxes_Precision/mAP'"):
         run(make_batches([10]), metrics=[CocoBoxMetrics(CATEGORIES), CocoBoxMetrics(CATEGORIES)])
 
 
 def test_several_workers_are_refused():
-    with pytest.raises(ValueError, match="Evaluation runs on one worker"):
+    with pytest.raises(EvaluationError, match="Evaluation runs on one worker"):
         run(make_batches([10]), strategy=mock.create_autospec(tf.distribute.MultiWorkerMirroredStrategy, instance=True))
 
 
@@ -306,110 +308,3 @@ def test_an_error_of_the_input_is_raised():
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match="broken"):
         run(broken)
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    """A function that writes a checkpoint of a step to `tmp_path`, as a training job does."""
-    step = tf.Variable(0, dtype=tf.int64)
-    manager = tf.train.CheckpointManager(tf.train.Checkpoint(step=step), str(tmp_path), max_to_keep=None)
-
-    def save(value):
-        step.assign(value)
-        return manager.save()
-
-    return save
-
-
-def screen():
-    return rich.console.Console(file=io.StringIO(), width=200)
-
-
-def test_step_is_read_from_the_checkpoint_not_its_name(checkpoint):
-    path = checkpoint(500)
-    assert path.endswith("ckpt-1")
-    assert checkpoint_step(path) == 500
-
-
-def test_an_exported_checkpoint_without_step_counts_as_the_first(tmp_path):
-    path = tf.train.Checkpoint(weight=tf.Variable(1.0)).write(str(tmp_path / "ckpt"))
-    assert checkpoint_step(path) == 0
-
-
-def test_every_checkpoint_that_appears_is_evaluated_until_the_final_step(tmp_path, checkpoint):
-    console, seen = screen(), []
-
-    def evaluate_fn(path, step):
-        seen.append((path.rsplit("-")[-1], step))
-        if step < 300:
-            checkpoint(step + 100)
-        return {"AP": step / 1000}
-
-    checkpoint(100)
-    results = evaluate_continuously(
-        checkpoint_dir=str(tmp_path), evaluate_fn=evaluate_fn, timeout=60, final_step=300, console=console
-    )
-    assert seen == [("1", 100), ("2", 200), ("3", 300)]
-    assert results == {100: {"AP": 0.1}, 200: {"AP": 0.2}, 300: {"AP": 0.3}}
-    assert console.file.getvalue().count(f"Waiting up to 60 s for a new checkpoint in {tmp_path} ...") == 3
-
-
-def test_it_waits_for_a_folder_that_does_not_exist_yet(tmp_path):
-    folder = tmp_path / "later"
-
-    def train():
-        time.sleep(0.5)
-        tf.train.CheckpointManager(tf.train.Checkpoint(step=tf.Variable(5)), str(folder), max_to_keep=1).save()
-
-    trainer = threading.Thread(target=train)
-    trainer.start()
-    results = evaluate_continuously(
-        checkpoint_dir=str(folder), evaluate_fn=lambda path, step: {}, timeout=60, final_step=5, console=screen()
-    )
-    trainer.join()
-    assert results == {5: {}}
-
-
-def test_it_ends_after_the_timeout_and_says_so(tmp_path, checkpoint):
-    console = screen()
-    checkpoint(100)
-    results = evaluate_continuously(
-        checkpoint_dir=str(tmp_path), evaluate_fn=lambda path, step: {"AP": 0.5}, timeout=0.1, console=console
-    )
-    assert results == {100: {"AP": 0.5}}
-    assert f"No new checkpoint in {tmp_path} within 0.1 s: evaluation ends." in console.file.getvalue()
-
-
-def test_no_checkpoint_at_all_is_an_error(tmp_path):
-    with pytest.raises(TimeoutError, match=r"No checkpoint to evaluate appeared in .* within 0\.1 s"):
-        evaluate_continuously(checkpoint_dir=str(tmp_path), evaluate_fn=None, timeout=0.1, console=screen())
-
-
-def test_an_error_of_an_evaluation_is_raised(tmp_path, checkpoint):
-    checkpoint(100)
-
-    def evaluate_fn(path, step):
-        raise tf.errors.NotFoundError(None, None, "eval.record")
-
-    with pytest.raises(tf.errors.NotFoundError, match=r"eval\.record"):
-        evaluate_continuously(checkpoint_dir=str(tmp_path), evaluate_fn=evaluate_fn, timeout=5, console=screen())
-
-
-def test_a_checkpoint_deleted_before_it_was_read_is_passed_over(tmp_path, checkpoint):
-    console, seen = screen(), []
-
-    def evaluate_fn(path, step):
-        seen.append(step)
-        if step == 100:
-            for file in tmp_path.glob("ckpt-1.*"):
-                file.unlink()
-            checkpoint(200)
-        tf.train.load_checkpoint(path)
-        return {}
-
-    first = checkpoint(100)
-    results = evaluate_continuously(
-        checkpoint_dir=str(tmp_path), evaluate_fn=evaluate_fn, timeout=60, final_step=200, console=console
-    )
-    assert (seen, results) == ([100, 200], {200: {}})
-    assert f"{first} was deleted before it could be evaluated" in console.file.getvalue()

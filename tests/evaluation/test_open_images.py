@@ -61,3 +61,15 @@ def test_only_the_challenge_leaves_out_classes_that_nobody_verified(make_image):
     assert measure(OpenImagesChallengeBoxMetrics(CATEGORIES), *images)[CHALLENGE] == 1
     verified = [images[0], make_image([], [A], scores=[0.9], labeled=[True, False])]
     assert measure(OpenImagesChallengeBoxMetrics(CATEGORIES), *verified)[CHALLENGE] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("make_metric, main", [(OpenImagesBoxMetrics, V2), (OpenImagesChallengeBoxMetrics, CHALLENGE)])
+def test_crowds_are_boxes_like_others(make_image, make_metric, main):
+    image = make_image([A, GROUP], [A], crowd=[False, True])
+    assert measure(make_metric(CATEGORIES), image)[main] == pytest.approx(0.5)
+
+
+def test_groups_alone_are_nothing_to_find_in_v2_and_one_object_each_in_the_challenge(make_image):
+    image = make_image([GROUP], [IN_GROUP], group_of=[True])
+    assert measure(OpenImagesBoxMetrics(CATEGORIES), image)[V2] == pytest.approx(float("nan"), nan_ok=True)
+    assert measure(OpenImagesChallengeBoxMetrics(CATEGORIES), image)[CHALLENGE] == 1

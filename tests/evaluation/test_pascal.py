@@ -65,3 +65,31 @@ def test_predictions_for_unlabeled_classes_can_be_skipped(make_image):
     assert measure(PrecisionAtRecallBoxMetrics(CATEGORIES, **skipping), *images)[mean] == 1
     unknown = [images[0], make_image([], [B], scores=[0.9])]  # nobody knows what was looked for: everything
     assert measure(PrecisionAtRecallBoxMetrics(CATEGORIES, **skipping), *unknown)[mean] == pytest.approx(0.5)
+
+
+PRECISION_AT_RECALL = PrecisionAtRecallBoxMetrics(CATEGORIES).main_result
+
+
+@pytest.mark.parametrize(
+    "make_metric",
+    [PascalBoxMetrics, lambda categories: PascalBoxMetrics(categories, weighted=True), PrecisionAtRecallBoxMetrics],
+    ids=["pascal", "weighted", "precision at recall"],
+)
+def test_difficult_boxes_count_in_none_of_these_metrics(make_image, make_metric):
+    metric = make_metric(CATEGORIES)
+    # Of the cats, one is difficult; of the dogs, all are, which leaves the class out of the mean.
+    image = make_image([A, B, C], [A, B, C], gt_classes=[0, 0, 1], classes=[0, 0, 1], difficult=[True, False, True])
+    results = measure(metric, image)
+    assert results[metric.main_result] == 1
+    of_dogs = [value for name, value in results.items() if name.endswith("/dog")]
+    assert of_dogs == pytest.approx([float("nan")], nan_ok=True)
+
+
+def test_a_difficult_box_does_not_excuse_detections_elsewhere(make_image):
+    image = make_image([A, B], [C, B], difficult=[True, False])
+    assert measure(PascalBoxMetrics(CATEGORIES), image)[MEAN] == pytest.approx(0.5)
+
+
+def test_groups_and_crowds_are_boxes_like_others_in_precision_at_recall(make_image):
+    image = make_image([A, B], [A], group_of=[False, True], crowd=[False, True])
+    assert measure(PrecisionAtRecallBoxMetrics(CATEGORIES), image)[PRECISION_AT_RECALL] == pytest.approx(0.5)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn.drawing.boxes import Boxes
-from object_detection_fpn.evaluation.pictures import Pictures
+from object_detection_fpn.evaluation.pictures import Pictures, PictureSettings
 
 GREY = np.full((100, 200, 3), 128, np.uint8)
 DETECTIONS = Boxes(np.array([[0.1, 0.1, 0.4, 0.4]]), np.array([0]), scores=np.array([0.9]))
@@ -17,7 +17,9 @@ RED = (255, 0, 0)
 
 def draw(folder=None, *, num_images=1, source_ids=("a",), **options) -> Pictures:
     options = {"show_labels": False, "show_scores": False, "names": {}, **options}
-    pictures = Pictures(num_images=num_images, export_dir=None if folder is None else str(folder), **options)
+    others = {name: options.pop(name) for name in ("names", "ignore_groundtruth") & options.keys()}
+    export_dir = None if folder is None else str(folder)
+    pictures = Pictures(PictureSettings(num_images=num_images, export_dir=export_dir, **options), **others)
     for source_id in source_ids:
         if pictures.wants_more:
             pictures.add(GREY, detections=DETECTIONS, groundtruth=GROUNDTRUTH, source_id=source_id)

@@ -3,65 +3,38 @@
 from __future__ import annotations
 
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
-from google.protobuf import text_format
 
 from object_detection_fpn import builder
 from object_detection_fpn.interop import odapi
-from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.protos import model_pb2
 
-SMALL = "faster_rcnn_resnet50_fpn_keras"
-
-
-def four_convolutions(**_):
-    """A backbone of one convolution a level."""
-    features = inputs = tf_keras.Input([None, None, 3])
-    outputs = []
-    for stride in (4, 2, 2, 2):
-        features = tf_keras.layers.Conv2D(4, 3, strides=stride, padding="same", use_bias=False)(features)
-        outputs.append(features)
-    return resnet_v1.Backbone(tf_keras.Model(inputs, outputs), levels=(2, 3, 4, 5), name="four_convolutions")
+RESNET50 = "faster_rcnn_resnet50_fpn_keras"
 
 
 @pytest.fixture
 def build_small(monkeypatch):
-    """Makes a model; by default of two stages, levels 3 to 7, and a backbone of four convolutions."""
+    """Makes a model; by default of two stages, levels 3 to 7, and the tiny backbone."""
 
     def build(
-        *,
-        backbone=four_convolutions,
-        num_stages=2,
-        num_classes=3,
-        min_level=3,
-        max_level=7,
-        head="fc_hyperparams { op: FC }",
+        *, backbone=None, num_stages=2, num_classes=3, min_level=3, max_level=7, head="fc_hyperparams { op: FC }"
     ):
-        monkeypatch.setitem(builder.BACKBONES, SMALL, backbone)
+        if backbone is None:
+            support.put_backbone(monkeypatch, RESNET50)
+        else:
+            monkeypatch.setitem(builder.BACKBONES, RESNET50, backbone)
         levels = f"min_level: {min_level} max_level: {max_level}"
-        second_stage = f"""
-          initial_crop_size: 2 maxpool_kernel_size: 1 maxpool_stride: 1
-          second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {head} }} }}
-          second_stage_post_processing {{ batch_non_max_suppression {{ }} }}
-        """
-        message = text_format.Parse(
+        message = support.model_message(
             f"""
-            faster_rcnn {{
-              number_of_stages: {num_stages}
-              num_classes: {num_classes}
-              feature_extractor {{
-                type: "{SMALL}"
-                conv_hyperparams {{ batch_norm {{ scale: true }} }}
-                fpn {{ {levels} additional_layer_depth: 8 }}
-              }}
-              first_stage_anchor_generator {{
-                multiscale_anchor_generator {{ {levels} aspect_ratios: 1 scales_per_octave: 1 }}
-              }}
-              {second_stage if num_stages == 2 else ""}
+            number_of_stages: {num_stages}
+            num_classes: {num_classes}
+            feature_extractor {{
+              type: "{RESNET50}" conv_hyperparams {{ batch_norm {{ scale: true }} }} fpn {{ {levels} }}
             }}
-            """,
-            model_pb2.DetectionModel(),
+            first_stage_anchor_generator {{ multiscale_anchor_generator {{ {levels} }} }}
+            second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {head} }} }}
+            """
         )
         return builder.build_model(message)
 

@@ -15,7 +15,8 @@ from object_detection_fpn.interop import classification, sources
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint
+from object_detection_fpn.training.weights import variables_by_path
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -110,7 +111,7 @@ def read(path):
     """As `sources.find` reads it."""
     if path.endswith(classification.FILE_SUFFIXES):
         return classification.read_file(path)
-    stored = checkpoints.StoredCheckpoint(path)
+    stored = StoredCheckpoint(path)
     graph = ObjectGraph(stored)
     return classification.read_checkpoint(stored, graph, graph.follow("model"))
 
@@ -136,7 +137,7 @@ def test_every_format_holds_the_same_network(files, classifier, name):
 def test_features_are_those_of_the_classifier_whatever_the_norm(build, files, classifier, norm):
     model = build(**norm)
     report, title = sources.restore_for_fine_tuning(files["full.h5"], model)
-    backbone = {path for path in checkpoints.variables_by_path(model) if path.startswith("feature_extractor/backbone/")}
+    backbone = {path for path in variables_by_path(model) if path.startswith("feature_extractor/backbone/")}
     assert set(report.restored) == backbone
     assert report.missing == report.other_shape == []
     assert report.unused == ["rest-0/kernel", "rest-0/bias"]  # the classifier's last layer
@@ -235,14 +236,14 @@ def write_network(path, num_convolutions, num_norms):
         (
             104,
             104,
-            "these are weights of a ResNet-101, but the model's backbone is four_convolutions. Allowed: weights of that "
+            "these are weights of a ResNet-101, but the model's backbone is tiny. Allowed: weights of that "
             'network, or feature_extractor.type: "faster_rcnn_resnet101_fpn_keras"',
         ),
     ],
 )
 def test_another_network_is_refused(build_small, tmp_path, num_convolutions, num_norms, words):
     path = write_network(tmp_path / "x.weights.h5", num_convolutions, num_norms)
-    with pytest.raises(checkpoints.CheckpointError, match=words):
+    with pytest.raises(CheckpointError, match=words):
         sources.restore_for_fine_tuning(path, build_small())
 
 
@@ -252,25 +253,21 @@ def test_unreadable_files_are_refused(build_small, tmp_path, suffix):
     for content in (None, b"no weights"):
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(checkpoints.CheckpointError, match=rf"x{suffix}: these weights cannot be read \("):
+        with pytest.raises(CheckpointError, match=rf"x{suffix}: these weights cannot be read \("):
             sources.restore_for_fine_tuning(str(path), build_small())
 
 
 def test_a_backbone_is_no_detector(build, files):
     model = build(max_level=2)
     for kind in ("detection", "full"):
-        with pytest.raises(
-            checkpoints.CheckpointError, match=rf'a backbone alone .*is "{kind}"\. Allowed: "classification"'
-        ):
+        with pytest.raises(CheckpointError, match=rf'a backbone alone .*is "{kind}"\. Allowed: "classification"'):
             sources.restore_for_fine_tuning(files["notop.h5"], model, kind=kind)
-    with pytest.raises(checkpoints.CheckpointError, match=r"a backbone alone .* with which nothing can be detected"):
+    with pytest.raises(CheckpointError, match=r"a backbone alone .* with which nothing can be detected"):
         sources.restore_model(files["notop.h5"], model)
 
 
 def test_imagenet_is_refused_where_there_are_no_such_weights(build_small):
-    with pytest.raises(
-        checkpoints.CheckpointError, match='"imagenet": there are no such weights for four_convolutions'
-    ):
+    with pytest.raises(CheckpointError, match='"imagenet": there are no such weights for tiny'):
         sources.restore_for_fine_tuning("imagenet", build_small())
 
 
@@ -279,7 +276,5 @@ def test_a_download_that_fails_says_so(monkeypatch):
         raise Exception("URL fetch failure on https://...: None -- timed out")
 
     monkeypatch.setattr("tf_keras.src.utils.data_utils.get_file", get_file)
-    with pytest.raises(
-        checkpoints.CheckpointError, match=r"cannot be downloaded \(URL fetch failure .* name the file\."
-    ):
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded \(URL fetch failure .* name the file\."):
         classification.download(SimpleNamespace(name="resnet50_v1"))

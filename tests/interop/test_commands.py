@@ -12,8 +12,11 @@ from PIL import Image
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config
-from object_detection_fpn.jobs import train as run
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.jobs import evaluate as evaluate_job
+from object_detection_fpn.jobs import export as export_job
+from object_detection_fpn.jobs import predict as predict_job
+from object_detection_fpn.jobs import train as train_job
+from object_detection_fpn.training.stored import CheckpointError
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -43,7 +46,7 @@ def api_run(api_config, save_as_api, tmp_path):
 def test_it_is_evaluated(api_config, api_run, tmp_path):
     api_config.train_config.num_steps = 7  # evaluating the last step ends the wait
     _, folder = api_run
-    results = run.evaluate_continuously(
+    results = evaluate_job.evaluate_continuously(
         api_config, checkpoint_dir=folder, output_dir=str(tmp_path), timeout=60, sample_1_of_n_eval_examples=3
     )
     assert list(results) == [7]
@@ -52,7 +55,7 @@ def test_it_is_evaluated(api_config, api_run, tmp_path):
 
 def test_it_is_exported_and_predicts_as_it_is(api_config, api_run, shapes_data, tmp_path):
     _, folder = api_run
-    run.export(api_config, checkpoint=folder, output_dir=str(tmp_path / "exported"))
+    export_job.export(api_config, checkpoint=folder, output_dir=str(tmp_path / "exported"))
     files = {str(path.relative_to(tmp_path / "exported")) for path in (tmp_path / "exported").rglob("*")}
     assert {
         "pipeline.config",
@@ -67,7 +70,7 @@ def test_it_is_exported_and_predicts_as_it_is(api_config, api_run, shapes_data, 
     assert config.load_config(str(tmp_path / "exported" / "pipeline.config")) == api_config
 
     image = np.asarray(Image.open(sorted(Path(shapes_data.eval_images).iterdir())[0]))
-    expected = run.make_predictor(api_config, checkpoint=folder).predict(image)
+    expected = predict_job.make_predictor(api_config, checkpoint=folder).predict(image)
     assert len(expected.scores)
     serve = tf.saved_model.load(str(tmp_path / "exported" / "saved_model")).signatures["serving_default"]
     outputs = serve(input_tensor=tf.constant(image)[None])
@@ -88,7 +91,7 @@ def test_it_is_exported_and_predicts_as_it_is(api_config, api_run, shapes_data, 
 
     # What was exported is where the weights come from next.
     for exported in ("exported", "exported/saved_model"):
-        again = run.make_predictor(api_config, checkpoint=str(tmp_path / exported)).predict(image)
+        again = predict_job.make_predictor(api_config, checkpoint=str(tmp_path / exported)).predict(image)
         np.testing.assert_array_equal(again.scores, expected.scores)
 
 
@@ -102,7 +105,7 @@ def test_training_starts_from_it(api_config, api_run, capfd, kind, is_deprecated
     settings.fine_tune_checkpoint, settings.fine_tune_checkpoint_type = folder, kind
     settings.from_detection_checkpoint = is_deprecated_way
     trained = builder.build_model(api_config.model)
-    run._initialize(api_config, trained)
+    train_job._initialize(api_config, trained)
     extractors = [*model.feature_extractor.variables, *model.box_head.feature_extractor.variables]
     num_restored = len(model.variables if meant == "full" else extractors)
     [title, restored, *_] = capfd.readouterr().out.splitlines()
@@ -117,8 +120,6 @@ def test_training_starts_from_it(api_config, api_run, capfd, kind, is_deprecated
 def test_its_run_is_not_continued(api_config, api_run):
     _, folder = api_run
     before = sorted(Path(folder).iterdir())
-    with pytest.raises(
-        checkpoints.CheckpointError, match="written by the Object Detection API, whose runs are not continued"
-    ):
-        run.train(api_config, model_dir=folder, num_steps=9)
+    with pytest.raises(CheckpointError, match="written by the Object Detection API, whose runs are not continued"):
+        train_job.train(api_config, model_dir=folder, num_steps=9)
     assert sorted(Path(folder).iterdir()) == before

@@ -12,14 +12,16 @@ from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.data import resize
 from object_detection_fpn.interop import odapi, sources
 from object_detection_fpn.serving.saved_model import export_saved_model
-from object_detection_fpn.training import checkpoints, optimizers
+from object_detection_fpn.training import checkpoints, optimizers, schedules
+from object_detection_fpn.training.stored import CheckpointError
+from object_detection_fpn.training.weights import Restored, variables_by_path
 
 BACKBONE = "feature_extractor/backbone/"
 EXTRACTORS = ("feature_extractor/", "box_head/feature_extractor/")
 
 
 def values(model):
-    return {path: variable.numpy() for path, variable in checkpoints.variables_by_path(model).items()}
+    return {path: variable.numpy() for path, variable in variables_by_path(model).items()}
 
 
 def assert_equal(model, other, paths=None):
@@ -88,21 +90,19 @@ def test_folder_of_an_api_run_means_its_newest_checkpoint(build_small, saved, sa
     original, _ = saved
     newest = save_as_api(original, tmp_path / "api", step=9, number=2)
     assert newest.endswith("ckpt-2")
-    assert sources.restore_model(str(tmp_path / "api"), build_small()) == checkpoints.Restored(newest, 9)
+    assert sources.restore_model(str(tmp_path / "api"), build_small()) == Restored(newest, 9)
 
 
 def test_model_is_restored_whole_from_an_api_checkpoint(build_small, saved):
     original, path = saved
     model = build_small()
-    assert sources.restore_model(path, model) == checkpoints.Restored(path, 7)
+    assert sources.restore_model(path, model) == Restored(path, 7)
     assert_equal(model, original)
 
 
 def test_evaluating_another_number_of_classes_is_refused(build_small, saved):
     _, path = saved
-    with pytest.raises(
-        checkpoints.CheckpointError, match=r"another model; it lacks 4 of the model's \d+ variables: box_head"
-    ):
+    with pytest.raises(CheckpointError, match=r"another model; it lacks 4 of the model's \d+ variables: box_head"):
         sources.restore_model(path, build_small(num_classes=5))
 
 
@@ -121,7 +121,7 @@ def test_averages_of_an_api_checkpoint_are_taken_when_asked_for(build_small, sav
 
 
 def test_averages_that_an_api_checkpoint_lacks_are_refused(build_small, saved):
-    with pytest.raises(checkpoints.CheckpointError, match="no moving averages in this checkpoint"):
+    with pytest.raises(CheckpointError, match="no moving averages in this checkpoint"):
         sources.restore_model(saved[1], build_small(), use_averages=True)
 
 
@@ -167,7 +167,7 @@ def test_export_of_the_api_means_the_checkpoint_in_it(build_small, saved, as_obj
     path = tf.train.CheckpointManager(checkpoint, str(tmp_path / "zoo" / "checkpoint"), 1).save(checkpoint_number=0)
     (tmp_path / "zoo" / "saved_model").mkdir()
     model = build_small()
-    assert sources.restore_model(str(tmp_path / "zoo"), model) == checkpoints.Restored(path, 0)
+    assert sources.restore_model(str(tmp_path / "zoo"), model) == Restored(path, 0)
     assert_equal(model, original)
 
 
@@ -178,7 +178,7 @@ def test_checkpoint_of_this_package_is_known_by_its_names(build_small, fill, tmp
     path = tf.train.Checkpoint(model=original, step=step).write(str(tmp_path / "ckpt-3"))
     for spelling in (path, str(tmp_path), f"{path}.index"):
         model = build_small()
-        assert sources.restore_model(spelling, model) == checkpoints.Restored(path, 3)
+        assert sources.restore_model(spelling, model) == Restored(path, 3)
         assert_equal(model, original)
     report, title = sources.restore_for_fine_tuning(path, build_small(), kind="detection")
     assert all(name.startswith(EXTRACTORS) for name in report.restored)
@@ -194,7 +194,7 @@ def test_saved_model_of_this_package_is_read_like_its_checkpoint(build_small, fi
         input_type="image_tensor",
         output_dir=str(tmp_path),
         pipeline_config_text="",
-        variables=checkpoints.variables_by_path(original),
+        variables=variables_by_path(original),
     )
     for path in (tmp_path, tmp_path / "checkpoint", tmp_path / "saved_model"):
         model = build_small()
@@ -227,7 +227,7 @@ def test_other_models_are_refused_by_their_names(build_small, as_objects, tmp_pa
     objects = as_objects({path: tf.Variable(1.0) for path in paths})
     path = tf.train.Checkpoint(model=objects).write(str(tmp_path / "ckpt-1"))
     for restore in (sources.restore_model, sources.restore_for_fine_tuning):
-        with pytest.raises(checkpoints.CheckpointError) as caught:
+        with pytest.raises(CheckpointError) as caught:
             restore(path, build_small())
         [line] = str(caught.value).splitlines()
         assert line.startswith(f"{path}: {words}")
@@ -241,7 +241,7 @@ def test_checkpoint_of_tensorflow_1_is_refused(build_small, tmp_path):
     path = str(tmp_path / "model.ckpt")
     names = ["FirstStageFeatureExtractor/resnet_v1_50/conv1/weights"]
     tf.raw_ops.SaveV2(prefix=path, tensor_names=names, shape_and_slices=[""], tensors=[tf.zeros([3])])
-    with pytest.raises(checkpoints.CheckpointError, match=r"model\.ckpt: this checkpoint was written by TensorFlow 1"):
+    with pytest.raises(CheckpointError, match=r"model\.ckpt: this checkpoint was written by TensorFlow 1"):
         sources.restore_for_fine_tuning(path, build_small())
 
 
@@ -252,7 +252,7 @@ def test_checkpoint_with_missing_data_files_is_refused_before_anything_is_assign
     model = build_small()
     before = values(model)
     with pytest.raises(
-        checkpoints.CheckpointError,
+        CheckpointError,
         match=r"1 of the 2 data files of this checkpoint are missing: ckpt-1\.data-00000-of-00002\. Copy all files ckpt-1",
     ):
         sources.restore_for_fine_tuning(path, model)
@@ -263,12 +263,12 @@ def test_checkpoint_with_missing_data_files_is_refused_before_anything_is_assign
 def test_a_run_of_the_api_is_not_continued_but_says_how_to_start_from_it(build_small, saved, tmp_path):
     _, path = saved
     model = build_small()
-    optimizer = optimizers.momentum(optimizers.ConstantLearningRate(learning_rate=0.1))
+    optimizer = optimizers.momentum(schedules.ConstantLearningRate(learning_rate=0.1))
     optimizer.build(model.trainable_variables)
     run = checkpoints.RunCheckpoints(
         str(tmp_path / "api"), model=model, optimizer=optimizer, strategy=tf.distribute.get_strategy()
     )
-    with pytest.raises(checkpoints.CheckpointError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         run.restore_latest(pytest.fail)
     [line] = str(caught.value).splitlines()
     assert line.startswith(f"{path} was written by the Object Detection API")

@@ -1,4 +1,4 @@
-"""Runs on other strategies, and the choice of strategy."""
+"""Training as a job: on several devices, in other number formats, from other weights."""
 
 from __future__ import annotations
 
@@ -12,104 +12,19 @@ import tensorflow as tf
 
 from object_detection_fpn import builder
 from object_detection_fpn.cli import main as cli
+from object_detection_fpn.cli import odapi
 from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.config import recipes
+from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.jobs import evaluate as evaluate_job
+from object_detection_fpn.jobs import export as export_job
 from object_detection_fpn.jobs import strategies
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.protos import train_pb2
-from object_detection_fpn.training import checkpoints, step
+from object_detection_fpn.training import step
+from object_detection_fpn.training.stored import latest_checkpoint
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
-
-
-def test_one_device_is_the_default_strategy():
-    assert strategies.make_strategy() is tf.distribute.get_strategy()
-
-
-def test_several_workers_need_tf_config(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(ValueError, match="--num_workers = 2 needs the environment variable TF_CONFIG"):
-        strategies.make_strategy(num_workers=2)
-
-
-def test_tpu_and_several_workers_exclude_each_other():
-    with pytest.raises(ValueError, match="--use_tpu and --num_workers = 4 exclude each other"):
-        strategies.make_strategy(use_tpu=True, num_workers=4)
-
-
-def test_tpu_flags_reach_the_library(monkeypatch):
-    calls = []
-
-    def fake(*arguments, **keywords):
-        calls.append((arguments, keywords))
-        return tf.distribute.get_strategy()
-
-    monkeypatch.setattr(strategies.distribute_utils, "get_distribution_strategy", fake)
-    strategies.make_strategy(use_tpu=True, tpu_name="my-tpu")
-    assert calls == [(("tpu",), {"tpu_address": "my-tpu"})]
-
-
-def test_tpu_that_is_not_there_is_said_in_one_line():
-    with pytest.raises(ValueError, match=r"^--use_tpu: this machine has no TPU \(.+\)$"):
-        strategies.make_strategy(use_tpu=True)
-
-
-def test_tpu_that_cannot_be_reached_is_said_in_one_line(monkeypatch):
-    def unreachable(*_, **__):
-        raise OSError("Name or service not known\nand more")
-
-    monkeypatch.setattr(strategies.distribute_utils, "get_distribution_strategy", unreachable)
-    with pytest.raises(ValueError) as caught:
-        strategies.make_strategy(use_tpu=True, tpu_name="my-tpu")
-    assert str(caught.value) == ("--use_tpu: --tpu_name = my-tpu names no TPU that answers (Name or service not known)")
-
-
-def _cluster(index: int, kind: str = "worker") -> str:
-    return json.dumps({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": kind, "index": index}})
-
-
-@pytest.mark.parametrize(
-    "tf_config, num_workers, expected",
-    [
-        ("{not json", 2, "TF_CONFIG = {not json does not describe the workers. Allowed: "),
-        ('{"cluster": {}}', 2, "does not describe the workers"),
-        (_cluster(0), 3, "--num_workers = 3, but TF_CONFIG lists 2 workers"),
-        (_cluster(2), 2, 'this process is number 2 of "worker", of which it lists 2 (counted from 0)'),
-        (_cluster(0, "chief"), 2, 'this process is number 0 of "chief", of which it lists 0'),
-        (_cluster(0, "evaluator"), 2, 'this process is a "evaluator". Allowed: chief, worker.'),
-        (_cluster(0).replace("b:1", "b"), 2, 'TF_CONFIG lists the address "b". Allowed: HOST:PORT.'),
-    ],
-)
-def test_tf_config_that_does_not_fit_is_refused(monkeypatch, tf_config, num_workers, expected):
-    monkeypatch.setenv("TF_CONFIG", tf_config)
-    with pytest.raises(ValueError) as caught:
-        strategies.make_strategy(num_workers=num_workers)
-    assert expected in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_chief_comes_before_the_workers(monkeypatch):
-    cluster = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
-    seen, strategy = [], tf.distribute.get_strategy()
-    monkeypatch.setattr(strategies.workers, "wait_for_workers", lambda *arguments, **_: seen.append(arguments))
-    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: strategy)
-    for kind, index in (("chief", 0), ("worker", 0), ("worker", 1)):
-        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
-        assert strategies.make_strategy(num_workers=3) is strategy
-    assert seen == [(["a:1", "b:2", "c:3"], own) for own in range(3)]
-
-
-def test_workers_of_an_earlier_run_in_the_way_are_said_in_one_line(monkeypatch):
-    def refused():
-        raise tf.errors.AbortedError(None, None, "task 1 unexpectedly tried to connect\nand more")
-
-    monkeypatch.setenv("TF_CONFIG", _cluster(0))
-    monkeypatch.setattr(strategies.workers, "wait_for_workers", lambda *_, **__: None)
-    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", refused)
-    with pytest.raises(
-        TimeoutError, match=r"cannot be joined \(task 1 unexpectedly tried to connect\)\. Start all .*$"
-    ):
-        strategies.make_strategy(num_workers=2)
 
 
 def _flags(tmp_path, small_overrides, **others):
@@ -134,12 +49,12 @@ def _flags(tmp_path, small_overrides, **others):
         "use_tpu": True,
         "tpu_name": "my-tpu",
     }
-    names = re.findall(r"flags\.(\w+)", inspect.getsource(cli.run_model_main))
+    names = re.findall(r"flags\.(\w+)", inspect.getsource(odapi.run_model_main))
     return SimpleNamespace(**dict.fromkeys(names) | values | others)
 
 
 @pytest.mark.usefixtures("tiny_resnet18")
-def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, tmp_path):
+def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, untraced, tmp_path):
     addresses, connected, batches, options, models, calls = [], [], [], [], [], []
 
     class FakeResolver:
@@ -154,8 +69,8 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
     monkeypatch.delattr(tpu.tpu.experimental, "HardWareFeature", raising=False)
     monkeypatch.setattr(tpu.distribute, "TPUStrategy", lambda resolver, **_: two_cpus)
     monkeypatch.setattr(strategies, "is_tpu", lambda strategy: strategy is two_cpus)
-    real_train, real_build = run.training_loop.train, builder.build_model
-    real_evaluate, real_run = run.evaluation_loop.evaluate, step.Trainer.run
+    real_train, real_build = train_job.training_loop.train, builder.build_model
+    real_evaluate, real_run = evaluation_loop.evaluate, step.Trainer.run
 
     def run_steps(trainer, num_steps):
         calls.append(num_steps)
@@ -178,34 +93,35 @@ def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_over
         options.append(others)
         return real_evaluate(**others)
 
-    monkeypatch.setattr(run.training_loop, "train", train)
-    monkeypatch.setattr(run.training_loop, "_SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(train_job.training_loop, "train", train)
+    monkeypatch.setattr(train_job.training_loop, "_SECONDS_PER_CALL", 1e9)
     monkeypatch.setattr(step.Trainer, "run", run_steps)
     monkeypatch.setattr(builder.model, "build_model", build_model)
-    monkeypatch.setattr(run.evaluation_loop, "evaluate", evaluate)
-    assert cli.run_model_main(_flags(tmp_path, small_overrides)) == 0
-    assert cli.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
+    monkeypatch.setattr(evaluation_loop, "evaluate", evaluate)
+    assert odapi.run_model_main(_flags(tmp_path, small_overrides)) == 0
+    assert odapi.run_model_main(_flags(tmp_path, small_overrides, checkpoint_dir=str(tmp_path))) == 0
     recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     overrides = [word for override in small_overrides for word in ("--config_override", override)]
     command = ["eval", "--config", recipe, "--checkpoint", str(tmp_path), "--use_tpu", "--tpu_name", "my-tpu"]
-    assert cli.main([*command, *overrides]) == 0
+    with untraced():
+        assert cli.main([*command, *overrides]) == 0
     assert addresses == ["my-tpu"] * 3
     assert len(connected) == 6  # the cluster and the TPU system, of each command
-    assert batches == [(2, [1, 96, 96, 3])]  # half of the batch each
+    assert batches == [(2, [1, 64, 64, 3])]  # half of the batch each
     assert calls == [1, 1, 3]  # the first steps are shown, the others stay on the device
     training, *evaluations = options
-    assert not training["jit_compile"]  # a TPU compiles in any case
-    assert "steps_per_loop" not in training  # that is, many in a call: no host between the steps
+    assert not training["settings"].jit_compile  # a TPU compiles in any case
+    assert training["settings"].steps_per_loop == 100  # that is, many in a call: no host between the steps
     assert all(option["strategy"] is two_cpus for option in options)
     assert len(evaluations) == 2
     for evaluation in evaluations:
-        assert evaluation["dataset"].element_spec.inputs.images.shape == [4, 96, 96, 3]  # is split among the replicas
-    assert [(model.get("dtype", "float32"), model["static"]) for model in models] == [
+        assert evaluation["dataset"].element_spec.inputs.images.shape == [4, 64, 64, 3]  # is split among the replicas
+    assert [(model["execution"].dtype, model["execution"].static) for model in models] == [
         ("mixed_bfloat16", True),
         *[("float32", True)] * 2,
     ]
     assert all(model["strategy"] is two_cpus for model in models)
-    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-5")
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-5")
     lines = (tmp_path / "eval" / "held_out" / "metrics.jsonl").read_text().splitlines()
     first, second = map(json.loads, lines)
     assert second == pytest.approx(first, rel=1e-6)
@@ -222,10 +138,10 @@ def test_tpu_refuses_a_config_that_is_not_static_before_anything_is_built(
     resizer = message.model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer
     resizer.pad_to_max_dimension = False
     with pytest.raises(config_lib.ConfigError, match=r"pad_to_max_dimension = false leaves") as caught:
-        run.train(message, model_dir=str(tmp_path), strategy=two_cpus, num_steps=1)
+        train_job.train(message, model_dir=str(tmp_path), strategy=two_cpus, num_steps=1)
     assert "train_config.batch_size = 3 cannot be divided evenly among 2 replicas" in str(caught.value)
     with pytest.raises(config_lib.ConfigError, match="pad_to_max_dimension"):
-        run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path), strategy=two_cpus)
+        evaluate_job.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path), strategy=two_cpus)
 
 
 @pytest.mark.usefixtures("tiny_resnet18")
@@ -235,57 +151,38 @@ def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_c
     settings = message.train_config
     settings.precision = train_pb2.FLOAT16
     settings.accumulate_gradients, settings.recompute_backbone = 2, True
-    result = run.train(message, model_dir=str(tmp_path), num_steps=2, record_summaries=False)
+    result = train_job.train(message, model_dir=str(tmp_path), num_steps=2, record_summaries=False)
     assert np.isfinite(result.losses["Loss/total_loss"])
     reader = tf.train.load_checkpoint(result.checkpoint)
     stored = {dtype for name, dtype in reader.get_variable_to_dtype_map().items() if dtype.is_floating}
     assert stored == {tf.float32}
     with untraced():
-        metrics = run.evaluate(
+        metrics = evaluate_job.evaluate(
             message, checkpoint=str(tmp_path), output_dir=str(tmp_path), sample_1_of_n_eval_examples=3
         )
     assert np.isfinite(metrics["Loss/total_loss"])
-    served = tf.saved_model.load(run.export(message, checkpoint=str(tmp_path), output_dir=str(tmp_path / "out")))
-    outputs = served.signatures["serving_default"](tf.zeros([1, 96, 96, 3], tf.uint8))
+    served = tf.saved_model.load(export_job.export(message, checkpoint=str(tmp_path), output_dir=str(tmp_path / "out")))
+    outputs = served.signatures["serving_default"](tf.zeros([1, 64, 64, 3], tf.uint8))
     assert {value.dtype for value in outputs.values()} == {tf.float32}
 
 
-@pytest.mark.parametrize("gpus, device, winograd", [([], None, True), (["GPU:0"], None, False), ([], "gpu", False)])
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_an_export_is_for_the_device_that_is_here_unless_said(
-    small_config, monkeypatch, tmp_path, gpus, device, winograd, jit_compile
-):
-    class Built(Exception):
-        pass
-
-    def build_model(_, **settings):
-        raise Built(settings)
-
-    monkeypatch.setattr(builder.model, "build_model", build_model)
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: {"GPU": gpus}[kind])
-    monkeypatch.setattr(strategies, "check_strategy", lambda *_, **__: None)
-    with pytest.raises(Built) as caught:
-        run.export(small_config, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
-    settings = caught.value.args[0]
-    assert (settings["winograd"], settings["static"]) == (winograd and not jit_compile, jit_compile)
-
-
 @pytest.mark.usefixtures("tiny_resnet18")
-def test_two_replicas_train_and_have_the_metrics_of_one(small_config, two_cpus, tmp_path):
+def test_two_replicas_train_and_have_the_metrics_of_one(small_config, two_cpus, untraced, tmp_path):
     message = type(small_config)()
     message.CopyFrom(small_config)
     # Of weights that know nothing yet: many low boxes, some of which lie right.
     suppression = message.model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression
     suppression.score_threshold, suppression.max_total_detections = 0.0, 100
     suppression.max_detections_per_class = 50
-    assert run.train(message, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2).step == 2
+    with untraced():  # the compiled steps of two replicas are those of the test above
+        assert train_job.train(message, model_dir=str(tmp_path), strategy=two_cpus, num_steps=2).step == 2
     results = []
     # Two images at a time on each device, so that not even rounding tells the order of nearly equal scores apart.
     for name, strategy, batch_size in (("one", None, 2), ("two", two_cpus, 4)):
         message.eval_config.batch_size = batch_size
-        results.append(
-            run.evaluate(message, checkpoint=str(tmp_path), output_dir=str(tmp_path / name), strategy=strategy)
-        )
+        settings = {"checkpoint": str(tmp_path), "output_dir": str(tmp_path / name), "strategy": strategy}
+        with untraced():
+            results.append(evaluate_job.evaluate(message, **settings))
         line = json.loads((tmp_path / name / "eval" / "held_out" / "metrics.jsonl").read_text())
         assert line["num_images"] == 6  # in batches of 4 the last one is filled up, and its filling not counted
     one, two = results
@@ -300,36 +197,18 @@ def test_two_replicas_train_and_have_the_metrics_of_one(small_config, two_cpus, 
 @pytest.mark.usefixtures("tiny_resnet18")
 def test_training_starts_from_the_fine_tune_checkpoint(small_config, untraced, tmp_path, capfd):
     with untraced():
-        run.train(small_config, model_dir=str(tmp_path / "first"), num_steps=1)
+        train_job.train(small_config, model_dir=str(tmp_path / "first"), num_steps=1)
     message = type(small_config)()
     message.CopyFrom(small_config)
-    message.train_config.fine_tune_checkpoint = checkpoints.latest_checkpoint(str(tmp_path / "first"))
+    message.train_config.fine_tune_checkpoint = latest_checkpoint(str(tmp_path / "first"))
     message.train_config.fine_tune_checkpoint_type = "full"
     message.train_config.optimizer.momentum_optimizer.learning_rate.constant_learning_rate.learning_rate = 0.0
     with untraced():
-        run.train(message, model_dir=str(tmp_path / "second"), num_steps=1)
+        train_job.train(message, model_dir=str(tmp_path / "second"), num_steps=1)
     assert "restored" in capfd.readouterr().out
     key = "model/box_head/class_predictor/kernel/.ATTRIBUTES/VARIABLE_VALUE"
     kernels = [
-        tf.train.load_checkpoint(checkpoints.latest_checkpoint(str(tmp_path / name))).get_tensor(key)
+        tf.train.load_checkpoint(latest_checkpoint(str(tmp_path / name))).get_tensor(key)
         for name in ("first", "second")
     ]
     np.testing.assert_array_equal(*kernels)
-
-
-@pytest.mark.usefixtures("tiny_resnet18")
-def test_averages_are_what_is_exported(small_config, untraced, tmp_path):
-    message = type(small_config)()
-    message.CopyFrom(small_config)
-    message.train_config.optimizer.use_moving_average = True
-    message.train_config.optimizer.moving_average_decay = 0.5
-    with untraced():
-        run.train(message, model_dir=str(tmp_path / "model"), num_steps=2)
-    message.eval_config.use_moving_averages = True
-    run.export(message, checkpoint=str(tmp_path / "model"), output_dir=str(tmp_path / "exported"))
-    name = "model/box_head/class_predictor/kernel"
-    trained = tf.train.load_checkpoint(checkpoints.latest_checkpoint(str(tmp_path / "model")))
-    average = trained.get_tensor(f"{name}/.OPTIMIZER_SLOT/optimizer/average/.ATTRIBUTES/VARIABLE_VALUE")
-    assert np.any(average != trained.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE"))
-    exported = tf.train.load_checkpoint(str(tmp_path / "exported" / "checkpoint"))
-    np.testing.assert_array_equal(exported.get_tensor(f"{name}/.ATTRIBUTES/VARIABLE_VALUE"), average)

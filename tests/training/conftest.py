@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,10 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.records import Batch, Groundtruth, Inputs
-from object_detection_fpn.training import loop, optimizers
+from object_detection_fpn.training import loop, optimizers, schedules
+from object_detection_fpn.training.checkpoints import RunCheckpoints
+from object_detection_fpn.training.settings import TrainSettings
+from object_detection_fpn.training.weights import variables_by_path
 
 
 class FakePredictions(NamedTuple):
@@ -103,19 +107,21 @@ class Run:
         self.strategy = strategy or tf.distribute.get_strategy()
         with self.strategy.scope():
             self.model = FakeModel(**model_options)
-            rate = optimizers.CosineDecayLearningRate(learning_rate_base=0.5, total_steps=20, warmup_steps=3)
+            rate = schedules.CosineDecayLearningRate(learning_rate_base=0.5, total_steps=20, warmup_steps=3)
             self.optimizer = optimizers.momentum(rate, moving_average_decay=0.9)
         self.output = io.StringIO()
 
     def train(self, num_steps: int, **options: Any) -> loop.TrainResult:
         options.setdefault("dataset", make_dataset())
         options.setdefault("record_summaries", False)
+        names = {field.name for field in dataclasses.fields(TrainSettings)}
+        settings = TrainSettings(num_steps=num_steps, **{name: options.pop(name) for name in names & options.keys()})
         return loop.train(
             model=self.model,
             optimizer=self.optimizer,
             strategy=self.strategy,
             model_dir=self.model_dir,
-            num_steps=num_steps,
+            settings=settings,
             output=self.output,
             **options,
         )
@@ -137,3 +143,73 @@ def make_run() -> type[Run]:
 @pytest.fixture
 def make_data() -> Callable[..., Callable]:
     return make_dataset
+
+
+class Detector(tf_keras.layers.Layer):
+    """A functional backbone, which has several paths to each variable, a dictionary with an awkward key, and a head."""
+
+    def __init__(self, num_classes: int = 3, has_mask: bool = False, dtype: str | None = None):
+        super().__init__(dtype=dtype)
+        image = tf_keras.Input([8, 8, 3])
+        features = tf_keras.layers.Conv2D(4, 3, dtype=dtype)(image)
+        self.backbone = tf_keras.Model(image, tf_keras.layers.BatchNormalization(dtype=dtype)(features))
+        self.fpn = {"a/b.c": tf_keras.layers.Dense(2, dtype=dtype)}
+        self.head = tf_keras.layers.Dense(num_classes, dtype=dtype)
+        self.fpn["a/b.c"].build([None, 4])
+        self.head.build([None, 2])
+        if has_mask:
+            self.mask = tf_keras.layers.Dense(1, dtype=dtype)
+            self.mask.build([None, 2])
+
+
+def fill_variables(model, value):
+    for number, variable in enumerate(model.variables):
+        variable.assign(tf.fill(variable.shape, float(value + number)))
+
+
+def weights_by_path(model):
+    return {path: variable.numpy() for path, variable in variables_by_path(model).items()}
+
+
+def open_detector_run(model_dir, model=None, optimizer=None, strategy=None, **options):
+    """A model with its run's checkpoints, as training opens them."""
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = model or Detector()
+        optimizer = optimizer or optimizers.momentum(schedules.ConstantLearningRate(learning_rate=0.1))
+        optimizer.build(model.trainable_variables)
+    run = RunCheckpoints(str(model_dir), model=model, optimizer=optimizer, strategy=strategy, **options)
+    return model, optimizer, run
+
+
+def save_detector_run(model_dir, value=1.0, step=5, **options):
+    model, optimizer, run = open_detector_run(model_dir, **options)
+    fill_variables(model, value)
+    optimizer.start_averages(model.trainable_variables)
+    optimizer.iterations.assign(step)
+    return model, run.save(step)
+
+
+@pytest.fixture
+def detector():
+    return Detector
+
+
+@pytest.fixture
+def fill():
+    return fill_variables
+
+
+@pytest.fixture
+def weights():
+    return weights_by_path
+
+
+@pytest.fixture
+def open_run():
+    return open_detector_run
+
+
+@pytest.fixture
+def save_run():
+    return save_detector_run

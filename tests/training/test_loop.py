@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.training import checkpoints, loop, step
+from object_detection_fpn.training import loop, optimizers, schedules, step
+from object_detection_fpn.training.errors import SettingsError, TrainingError, WriteError
+from object_detection_fpn.training.settings import StepSettings
+from object_detection_fpn.training.stored import latest_checkpoint
 
 LOCALIZATION = "Loss/RPNLoss/localization_loss"
 
@@ -142,7 +147,7 @@ def test_only_the_chosen_variables_change(make_run, tmp_path):
 def test_variables_without_influence_on_the_loss_are_refused(make_run, tmp_path):
     run = make_run(tmp_path)
     stray = tf.Variable(1.0)
-    with pytest.raises(loop.TrainingError, match="has any influence"):
+    with pytest.raises(TrainingError, match="has any influence"):
         run.train(1, variables=[stray])
 
 
@@ -211,10 +216,7 @@ def test_whole_replica_step_with_its_update_compiles(make_run, make_data, tmp_pa
         optimizer=run.optimizer,
         variables=run.model.trainable_variables,
         strategy=run.strategy,
-        gradient_clipping_by_norm=1.0,
-        add_regularization_loss=True,
-        jit_compile=False,
-        seed=0,
+        settings=StepSettings(gradient_clipping_by_norm=1.0),
     )
     replica_step = tf.function(trainer.replica_step, jit_compile=True, autograph=False)
     batch = next(iter(make_data()(tf.distribute.InputContext(), 0)))
@@ -237,13 +239,13 @@ def test_bfloat16_model_keeps_float32_variables(make_run, tmp_path):
 def test_nan_loss_stops_the_run_and_names_step_and_loss(make_run, make_data, tmp_path, steps_per_loop):
     run = make_run(tmp_path)
     dataset = make_data(value_of_step=lambda step: tf.where(step == 7, np.nan, 1.0))
-    with pytest.raises(loop.TrainingError) as caught:
+    with pytest.raises(TrainingError) as caught:
         run.train(20, dataset=dataset, checkpoint_every_n=4, steps_per_loop=steps_per_loop)
     message = str(caught.value)
     assert message.startswith(f"Step 8: {LOCALIZATION} = nan")
     assert "Loss/regularization_loss" not in message.split(" (")[0]
     assert f"The newest checkpoint is {tmp_path / 'ckpt-4'}." in message
-    assert checkpoints.latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-4")
+    assert latest_checkpoint(str(tmp_path)) == str(tmp_path / "ckpt-4")
 
 
 def test_gradients_that_are_not_finite_stop_the_run_before_they_are_saved(make_run, tmp_path):
@@ -255,13 +257,13 @@ def test_gradients_that_are_not_finite_stop_the_run_before_they_are_saved(make_r
 
     predict = run.model.predict
     run.model.predict = lambda *args, **named: tf.nest.map_structure(breaks_backwards, predict(*args, **named))
-    with pytest.raises(loop.TrainingError, match=r"Step 1: gradient_norm = (inf|nan) .*No checkpoint has been saved"):
+    with pytest.raises(TrainingError, match=r"Step 1: gradient_norm = (inf|nan) .*No checkpoint has been saved"):
         run.train(5, checkpoint_every_n=1)
     assert not list(tmp_path.iterdir())
 
 
 def test_data_that_end_are_an_error_that_names_the_step(make_run, make_data, tmp_path):
-    with pytest.raises(loop.TrainingError, match=r"data ended after step 4;.*No checkpoint"):
+    with pytest.raises(TrainingError, match=r"data ended after step 4;.*No checkpoint"):
         make_run(tmp_path).train(9, dataset=lambda *arguments: make_data()(*arguments).take(4))
 
 
@@ -325,6 +327,52 @@ def test_signal_at_the_last_step_does_not_spoil_the_end(make_run, tmp_path):
     run = make_run(tmp_path)
     result = run.train(2, on_checkpoint=lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert result.step == 2
+
+
+def test_signal_ends_an_evaluation_at_once(make_run, tmp_path):
+    run, ends = make_run(tmp_path), []
+
+    def evaluate(step, path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        ends.append(step)
+
+    start = time.monotonic()
+    with pytest.raises(loop.TrainingStopped) as caught:
+        run.train(9, checkpoint_every_n=2, on_checkpoint=evaluate)
+    assert time.monotonic() - start < 30
+    assert caught.value.exit_code == 128 + signal.SIGTERM
+    assert not ends
+    assert "Stopping after the current steps" not in run.log
+    assert "The request to stop ended the evaluation" in run.log
+    assert f"The newest checkpoint is {tmp_path}/ckpt-2." in run.log
+
+
+@pytest.mark.parametrize("rate, is_said", [(0.0, True), (0.1, False)])
+def test_a_learning_rate_that_is_0_throughout_is_said(make_run, tmp_path, rate, is_said):
+    run = make_run(tmp_path)
+    run.optimizer = optimizers.momentum(schedules.ConstantLearningRate(learning_rate=rate))
+    run.train(2)
+    assert ("The learning rate is 0 at every step from 1 to 2" in run.log) == is_said
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_first_step(make_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    run = make_run(tmp_path / "file")
+    with pytest.raises(SettingsError, match=r"model_dir = .*file: it is a file"):
+        run.train(2)
+    assert run.model.num_traces == 0
+
+
+def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_what_is_left(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+
+    def replace(step, path):
+        shutil.rmtree(tmp_path / "run")
+        (tmp_path / "run").write_text("a file in place of the folder")
+
+    with pytest.raises(WriteError, match=r"ckpt-4 cannot be written .* The newest checkpoint is .*/run/ckpt-2\."):
+        run.train(4, checkpoint_every_n=2, on_checkpoint=replace)
 
 
 def test_training_works_outside_the_main_thread(make_run, tmp_path):

@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
-from object_detection_fpn.jobs import train as run
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.jobs import train as train_job
+from object_detection_fpn.training.stored import latest_checkpoint
 
 pytestmark = pytest.mark.no_cover  # nearly all of it runs in other processes, whose coverage nobody measures
 
@@ -41,11 +41,11 @@ def load(path):
 
 """
 FAKES = """
-from object_detection_fpn import cli
+from object_detection_fpn.cli import main as cli
 
 
 def act():
-    from object_detection_fpn import strategies
+    from object_detection_fpn.jobs import strategies
 
     strategy = strategies.make_strategy(num_workers=2)
     fakes = load(sys.argv[1])
@@ -67,9 +67,11 @@ def act():
 sys.exit(cli.guarded(act))
 """
 COMMAND = """
-from object_detection_fpn import builder, cli
+import pytest
 
-builder.BACKBONES["faster_rcnn_resnet18_fpn_keras"] = load(sys.argv[1])._tiny_backbone
+from object_detection_fpn.cli import main as cli
+
+load(sys.argv[1]).put_backbone(pytest.MonkeyPatch())
 sys.exit(cli.main(sys.argv[2:]))
 """
 
@@ -145,7 +147,7 @@ def test_workers_train_like_one_process_stop_together_and_go_on_after_one_was_ki
     wait_until((model_dir / "ckpt-20.index").exists, workers)
     workers[1].process.send_signal(signal.SIGTERM)
     assert [worker.wait() for worker in workers] == [143, 143], workers[0].err[-3000:] + workers[1].err[-3000:]
-    newest = checkpoints.latest_checkpoint(str(model_dir))
+    newest = latest_checkpoint(str(model_dir))
     step = int(newest.rpartition("-")[2])
     ending = f"at step {step} of 1000000. The newest checkpoint is {newest}. The same command goes on from there.\n"
     assert workers[0].err.endswith(f"Stopped as another worker asked {ending}")
@@ -166,11 +168,11 @@ def test_workers_train_like_one_process_stop_together_and_go_on_after_one_was_ki
 
     # A machine is lost: the others say so and end.
     workers = start(FAKES, *arguments, 10**6, 20)
-    wait_until(lambda: checkpoints.latest_checkpoint(str(model_dir)) != newest, workers)
+    wait_until(lambda: latest_checkpoint(str(model_dir)) != newest, workers)
     assert f"Resuming from {newest} at step {step}" in workers[0].err
     workers[1].process.kill()
     assert workers[0].wait() == 75, workers[0].err[-3000:]
-    newest = checkpoints.latest_checkpoint(str(model_dir))
+    newest = latest_checkpoint(str(model_dir))
     *_, line = workers[0].err.splitlines()
     lost = r"error: Lost (worker 1 \(localhost:\d+\)|another worker): it has ended or cannot be reached\. "
     assert re.fullmatch(
@@ -212,10 +214,10 @@ def test_the_command_trains_on_two_workers_like_one_process(
     arguments = ["train", "--config", recipe, "--num_steps", 4, "--num_workers", 2, "--model_dir", tmp_path / "two"]
     for override in overrides:
         arguments += ["--config_override", override]
-    workers = start(COMMAND, root_dir / "tests" / "conftest.py", *arguments)
+    workers = start(COMMAND, root_dir / "tests" / "support.py", *arguments)
     message = config.load_config(recipes.recipe_path(recipe), overrides, require_data=["train"])
     with untraced():
-        run.train(message, model_dir=str(tmp_path / "one"), strategy=two_cpus, num_steps=4)
+        train_job.train(message, model_dir=str(tmp_path / "one"), strategy=two_cpus, num_steps=4)
     assert [worker.wait() for worker in workers] == [0, 0], workers[0].err[-3000:] + workers[1].err[-3000:]
     found, expected = (read_summaries(tmp_path / name / "train") for name in ("two", "one"))
     losses = [name for name in expected if name.startswith("Loss/")]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.training import loop, step
+from object_detection_fpn.training import step
+from object_detection_fpn.training.errors import TrainingError
+from object_detection_fpn.training.settings import StepSettings
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -49,7 +51,7 @@ def test_variables_without_influence_stay_untouched_in_parts_too(make_run, tmp_p
     stray = tf.Variable(1.0)
     run.train(2, variables=[*run.model.head.trainable_variables, stray], accumulate_gradients=2)
     assert stray.numpy() == 1.0
-    with pytest.raises(loop.TrainingError, match="has any influence"):
+    with pytest.raises(TrainingError, match="has any influence"):
         make_run(tmp_path / "other").train(1, variables=[stray], accumulate_gradients=2)
 
 
@@ -142,15 +144,13 @@ def test_gradients_that_no_scale_mends_stop_the_run(make_run, tmp_path):
         return tf.identity(value), lambda grad: grad * np.inf
 
     run.model.predict = lambda *args, **named: tf.nest.map_structure(breaks_backwards, predict(*args, **named))
-    with pytest.raises(loop.TrainingError, match=r"Step 30: gradient_norm = (inf|nan) .*30 steps in a row.*BFLOAT16"):
+    with pytest.raises(TrainingError, match=r"Step 30: gradient_norm = (inf|nan) .*30 steps in a row.*BFLOAT16"):
         run.train(40, scale_loss=True)
 
 
 def test_loss_that_is_not_finite_stops_the_run_whatever_the_scale(make_run, make_data, tmp_path):
     dataset = make_data(value_of_step=lambda number: tf.where(number == 3, np.nan, 1.0))
-    with pytest.raises(
-        loop.TrainingError, match=r"Step 4: Loss/RPNLoss/localization_loss = nan, .*lower learning rate"
-    ):
+    with pytest.raises(TrainingError, match=r"Step 4: Loss/RPNLoss/localization_loss = nan, .*lower learning rate"):
         make_run(tmp_path).train(9, dataset=dataset, scale_loss=True)
 
 
@@ -209,11 +209,7 @@ def test_loop_of_parts_is_not_unrolled(make_run, make_data):
             optimizer=run.optimizer,
             variables=run.model.trainable_variables,
             strategy=run.strategy,
-            gradient_clipping_by_norm=0.0,
-            add_regularization_loss=True,
-            jit_compile=False,
-            seed=0,
-            num_parts=num_parts,
+            settings=StepSettings(accumulate_gradients=num_parts),
         )
         batch = next(iter(make_data()(tf.distribute.InputContext(), 0)))
         differentiate = tf.function(functools.partial(trainer._differentiate, batch), autograph=False)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config.problems import Problem, walk
 from object_detection_fpn.protos import pipeline_pb2, train_pb2
-
-_RESIZER = "model.faster_rcnn.image_resizer"
 
 
 def find_problems(
@@ -49,14 +48,14 @@ def find_problems(
 
 def _sizes_are_fixed(config: pipeline_pb2.TrainEvalPipelineConfig, use: str, reason: str) -> Iterator[Problem]:
     problem = f"leaves images of different sizes; {reason}"
-    resizer = config.model.faster_rcnn.image_resizer
-    kind = resizer.WhichOneof("image_resizer_oneof")
+    kind, resizer = model_config.chosen_resizer(config.model)
+    place = model_config.field_path(config.model, f"image_resizer.{kind}")
     if kind == "keep_aspect_ratio_resizer":
-        if not resizer.keep_aspect_ratio_resizer.pad_to_max_dimension:
-            yield Problem(f"{_RESIZER}.{kind}.pad_to_max_dimension", problem, "true", "false")
+        if not resizer.pad_to_max_dimension:
+            yield Problem(f"{place}.pad_to_max_dimension", problem, "true", "false")
     elif kind != "fixed_shape_resizer":
         allowed = "keep_aspect_ratio_resizer { pad_to_max_dimension: true ... } or fixed_shape_resizer { ... } instead"
-        yield Problem(f"{_RESIZER}.{kind}", problem, allowed)
+        yield Problem(place, problem, allowed)
     if use == "eval" and config.eval_config.force_no_resize:
         yield Problem("eval_config.force_no_resize", problem, "false", "true")
     if use == "train" and not config.train_input_reader.drop_remainder:

@@ -14,10 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Batch, Groundtruth, Inputs
-from object_detection_fpn.training import optimizers
+from object_detection_fpn.training.selection import select_variables
+from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.step import Trainer
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -50,7 +52,7 @@ class TrainStep:
         execution = builder.training_execution(config, is_tpu=True)
         model = builder.build_detector(config, config.train_input_reader, execution=execution)
         optimizer = builder.build_optimizer(settings.optimizer)
-        variables = optimizers.select_variables(
+        variables = select_variables(
             model, update=list(settings.update_trainable_variables), freeze=list(settings.freeze_variables)
         )
         optimizer.build(variables)
@@ -64,12 +66,13 @@ class TrainStep:
             optimizer=optimizer,
             variables=variables,
             strategy=tf.distribute.get_strategy(),
-            gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
-            add_regularization_loss=settings.add_regularization_loss,
-            jit_compile=False,  # the whole step is compiled
-            seed=0,
-            num_parts=settings.accumulate_gradients,
-            all_reduce_dtype=all_reduce_dtype,
+            settings=StepSettings(
+                gradient_clipping_by_norm=settings.gradient_clipping_by_norm,
+                add_regularization_loss=settings.add_regularization_loss,
+                jit_compile=False,  # the whole step is compiled
+                accumulate_gradients=settings.accumulate_gradients,
+                all_reduce_dtype=all_reduce_dtype,
+            ),
         )
 
         # TensorFlow describes a program only by arguments that are tensors.
@@ -93,7 +96,7 @@ class DetectionStep:
     def __init__(self, config: Config):
         self.dtype = "float32"
         reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
-        self._num_channels = builder.num_image_channels(config.model.faster_rcnn, reader)
+        self._num_channels = model_config.num_image_channels(config.model, reader)
         model = builder.build_detector(config, reader, execution=Execution(static=True))
         self.state_bytes = _num_bytes(model.variables)
         self.reduced_bytes = 0
@@ -117,16 +120,16 @@ class DetectionStep:
 
 def image_size(config: Config) -> tuple[int, int]:
     """(height, width) of every image, of a config whose images have one size."""
-    resizer = config.model.faster_rcnn.image_resizer
-    if resizer.WhichOneof("image_resizer_oneof") == "fixed_shape_resizer":
-        return resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width
-    side = resizer.keep_aspect_ratio_resizer.max_dimension
+    kind, resizer = model_config.chosen_resizer(config.model)
+    if kind == "fixed_shape_resizer":
+        return resizer.height, resizer.width
+    side = resizer.max_dimension
     return side, side
 
 
 def _describe_batch(config: Config, batch_size: int) -> Batch:
     """What the input pipeline hands to a replica in training."""
-    reader, model = config.train_input_reader, config.model.faster_rcnn
+    reader = config.train_input_reader
     height, width = image_size(config)
     num_boxes = builder.max_number_of_boxes(config, reader)
 
@@ -136,7 +139,7 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
     has_class_scores = reader.load_multiclass_scores and config.train_config.use_multiclass_scores
     return Batch(
         inputs=Inputs(
-            images=spec(height, width, builder.num_image_channels(model, reader)),
+            images=spec(height, width, model_config.num_image_channels(config.model, reader)),
             true_shapes=spec(3, dtype=tf.int32),
         ),
         groundtruth=Groundtruth(
@@ -145,7 +148,7 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
             num_boxes=spec(dtype=tf.int32),
             weights=spec(num_boxes),
             is_crowd=spec(num_boxes, dtype=tf.bool),
-            class_scores=spec(num_boxes, model.num_classes + 1) if has_class_scores else None,
+            class_scores=spec(num_boxes, model_config.num_classes(config.model) + 1) if has_class_scores else None,
         ),
         original_shapes=spec(2, dtype=tf.int32),
     )

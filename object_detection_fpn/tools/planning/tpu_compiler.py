@@ -122,7 +122,7 @@ def _compile(program: bytes, topology: str, effort: float | None) -> tuple[Any, 
 
 
 def _make_portable(module: Any) -> None:
-    """Takes out what TensorFlow's programs have and the compiler's way in does not know."""
+    """Removes what TensorFlow's programs contain and the compiler's interface does not accept."""
     from jaxlib.mlir import ir
 
     copies: list[Any] = []

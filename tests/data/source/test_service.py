@@ -23,7 +23,7 @@ from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.source import service
-from object_detection_fpn.jobs import train as run
+from object_detection_fpn.jobs import train as train_job
 
 # Ends with the process of the tests, however that ends.
 COMMAND = """
@@ -115,7 +115,7 @@ def numbered(write_records, make_record):
 
 def test_two_workers_give_every_record_once_a_stream(address, numbered):
     """One file, two workers, three passes: nothing is lost, doubled, or in the same order twice."""
-    tf.random.set_seed(0)  # as `run.train` sets it
+    tf.random.set_seed(0)  # as `jobs.train` sets it
     path = numbered(12)
     flip = functools.partial(geometry.random_horizontal_flip, probability=0.5)
     options = {"label_to_id": {"cat": 1, "dog": 2}, "augmentations": [flip], "shuffle_buffer_size": 12}
@@ -202,7 +202,7 @@ def test_training_by_a_service_goes_through_all_steps(address, tiny_resnet18, un
     recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
     message = config.load_config(recipe, small_overrides, require_data="train")
     with untraced():
-        result = run.train(message, model_dir=str(tmp_path), num_steps=3, data_service_address=address)
+        result = train_job.train(message, model_dir=str(tmp_path), num_steps=3, data_service_address=address)
     assert result.step == 3 and all(np.isfinite(loss) for loss in result.losses.values())
 
 

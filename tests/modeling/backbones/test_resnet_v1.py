@@ -15,7 +15,7 @@ import tf_keras
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.training import checkpoints
+from object_detection_fpn.training.weights import variables_by_path
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -253,7 +253,7 @@ def assert_recomputation_changes_nothing(make, strategy, *, recomputed_stages=(1
             backbone = make(num_stages)
         assert backbone.recomputed_stages == min(num_stages, len(backbone.levels))
         results.append(after_a_step(backbone, images, strategy, jit_compile=jit_compile))
-        paths.append(list(checkpoints.variables_by_path(backbone)))
+        paths.append(list(variables_by_path(backbone)))
     assert all(each == paths[0] for each in paths)
     for expected, *values in zip(*results, strict=True):
         for value in values:

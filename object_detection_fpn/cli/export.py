@@ -1,0 +1,36 @@
+"""`odfpn export`."""
+
+from __future__ import annotations
+
+import argparse
+
+from object_detection_fpn.serving.input_types import INPUT_TYPES
+from object_detection_fpn.tools import command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    command.add_config(parser)
+    parser.add_argument("--checkpoint", required=True, help="checkpoint, or the folder whose newest is meant")
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--input_type", default="image_tensor", choices=INPUT_TYPES, help="image_tensor by default")
+    parser.add_argument("--jit", action="store_true", help="let XLA compile the model where it is served")
+    parser.add_argument(
+        "--device", choices=("cpu", "gpu"), help="what the model is to be fast on: by default what is here"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from object_detection_fpn.jobs import export as export_job
+
+    command.check_input("--checkpoint", arguments.checkpoint)
+    command.check_folder("--output_dir", arguments.output_dir)
+    config = command.load_config(arguments.config, arguments.config_override)
+    path = export_job.export(
+        config,
+        checkpoint=arguments.checkpoint,
+        output_dir=arguments.output_dir,
+        input_type=arguments.input_type,
+        jit_compile=arguments.jit,
+        device=arguments.device,
+    )
+    command.say(f"Exported to {path}.")

@@ -1,0 +1,60 @@
+"""`odfpn train`."""
+
+from __future__ import annotations
+
+import argparse
+
+from object_detection_fpn.tools import command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    command.add_config(parser)
+    parser.add_argument("--model_dir", required=True, help="folder for checkpoints and summaries")
+    parser.add_argument("--num_steps", type=int, help="overrides train_config.num_steps")
+    parser.add_argument("--checkpoint_every_n", type=int, default=1000, help="steps between checkpoints")
+    parser.add_argument("--train_and_eval", action="store_true", help="evaluate every checkpoint, keep the best")
+    parser.add_argument("--jit_compile", action="store_true", help="compile with XLA on CPU and GPU too")
+    command.add_xla_cache(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument(
+        "--data_service_address",
+        metavar="HOST:PORT",
+        help="dispatcher of `odfpn data-service` that prepares the batches",
+    )
+    command.add_tpu(parser)
+    parser.add_argument("--num_workers", type=int, default=1, help="above 1: one of the workers that TF_CONFIG lists")
+    parser.add_argument("--worker_timeout", type=float, default=600, help="seconds to wait for the other workers")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from object_detection_fpn.jobs import strategies
+    from object_detection_fpn.jobs import train as train_job
+
+    if arguments.train_and_eval and arguments.num_workers > 1:
+        raise command.UsageError(
+            "--train_and_eval works on one worker. Evaluate in a process of its own: odfpn eval --wait."
+        )
+    command.check_folder("--model_dir", arguments.model_dir)
+    command.check_xla_cache(arguments.xla_cache_dir)
+    overrides = list(arguments.config_override)
+    if arguments.num_steps is not None:
+        overrides.append(f"train_config.num_steps={arguments.num_steps}")
+    uses = ["train", "eval"] if arguments.train_and_eval else ["train"]
+    config = command.load_config(arguments.config, overrides, require_data=uses)
+    with command.usage():
+        strategy = strategies.make_strategy(
+            use_tpu=arguments.use_tpu,
+            tpu_name=arguments.tpu_name,
+            num_workers=arguments.num_workers,
+            worker_timeout=arguments.worker_timeout,
+        )
+    train_job.train(
+        config,
+        model_dir=arguments.model_dir,
+        strategy=strategy,
+        checkpoint_every_n=arguments.checkpoint_every_n,
+        jit_compile=arguments.jit_compile,
+        seed=arguments.seed,
+        evaluate_checkpoints=arguments.train_and_eval,
+        data_service_address=command.check_service_address(arguments.data_service_address),
+    )

@@ -1,0 +1,60 @@
+"""What the messages of all detectors have, read without naming the detector.
+
+`config.model` sets one detector (`faster_rcnn`). Everything but the detector's own builder and rules reads it through these
+functions: another detector's message is one more line here where a field of it has another name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from object_detection_fpn.protos import image_resizer_pb2, input_reader_pb2, model_pb2
+
+_NUM_COLOURS = 3
+
+
+def detector_name(model: model_pb2.DetectionModel) -> str:
+    """The field of the detector that is set: "faster_rcnn"."""
+    return model.WhichOneof("model") or "faster_rcnn"
+
+
+def detector(model: model_pb2.DetectionModel) -> Any:
+    """The message of the detector that is set; with its defaults where none is."""
+    return getattr(model, detector_name(model))
+
+
+def field_path(model: model_pb2.DetectionModel, name: str = "") -> str:
+    """The path of a field of the detector, as errors name it: "model.faster_rcnn.num_classes"."""
+    return f"model.{detector_name(model)}" + (f".{name}" if name else "")
+
+
+def num_classes(model: model_pb2.DetectionModel) -> int:
+    """Object classes, background not counted."""
+    return detector(model).num_classes
+
+
+def is_class_agnostic(model: model_pb2.DetectionModel) -> bool:
+    """Whether the detector finds objects without telling classes apart: the first stage alone."""
+    return getattr(detector(model), "number_of_stages", 2) == 1
+
+
+def image_resizer(model: model_pb2.DetectionModel) -> image_resizer_pb2.ImageResizer:
+    return detector(model).image_resizer
+
+
+def chosen_resizer(model: model_pb2.DetectionModel) -> tuple[str, Any]:
+    """Name and message of the resizer that is set, such as "fixed_shape_resizer"."""
+    resizer = image_resizer(model)
+    kind = resizer.WhichOneof("image_resizer_oneof")
+    return kind, getattr(resizer, kind)
+
+
+def feature_extractor(model: model_pb2.DetectionModel) -> Any:
+    return detector(model).feature_extractor
+
+
+def num_image_channels(model: model_pb2.DetectionModel, reader: input_reader_pb2.InputReader | None = None) -> int:
+    """Channels of the images the detector sees: RGB or gray, and the reader's additional ones."""
+    _, resizer = chosen_resizer(model)
+    is_gray = getattr(resizer, "convert_to_grayscale", False)
+    return (1 if is_gray else _NUM_COLOURS) + (reader.num_additional_channels if reader else 0)

@@ -1,0 +1,69 @@
+"""Refuses combinations of fields of the input readers, and of these with the rest, that cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from object_detection_fpn.config.problems import Problem, Rule, single
+from object_detection_fpn.protos import (
+    input_reader_pb2,
+    pipeline_pb2,
+)
+
+
+def _scores_are_loaded(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    if config.train_config.use_multiclass_scores and not config.train_input_reader.load_multiclass_scores:
+        problem = "needs the scores of the records: train_input_reader.load_multiclass_scores is false"
+        yield single(config.train_config, "train_config", "use_multiclass_scores", problem, "false, or true in both")
+
+
+def _crop_comes_first(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    reader, steps = config.train_input_reader, config.train_config.data_augmentation_options
+    first = steps[0].WhichOneof("preprocessing_step") if steps else None
+    if reader.decode_and_crop and first != "random_crop_image":
+        problem = f"needs random_crop_image as the first of train_config.data_augmentation_options, which is {first or 'empty'}"
+        yield single(reader, "train_input_reader", "decode_and_crop", problem, "false, or that step in front")
+
+
+def _records_are_examples(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    if message.input_type == input_reader_pb2.TF_SEQUENCE_EXAMPLE:
+        problem = "is not supported: write one tf.Example per frame instead"
+        yield single(message, path, "input_type", problem, "TF_EXAMPLE")
+
+
+def _weights_fit_files(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    weights, num_paths = message.sample_from_datasets_weights, len(message.tf_record_input_reader.input_path)
+    place = f"{path}.sample_from_datasets_weights"
+    if weights and len(weights) != num_paths:
+        yield Problem(place, f"has {len(weights)} values for {num_paths} input_path", f"{num_paths} values, or none")
+    elif weights and not any(weight > 0 for weight in weights):
+        yield Problem(place, "takes records from nowhere", "at least one weight above 0")
+
+
+def _cache_has_a_folder(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    if (message.cache == input_reader_pb2.InputReader.DISK) != bool(message.cache_dir):
+        problem = "is what cache: DISK needs" if not message.cache_dir else "is of use for cache: DISK only"
+        yield single(message, path, "cache_dir", problem, "a folder beside cache: DISK, else nothing")
+
+
+def _channels_fit_image(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    if message.jpeg_min_side and message.num_additional_channels:
+        problem = "would decode images smaller than the additional channels"
+        yield single(message, path, "jpeg_min_side", problem, "0 beside num_additional_channels")
+    for name in ("jpeg_min_side", "num_additional_channels"):
+        if message.decode_and_crop and getattr(message, name):
+            yield single(message, path, "decode_and_crop", f"does not go with {name}", f"false, or {name}: 0")
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "TrainEvalPipelineConfig": (
+        _scores_are_loaded,
+        _crop_comes_first,
+    ),
+    "InputReader": (
+        _records_are_examples,
+        _weights_fit_files,
+        _cache_has_a_folder,
+        _channels_fit_image,
+    ),
+}

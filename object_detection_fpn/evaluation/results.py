@@ -1,0 +1,94 @@
+"""Results of an evaluation: tables on the screen, TensorBoard's events and `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import rich.console
+import rich.table
+import rich.text
+import tensorflow as tf
+
+from object_detection_fpn.evaluation.metric import EvaluationError
+
+_OF_CLASS = re.compile(r"(\w+_PerformanceByCategory/[^/]+/)(.+)")  # the name of a class's metric
+
+
+@contextlib.contextmanager
+def writing_to(folder: str) -> Iterator[None]:
+    """Turns the errors of writing results into one line.
+
+    Raises:
+        EvaluationError: if the folder is a file, may not be written to, or its disk is full.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise EvaluationError(
+            f"{folder}: the results of the evaluation cannot be written there ({reason}). Allowed: a folder, which may be new, "
+            "with write permission and free space."
+        ) from error
+
+
+def print_results(results: Mapping[str, float], title: str, console: rich.console.Console) -> None:
+    """One table of metrics and losses, and for each metric one of the classes' AP, lowest last."""
+    per_class: dict[str, dict[str, float]] = {}
+    others: dict[str, float] = {}
+    for name, value in results.items():
+        if of_class := _OF_CLASS.fullmatch(name):
+            per_class.setdefault(of_class[1], {})[of_class[2]] = value
+        else:
+            others[name] = value
+    console.print(_table(f"Evaluation of {title}", ("metric", "value"), others))
+    for prefix, of_classes in per_class.items():
+        best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1], nan=-1.0)))
+        of_which = prefix.partition("_")[0] if len(per_class) > 1 else "AP"
+        console.print(_table("AP of each class", ("class", of_which), best_first))
+
+
+def write_results(
+    output_dir: str, results: Mapping[str, float], pictures: Sequence[np.ndarray], *, step: int, num_images: int
+) -> None:
+    """Appends an evaluation to TensorBoard's events and `metrics.jsonl`.
+
+    Raises:
+        EvaluationError: if they cannot be written.
+    """
+    with writing_to(output_dir):
+        _write(output_dir, results, pictures, step=step, num_images=num_images)
+
+
+def _write(
+    output_dir: str, results: Mapping[str, float], pictures: Sequence[np.ndarray], *, step: int, num_images: int
+) -> None:
+    writer = tf.summary.create_file_writer(output_dir)
+    with writer.as_default(step=step):
+        for name, value in results.items():
+            tf.summary.scalar(name, value)
+        for i, picture in enumerate(pictures):
+            tf.summary.image(f"eval_side_by_side_{i}_0", picture[np.newaxis])  # the Object Detection API's tag
+    writer.close()
+    line: dict[str, float | None] = {"step": step, "num_images": num_images}
+    # JSON has no NaN: a diverged loss is null.
+    line.update((name, value if math.isfinite(value) else None) for name, value in results.items())
+    with tf.io.gfile.GFile(os.path.join(output_dir, "metrics.jsonl"), "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _table(title: str, columns: tuple[str, str], rows: Mapping[str, float]) -> rich.table.Table:
+    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
+    table.add_column(columns[0], overflow="fold")
+    table.add_column(columns[1], justify="right")
+    for name, value in rows.items():
+        # -1 is COCO's value for "no groundtruth to measure", NaN that of the other metrics, but a loss may diverge.
+        is_undefined = value == -1 or (math.isnan(value) and not name.startswith("Loss/"))
+        shown = "no groundtruth" if is_undefined else f"{value:.4f}"
+        table.add_row(rich.text.Text(name), shown)
+    return table

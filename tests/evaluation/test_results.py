@@ -1,0 +1,44 @@
+"""What the screen shows of an evaluation."""
+
+from __future__ import annotations
+
+import io
+
+import rich.console
+
+from object_detection_fpn.evaluation.results import print_results
+
+RESULTS = {
+    "DetectionBoxes_Precision/mAP@.50IOU": 1.0,
+    "DetectionBoxes_PerformanceByCategory/mAP/square": -1.0,
+    "DetectionBoxes_PerformanceByCategory/mAP/circle": 1.0,
+    "Loss/RPNLoss/objectness_loss": 0.15,
+}
+
+
+def show(results):
+    screen = io.StringIO()
+    print_results(results, "step 7: 2 images", rich.console.Console(file=screen, width=100))
+    return screen.getvalue()
+
+
+def test_a_table_of_metrics_losses_and_classes_is_printed():
+    printed = show(RESULTS)
+    assert "Evaluation of step 7: 2 images" in printed
+    for words in (["mAP@.50IOU", "1.0000"], ["Loss/RPNLoss/objectness_loss", "0.1500"], ["circle", "1.0000"]):
+        assert any(all(word in line for word in words) for line in printed.splitlines()), words
+    assert any("square" in line and "no groundtruth" in line for line in printed.splitlines())
+    assert "PerformanceByCategory" not in printed
+
+
+def test_each_metric_has_a_table_of_its_classes():
+    pascal = "PascalBoxes_PerformanceByCategory/AP@0.5IOU/"
+    printed = show({**RESULTS, pascal + "circle": 0.5, pascal + "square": float("nan")})
+    assert printed.count("AP of each class") == 2
+    assert "DetectionBoxes ┃" in printed and "PascalBoxes ┃" in printed
+    assert printed.count("no groundtruth") == 2  # of squares: -1 by COCO, NaN by PASCAL VOC
+    assert "nan" not in printed
+
+
+def test_a_loss_that_diverged_is_shown_as_such():
+    assert "nan" in show({"Loss/total_loss": float("nan")})
