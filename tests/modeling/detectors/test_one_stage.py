@@ -51,4 +51,4 @@ def test_proposals_go_all_the_way(one_stage, untraced, tmp_path):
     assert (export_dir / "pipeline.config").exists()
 
     predictor = predict_job.make_predictor(one_stage, checkpoint=checkpoint)
-    assert json.dumps(predictor._categories) == '[{"id": 1, "name": "object"}]'
+    assert json.dumps(predictor.categories) == '[{"id": 1, "name": "object"}]'
