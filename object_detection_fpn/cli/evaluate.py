@@ -10,12 +10,14 @@ from object_detection_fpn.tools import command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_config(parser)
-    parser.add_argument("--checkpoint", required=True, help="checkpoint, or the folder whose newest is meant")
-    parser.add_argument("--output_dir", help="folder for results; the checkpoint's by default")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="checkpoint, or a folder: its newest one")
+    parser.add_argument("--output_dir", metavar="DIR", help="folder for results; the checkpoint's by default")
     parser.add_argument("--wait", action="store_true", help="evaluate every checkpoint that appears in the folder")
-    parser.add_argument("--eval_timeout", type=int, default=3600, help="seconds to wait for the next checkpoint")
-    parser.add_argument("--sample_1_of_n", type=int, help="evaluate every n-th example")
-    parser.add_argument("--eval_on_train_data", action="store_true")
+    parser.add_argument(
+        "--eval_timeout", type=int, default=3600, metavar="S", help="seconds to wait for the next checkpoint (3600)"
+    )
+    parser.add_argument("--sample_1_of_n", type=int, metavar="N", help="evaluate every N-th example only")
+    parser.add_argument("--eval_on_train_data", action="store_true", help="evaluate the training data")
     command.add_tpu(parser)
     command.add_xla_cache(parser)
 

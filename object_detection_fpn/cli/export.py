@@ -10,12 +10,16 @@ from object_detection_fpn.tools import command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_config(parser)
-    parser.add_argument("--checkpoint", required=True, help="checkpoint, or the folder whose newest is meant")
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--input_type", default="image_tensor", choices=INPUT_TYPES, help="image_tensor by default")
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="checkpoint, or a folder: its newest one")
+    parser.add_argument(
+        "--output_dir", required=True, metavar="DIR", help="folder for saved_model/, checkpoint/ and pipeline.config"
+    )
+    parser.add_argument(
+        "--input_type", default="image_tensor", choices=INPUT_TYPES, help="what the model takes (image_tensor)"
+    )
     parser.add_argument("--jit", action="store_true", help="let XLA compile the model where it is served")
     parser.add_argument(
-        "--device", choices=("cpu", "gpu"), help="what the model is to be fast on: by default what is here"
+        "--device", choices=("cpu", "gpu"), help="what the model is fast on; by default what this machine has"
     )
 
 

@@ -32,14 +32,16 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command(train, "Train a detector, going on where the newest checkpoint left off."),
-    "eval": Command(evaluate, "Evaluate a checkpoint, or with --wait every one that appears."),
+    "train": Command(train, "Train a detector; continue from the newest checkpoint in --model_dir."),
+    "eval": Command(evaluate, "Evaluate a checkpoint, or with --wait every checkpoint that appears in a folder."),
     "export": Command(export, "Write a checkpoint as a SavedModel."),
-    "predict": Command(predict, "Detect objects in images; writes JSON and drawings."),
+    "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
     "convert": Command(convert, "Convert COCO JSON and images to TFRecords and a label map."),
-    "data-service": Command(data_service, "Serve as a part of the data service that prepares training batches."),
-    "plan": Command(planning, "Tell what training and inference need and take on a TPU, without one."),
-    "demo": Command(demo, "Draw data, train a small detector on it, evaluate, export and use it."),
+    "data-service": Command(
+        data_service, "Run a part of the data service, which prepares training batches in other processes."
+    ),
+    "plan": Command(planning, "Estimate memory and time of training and inference on a TPU, without a TPU."),
+    "demo": Command(demo, "Draw a small data set; train, evaluate, export and use a detector on it."),
 }
 
 

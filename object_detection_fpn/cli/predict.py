@@ -9,13 +9,21 @@ from object_detection_fpn.tools import command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="image files, folders or globs")
-    parser.add_argument("--saved_model", help="an exported model")
-    parser.add_argument("--label_map", help="label map with the names to show, for --saved_model")
-    parser.add_argument("--config", help="pipeline config, for --checkpoint")
-    parser.add_argument("--config_override", action="append", default=[], metavar="KEY.PATH=VALUE")
-    parser.add_argument("--checkpoint", help="checkpoint or folder, instead of --saved_model")
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--min_score", type=float, default=0.5)
+    parser.add_argument("--saved_model", metavar="DIR", help="folder of an exported model")
+    parser.add_argument("--label_map", metavar="FILE", help="label map with the names to show, for --saved_model")
+    parser.add_argument("--config", metavar="FILE", help="pipeline config, for --checkpoint")
+    parser.add_argument(
+        "--config_override", action="append", default=[], metavar="KEY.PATH=VALUE", help=command.OVERRIDE_HELP
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="checkpoint, or a folder: its newest one; instead of --saved_model"
+    )
+    parser.add_argument(
+        "--output_dir", required=True, metavar="DIR", help="folder for detections.json and the drawings"
+    )
+    parser.add_argument(
+        "--min_score", type=float, default=0.5, metavar="SCORE", help="leave out detections below it (0.5)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,21 +9,35 @@ from object_detection_fpn.tools import command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_config(parser)
-    parser.add_argument("--model_dir", required=True, help="folder for checkpoints and summaries")
-    parser.add_argument("--num_steps", type=int, help="overrides train_config.num_steps")
-    parser.add_argument("--checkpoint_every_n", type=int, default=1000, help="steps between checkpoints")
-    parser.add_argument("--train_and_eval", action="store_true", help="evaluate every checkpoint, keep the best")
-    parser.add_argument("--jit_compile", action="store_true", help="compile with XLA on CPU and GPU too")
+    parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder for checkpoints and summaries")
+    parser.add_argument(
+        "--num_steps", type=int, metavar="N", help="train up to this step; overrides train_config.num_steps"
+    )
+    parser.add_argument(
+        "--checkpoint_every_n", type=int, default=1000, metavar="N", help="steps between checkpoints (1000)"
+    )
+    parser.add_argument(
+        "--train_and_eval", action="store_true", help="evaluate after every checkpoint, and keep the best one"
+    )
+    parser.add_argument("--jit_compile", action="store_true", help="compile the train step with XLA on CPU and GPU too")
     command.add_xla_cache(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (0)")
     parser.add_argument(
         "--data_service_address",
         metavar="HOST:PORT",
         help="dispatcher of `odfpn data-service` that prepares the batches",
     )
     command.add_tpu(parser)
-    parser.add_argument("--num_workers", type=int, default=1, help="above 1: one of the workers that TF_CONFIG lists")
-    parser.add_argument("--worker_timeout", type=float, default=600, help="seconds to wait for the other workers")
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="above 1: this is one of the workers that TF_CONFIG lists",
+    )
+    parser.add_argument(
+        "--worker_timeout", type=float, default=600, metavar="S", help="seconds to wait for the other workers (600)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from object_detection_fpn.protos import pipeline_pb2
 
 
+OVERRIDE_HELP = "change one field of the config; may be repeated"
+
+
 class UsageError(ValueError):
     """What the command line asks for cannot be done."""
 
@@ -83,19 +86,21 @@ def _check(flag: str, path: str, reason: str | None) -> str:
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, help="pipeline config, or the name of a recipe")
-    parser.add_argument(
-        "--config_override", action="append", default=[], metavar="KEY.PATH=VALUE", help="may be repeated"
-    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="pipeline config, or the name of a recipe")
+    parser.add_argument("--config_override", action="append", default=[], metavar="KEY.PATH=VALUE", help=OVERRIDE_HELP)
 
 
 def add_xla_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--xla_cache_dir", metavar="DIR", help="keep what XLA compiles here, to start sooner next time")
+    parser.add_argument(
+        "--xla_cache_dir", metavar="DIR", help="folder in which XLA keeps what it compiles, to start sooner next time"
+    )
 
 
 def add_tpu(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--use_tpu", action="store_true", help="work on a TPU")
-    parser.add_argument("--tpu_name", help="name or address of the Cloud TPU; the TPU of this machine by default")
+    parser.add_argument("--use_tpu", action="store_true", help="use a TPU instead of the CPU or GPUs")
+    parser.add_argument(
+        "--tpu_name", metavar="NAME", help="name or address of the Cloud TPU; the TPU of this machine by default"
+    )
 
 
 def load_config(

@@ -9,9 +9,11 @@ from object_detection_fpn.tools.command import UsageError, check_service_address
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", choices=("dispatcher", "worker"), help="one dispatcher, any number of workers")
-    parser.add_argument("--port", type=int, help="to listen at; a worker takes any free one by default")
-    parser.add_argument("--dispatcher", metavar="HOST:PORT", help="of a worker")
-    parser.add_argument("--host", help="name under which trainers reach the machine of a worker; its own by default")
+    parser.add_argument("--port", type=int, help="port to listen at; a worker takes any free one by default")
+    parser.add_argument("--dispatcher", metavar="HOST:PORT", help="address of the dispatcher, for a worker")
+    parser.add_argument(
+        "--host", help="name under which trainers reach a worker's machine; the machine's own by default"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,8 +16,10 @@ _NUM_DRAWN = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", default="demo_output")
-    parser.add_argument("--num_steps", type=int, help="overrides the recipe's")
+    parser.add_argument(
+        "--output_dir", default="demo_output", metavar="DIR", help="folder for everything (demo_output)"
+    )
+    parser.add_argument("--num_steps", type=int, metavar="N", help="train steps; the recipe's by default")
 
 
 def run(arguments: argparse.Namespace) -> int:

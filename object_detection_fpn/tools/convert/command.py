@@ -9,13 +9,15 @@ from object_detection_fpn.tools.command import UsageError, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--annotations", required=True, help="COCO JSON file")
-    parser.add_argument("--image_dir", required=True)
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO JSON file")
+    parser.add_argument(
+        "--image_dir", required=True, metavar="DIR", help="folder that the file names in the JSON start from"
+    )
     parser.add_argument("--output", required=True, help="records are written to OUTPUT-00000-of-0000N.tfrecord")
     parser.add_argument(
         "--label_map", help="file to write the label map to; label_map.pbtxt beside the records by default"
     )
-    parser.add_argument("--num_shards", type=int, default=1)
+    parser.add_argument("--num_shards", type=int, default=1, metavar="N", help="number of record files (1)")
     parser.add_argument(
         "--renumber_classes",
         action="store_true",

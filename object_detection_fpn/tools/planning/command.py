@@ -10,8 +10,8 @@ from object_detection_fpn.tools.command import UsageError, add_config, load_conf
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Both are compiled for it by the TPU's own compiler (pip install 'object_detection_fpn[plan]'). The exit status is "
-        "0 if they fit into its memory, 1 if not."
+        "The TPU's own compiler compiles both (pip install 'object_detection_fpn[plan]'). The exit status is "
+        "0 if both fit into the TPU's memory, 1 if not."
     )
     add_config(parser)
     parser.add_argument(
@@ -21,8 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kind v2, v3, v4, v5e, v5p or v6e, and size: a number of cores (v2, v3, v4, v5p: two make a chip) or chips "
         "(v5e, v6e). v3-8 has 4 chips with 8 cores, v5e-8 has 8 chips",
     )
-    parser.add_argument("--batch_size", type=int, help="overrides train_config.batch_size: images of all replicas")
-    parser.add_argument("--step", choices=("train", "inference"), help="plan this one only")
+    parser.add_argument(
+        "--batch_size", type=int, metavar="N", help="images of all replicas together; overrides train_config.batch_size"
+    )
+    parser.add_argument("--step", choices=("train", "inference"), help="plan only training or only inference")
     parser.add_argument("--fast", action="store_true", help="memory only: compiling takes a third of the time")
     parser.add_argument(
         "--largest_batch",
