@@ -4,9 +4,11 @@
 # make docs    write docs/config.md anew
 # make clean   remove everything that make makes
 #
-# Each creates .venv when needed. Another Python: make test PYTHON=python3.12
+# Each creates .venv when needed. Another Python or TensorFlow, after make clean: make test PYTHON=python3.13 TENSORFLOW=2.21
 
 PYTHON ?= python3
+# Empty: the newest that tf-models-official admits.
+TENSORFLOW ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check
@@ -43,10 +45,15 @@ $(BIN)/python:
 # What is installed changes with these; a stamp remembers that it was, so that a second `make test` starts at once.
 INSTALLED_FROM := pyproject.toml setup.py $(wildcard protos/*.proto)
 
+# pip says that tf-models-official admits TensorFlow 2.20 alone, and installs; CONTRIBUTING, "Versions", has what was tested.
+INSTALL_TENSORFLOW = $(if $(TENSORFLOW),$(PIP) 'tensorflow==$(TENSORFLOW).*' 'tf_keras==$(TENSORFLOW).*')
+
 $(VENV)/installed: $(INSTALLED_FROM) | $(BIN)/python
 	$(PIP) --editable .
+	$(INSTALL_TENSORFLOW)
 	touch $@
 
 $(VENV)/installed-%: $(INSTALLED_FROM) | $(BIN)/python
 	$(PIP) --editable ".[$*]"
+	$(INSTALL_TENSORFLOW)
 	touch $@

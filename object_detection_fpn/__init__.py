@@ -33,7 +33,10 @@ _HOMES = {
 def _check_keras_2() -> None:
     """The models are Keras 2 models; tf_keras is a package of its own since TensorFlow 2.16."""
     if importlib.util.find_spec("tf_keras") is None:
-        raise ImportError("object_detection_fpn needs Keras 2. Remedy: pip install 'tf_keras==2.20.*'.")
+        raise ImportError(
+            "object_detection_fpn needs Keras 2. Remedy: pip install tf_keras of TensorFlow's version, "
+            "'tf_keras==2.20.*' for TensorFlow 2.20 or 'tf_keras==2.21.*' for 2.21."
+        )
 
 
 def __getattr__(name: str) -> Any:

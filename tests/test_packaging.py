@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import re
 import runpy
 import subprocess
@@ -18,7 +19,7 @@ import object_detection_fpn.protos
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
 
-OLDEST_PROTOBUF = (5, 28)  # of the runtimes that TensorFlow 2.20 admits
+OLDEST_PROTOBUF = (5, 28)  # of the runtimes that TensorFlow 2.20 and 2.21 admit
 
 
 @pytest.fixture
@@ -118,9 +119,25 @@ def test_unknown_recipe_is_refused():
         recipes.recipe_path(f"{name}x")
 
 
-def test_newer_protobuf_is_admitted():
-    [requirement] = [r for r in importlib.metadata.requires("object_detection_fpn") if r.startswith("protobuf")]
-    assert requirement == "protobuf>=5.28"
+@pytest.mark.parametrize(
+    "requirement",
+    [
+        "protobuf<8,>=5.28",
+        "tensorboard",
+        "tensorflow<2.22,>=2.20",
+        "tf-models-official<2.22,>=2.20",
+        "tf_keras<2.22,>=2.20",
+        'tensorflow-io-gcs-filesystem; python_version < "3.13" and extra == "gcs"',
+    ],
+)
+def test_versions_that_were_tested_are_admitted(requirement):
+    assert requirement in importlib.metadata.requires("object_detection_fpn")
+
+
+def test_missing_keras_2_is_refused_with_the_version_of_each_tensorflow(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"Keras 2.* 'tf_keras==2.20.\*' for TensorFlow 2.20 or 'tf_keras==2.21"):
+        object_detection_fpn._check_keras_2()
 
 
 def test_console_script_is_the_command_line():

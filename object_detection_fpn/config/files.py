@@ -57,8 +57,8 @@ def find_class_differences(config: pipeline_pb2.TrainEvalPipelineConfig, use: st
         last = label_map.items[-1]
         problem = f"the largest id of {reader.label_map_path}, {last.id} ({last.name}), named by {path}.label_map_path"
         if num_classes > last.id:
-            ids = f"id {num_classes}" if num_classes == last.id + 1 else f"ids {last.id + 1} to {num_classes}"
-            problem = f"is above {problem}: {ids} of the model have no name there"
+            ids = f"id {num_classes} has" if num_classes == last.id + 1 else f"ids {last.id + 1} to {num_classes} have"
+            problem = f"is above {problem}: {ids} no name there"
         else:
             beyond = [f"{item.id} ({item.name})" for item in label_map.items if item.id > num_classes]
             problem = f"is below {problem}: the model cannot have the classes {some(beyond)}, and records with them are refused"

@@ -23,7 +23,7 @@ _Message = TypeVar("_Message", bound=Message)
 Field: TypeAlias = Any  # a FieldDescriptor; each of the runtimes of protobuf has a class of its own
 _NUM_EXAMPLES = 5
 _WINDOWS_PATH = re.compile(r"""(["'])([A-Za-z]:[^"'\n]*\\[^"'\n]*)""")  # a quoted string that begins with a drive
-_ESCAPE = re.compile(r"\\([abfnrtvxuU0-7?]|$)")  # what the text format would change; other backslashes stay
+_ESCAPE = re.compile(r"\\([abfnrtvxuU0-7?])")  # what the text format would change; other backslashes stay
 _PROTO_PACKAGE = "object_detection_fpn.protos."
 
 
@@ -213,7 +213,10 @@ def _refuse_windows_path(text: str, source: str, *, has_lines: bool = True) -> N
         path = match[2]
         before = text[: match.start()]
         is_comment = "#" in re.sub(r"""(["']).*?\1""", "", before.rpartition("\n")[2])
-        if is_comment or not _ESCAPE.search(path.replace("\\\\", "")):
+        rest = text[match.end() :].partition("\n")[0]
+        single = path.replace("\\\\", "")
+        takes_quote = single.endswith("\\") and rest.count(match[1]) == 1  # the closing one, so that none is left
+        if is_comment or not (takes_quote or _ESCAPE.search(single)):
             continue
         raise ConfigError(
             source,
@@ -283,14 +286,13 @@ def _check_row(name: str, row: int, num_rows: int, source: str) -> None:
 
 def _parse_value(field: Field, value: str, message_type: type[_Message], source: str, *, one: bool) -> _Message:
     """A message that holds nothing but the field; `one` refuses a list."""
+    _refuse_windows_path(value, source, has_lines=False)
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         value = _quoted_list(value) if value.startswith("[") and not one else _quoted(value)
     if field.message_type and not value.startswith(("{", "[", "<")):
         value = f"{{ {value} }}"
     if one and value.startswith("["):
         raise ConfigError(source, f"{field.name} takes one value here, not a list")
-    if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE or value[:1] in ("[", '"', "'"):
-        _refuse_windows_path(value, source, has_lines=False)
     fresh = message_type()
     try:
         text_format.Parse(f"{field.name}: {value}", fresh)

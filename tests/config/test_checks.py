@@ -9,7 +9,7 @@ import pytest
 from object_detection_fpn.config import tables
 from object_detection_fpn.config.checks import find_ineffective
 from object_detection_fpn.config.pipeline import ConfigError, check_config
-from object_detection_fpn.config.text import apply_override, parse_text
+from object_detection_fpn.config.text import parse_text
 from object_detection_fpn.protos import pipeline_pb2
 
 MODEL = "model.faster_rcnn"
@@ -26,38 +26,11 @@ CHANGES = f"{OPTIMIZER}.momentum_optimizer.learning_rate.manual_step_learning_ra
 AUGMENTATION = "train_config.data_augmentation_options"
 
 
-@pytest.fixture
-def config(golden_dir) -> pipeline_pb2.TrainEvalPipelineConfig:
-    text = (golden_dir / "odapi_pipeline.config").read_text()
-    return parse_text(text, pipeline_pb2.TrainEvalPipelineConfig, "my.config")
-
-
-def change(config, *changes: str) -> None:
-    """Applies overrides; "-path" clears a field."""
-    for item in changes:
-        if item.startswith("-"):
-            *parents, name = item[1:].split(".")
-            message = config
-            for parent in parents:
-                message = getattr(message, parent)
-            message.ClearField(name)
-        else:
-            apply_override(config, item)
-
-
-def refusals(config, **arguments) -> list[str]:
-    try:
-        check_config(config, "my.config", **arguments)
-    except ConfigError as error:
-        return str(error).splitlines()
-    return []
-
-
-def test_config_of_the_object_detection_api_is_accepted(config):
+def test_config_of_the_object_detection_api_is_accepted(config, refusals):
     assert refusals(config) == []
 
 
-def test_every_recipe_is_accepted(root_dir):
+def test_every_recipe_is_accepted(root_dir, refusals):
     for path in (root_dir / "configs" / "tf2").glob("*.config"):
         recipe = parse_text(path.read_text(), pipeline_pb2.TrainEvalPipelineConfig, str(path))
         assert refusals(recipe) == []
@@ -85,12 +58,13 @@ def test_every_recipe_is_accepted(root_dir):
         [f"{CHANGES}.schedule=[{{ step: 0 }}, {{ step: 3 }}]"],
         ["eval_config.metrics_set=[]"],
         ["eval_config.metrics_set=open_images_V2_detection_metrics"],
+        [f"-{SUPPRESSION}"],  # its defaults, as in the Object Detection API
         ["eval_config.groundtruth_box_visualization_color=DarkOrange"],
         ["train_config.use_multiclass_scores=true", "train_input_reader.load_multiclass_scores=true"],
         ["train_config.merge_multiple_label_boxes=true", "train_input_reader.expand_labels_hierarchy=true"],
     ],
 )
-def test_config_is_accepted(config, changes):
+def test_config_is_accepted(config, changes, change, refusals):
     change(config, *changes)
     assert refusals(config) == []
 
@@ -217,7 +191,6 @@ def test_config_is_accepted(config, changes):
             [f"{MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor.fc_hyperparams.group_norm={{}}"],
             "fc_hyperparams.group_norm does not fit: predictions are no groups of features. Allowed: batch_norm,",
         ),
-        ([f"-{SUPPRESSION}"], f"{SUPPRESSION} is not set."),
         (
             [f"{MODEL}.second_stage_batch_size=301"],
             f"{MODEL}.second_stage_batch_size = 301 is above first_stage_max_proposals = 300. Allowed: 1 to 300.",
@@ -387,7 +360,7 @@ def test_config_is_accepted(config, changes):
         ),
     ],
 )
-def test_config_is_refused(config, changes, expected):
+def test_config_is_refused(config, changes, expected, change, refusals):
     change(config, *changes)
     [*lines] = refusals(config)
     pattern = re.escape(expected).replace(r"\.\*", ".*")
@@ -395,7 +368,7 @@ def test_config_is_refused(config, changes, expected):
     assert all(line.startswith("my.config: ") for line in lines)
 
 
-def test_every_mistake_is_said_at_once(config):
+def test_every_mistake_is_said_at_once(config, change):
     change(config, f"-{EXTRACTOR}.conv_hyperparams", f"{MODEL}.num_classes=0", "train_config.batch_size=0")
     with pytest.raises(ConfigError) as caught:
         check_config(config, "my.config")
@@ -405,127 +378,6 @@ def test_every_mistake_is_said_at_once(config):
         "train_config.batch_size",
     ]
     assert len(str(caught.value).splitlines()) == 3
-
-
-@pytest.fixture
-def ready(config, tmp_path):
-    """The config with all its files."""
-    (tmp_path / "a-00000").touch()
-    (tmp_path / "ckpt-0.index").touch()
-    (tmp_path / "map.pbtxt").write_text("".join(f'item {{ id: {i} name: "class{i}" }}' for i in (1, 2, 3)))
-    for reader in ("train_input_reader", "eval_input_reader[0]"):
-        apply_override(config, f"{reader}.label_map_path={tmp_path}/map.pbtxt")
-        apply_override(config, f"{reader}.tf_record_input_reader.input_path={tmp_path}/a-*")
-    apply_override(config, f"train_config.fine_tune_checkpoint={tmp_path}/ckpt-0")
-    return config
-
-
-def test_config_with_its_files_is_accepted(ready):
-    assert refusals(ready, require_data=("train", "eval")) == []
-
-
-@pytest.mark.parametrize(
-    ("use", "changes", "expected"),
-    [
-        (
-            "train",
-            ["-train_config"],
-            "my.config: train_config is not set. Allowed: { ... } with the fields batch_size, ",
-        ),
-        (
-            "train",
-            ["train_config.num_steps=0"],
-            "train_config.num_steps = 0 trains nothing. Allowed: 1 or more, here or by a flag.",
-        ),
-        (
-            "train",
-            ["-train_input_reader"],
-            "train_input_reader.tf_record_input_reader.input_path is not set. Allowed: paths or patterns of TFRecord",
-        ),
-        (
-            "train",
-            ["-train_input_reader"],
-            "train_input_reader.label_map_path is not set. Allowed: the path of a label map (.pbtxt).",
-        ),
-        (
-            "train",
-            ["train_input_reader.tf_record_input_reader.input_path+=b-*"],
-            'train_input_reader.tf_record_input_reader.input_path[1] = "b-*" matches no file.',
-        ),
-        (
-            "train",
-            ["train_input_reader.tf_record_input_reader.input_path=no/b-*"],
-            'input_path[0] = "no/b-*" matches no file.',
-        ),
-        (
-            "train",
-            ["train_input_reader.label_map_path=x.pbtxt"],
-            'train_input_reader.label_map_path = "x.pbtxt" does not exist.',
-        ),
-        (
-            "train",
-            ["train_config.fine_tune_checkpoint=no/ckpt-0"],
-            'train_config.fine_tune_checkpoint = "no/ckpt-0" does not exist. Allowed: the path of a checkpoint',
-        ),
-        (
-            "eval",
-            ["-eval_input_reader"],
-            "eval_input_reader is not set. Allowed: { ... } with the fields label_map_path, ",
-        ),
-        ("eval", ["eval_input_reader[1].name=x"], "eval_input_reader[1].label_map_path is not set."),
-        (
-            "eval",
-            [f"{MODEL}.num_classes=2"],
-            f"{MODEL}.num_classes = 2 differs from the largest id of .*map.pbtxt, 3 (class3), "
-            "named by eval_input_reader[0].label_map_path. Allowed: 3.",
-        ),
-    ],
-)
-def test_missing_data_is_refused(ready, use, changes, expected):
-    change(ready, *changes)
-    pattern = re.escape(expected).replace(r"\.\*", ".*")
-    assert any(re.search(pattern, line) for line in refusals(ready, require_data=use))
-
-
-@pytest.mark.parametrize(
-    ("members", "expected"),
-    [
-        ("class1, class3", None),
-        (
-            "class1,clas3",
-            r'\["few"\] = "class1,clas3" names the class "clas3", which .*map\.pbtxt does not \(nearest: "cl',
-        ),
-        (
-            " , ",
-            r'eval_config\.super_categories\["few"\] = " , " names no class\. Allowed: names of classes, separated',
-        ),
-    ],
-)
-def test_super_categories_name_classes_of_the_label_map(ready, members, expected):
-    ready.eval_config.super_categories["few"] = members
-    lines = refusals(ready, require_data="eval")
-    assert not lines if expected is None else re.search(expected, lines[0])
-
-
-def test_weights_to_be_downloaded_need_no_file(ready):
-    change(ready, "train_config.fine_tune_checkpoint=imagenet")
-    assert refusals(ready, require_data="train") == []
-
-
-def test_training_needs_nothing_of_evaluation(ready):
-    change(ready, "-eval_input_reader")
-    assert refusals(ready, require_data="train") == []
-
-
-def test_mistake_in_a_shared_label_map_is_said_once(ready, tmp_path):
-    (tmp_path / "map.pbtxt").write_text('item { id: 1 nam: "a" }')
-    [line] = refusals(ready, require_data=("train", "eval"))
-    assert re.search(r'map.pbtxt:1: StringIntLabelMapItem has no field "nam" \(nearest: "name"\)', line)
-
-
-def test_unknown_use_is_refused(ready):
-    with pytest.raises(ValueError, match=r'use = "test" is unknown. Allowed: train, eval.'):
-        check_config(ready, "my.config", require_data="test")
 
 
 def test_fields_without_effect_are_named_with_the_reason(config):

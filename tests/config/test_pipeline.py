@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from object_detection_fpn.config import tables
-from object_detection_fpn.config.pipeline import ConfigError, format_config, load_config, num_classes, save_config
+from object_detection_fpn.config.pipeline import ConfigError, format_config, load_config, save_config
 from object_detection_fpn.protos import optimizer_pb2
 
 
@@ -18,7 +18,7 @@ def path(golden_dir) -> str:
 
 def test_config_of_the_object_detection_api_is_read(path):
     config = load_config(path)
-    assert num_classes(config) == 3
+    assert config.model.faster_rcnn.num_classes == 3
     assert config.model.faster_rcnn.feature_extractor.type == "faster_rcnn_resnet50_fpn_keras"
     assert config.model.faster_rcnn.first_stage_box_predictor_depth == 512  # not written there: the default
 
@@ -34,7 +34,8 @@ def test_override_that_mends_a_mistake_is_enough(path, tmp_path):
     wrong = tmp_path / "wrong.config"
     with open(path) as file:
         wrong.write_text(file.read().replace("num_classes: 3", "num_classes: 0"))
-    assert num_classes(load_config(str(wrong), ["model.faster_rcnn.num_classes=3"])) == 3
+    mended = load_config(str(wrong), ["model.faster_rcnn.num_classes=3"])
+    assert mended.model.faster_rcnn.num_classes == 3
 
 
 def test_required_data_is_looked_for_only_when_asked(path):

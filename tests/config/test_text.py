@@ -73,7 +73,7 @@ def test_missing_file_is_refused(tmp_path, name):
 
 
 def test_folder_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read as text"):
+    with pytest.raises(ConfigError, match="is a folder, not a file"):
         read_text(str(tmp_path))
 
 
@@ -235,3 +235,67 @@ def test_error_says_all_it_knows():
     assert (
         str(ConfigError.joined([error, other])) == "a.config: x.y = 3 is wrong. Allowed: 1, 2.\na.config:4: is no text."
     )
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"model \xe9", r"my.config:1: is not UTF-8: save it as UTF-8\."),
+        (b"model {\n}\n # \xfc", r"my.config:3: is not UTF-8"),
+        ("model {}".encode("utf-16"), r"my.config: is text in UTF-16. Save it as UTF-8\."),
+        (b"model\0", r"my.config: is a binary file, not text\."),
+        (b"\x89PNG\r\n\0", r"my.config: is a binary file, not text\."),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused(tmp_path, content, message):
+    path = tmp_path / "my.config"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_text(str(path))
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("", r'"": is no path of a file'),
+        ("http://host/my.config", "http://host/my.config: is an http:// address, from which nothing is downloaded"),
+        (
+            "hdfs://host/my.config",
+            "hdfs://host/my.config: is on hdfs://, a file system that TensorFlow does not have here",
+        ),
+    ],
+)
+def test_a_path_that_no_file_has_is_refused(path, message):
+    with pytest.raises(ConfigError, match=message):
+        read_text(path)
+
+
+@pytest.mark.parametrize(
+    "path, forward",
+    [
+        (r"C:\data\x.record", "C:/data/x.record"),
+        (r"C:\new\train", "C:/new/train"),
+        (r"d:\\data\new", "d:/data/new"),
+        (r"C:\Users\me", "C:/Users/me"),
+        ("C:\\data\\", "C:/data/"),
+    ],
+)
+def test_windows_paths_whose_backslashes_would_be_escapes_are_refused(path, forward):
+    text = f'train_config {{}}\ntrain_input_reader {{ label_map_path: "{path}" }}'
+    doubled = forward.replace("/", "\\\\")
+    with pytest.raises(ConfigError) as caught:
+        parsed(text)
+    assert str(caught.value) == (
+        f'{SOURCE}:2: has the path "{path}", whose backslashes begin escapes in text format. Allowed: "{forward}" or '
+        f'"{doubled}".'
+    )
+    with pytest.raises(ConfigError, match="whose backslashes begin escapes"):
+        apply_override(parsed(), f'train_input_reader.label_map_path="{path}"')
+    config = parsed()
+    apply_override(config, f"train_input_reader.label_map_path={path}")  # without quotes: taken as it is
+    assert config.train_input_reader.label_map_path == path
+
+
+@pytest.mark.parametrize("text", ['# "C:\\new"', 'label_map_path: "C:\\\\new"', 'label_map_path: "C:/new" # C:\\new'])
+def test_other_windows_paths_are_read(text):
+    parsed(f"train_input_reader {{\n{text}\n}}")
