@@ -12,7 +12,7 @@ TENSORFLOW ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check
-MIN_COVERAGE := 90
+MIN_COVERAGE := 93
 # Most of a test's time is TensorFlow tracing Python on one core.
 PROCESSES ?= 2
 

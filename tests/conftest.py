@@ -35,10 +35,28 @@ def pytest_configure() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+# The files that take longest, longest first.
+LONGEST = (
+    "builder/test_field_effects_data.py",
+    "jobs/test_train.py",
+    "test_end_to_end.py",
+    "conformance/test_conformance.py",
+    "training/test_multi_worker.py",
+    "cli/test_main.py",
+    "builder/test_field_effects_model.py",
+    "interop/test_classification.py",
+    "modeling/backbones/test_resnet_v1.py",
+    "data/augment/test_all.py",
+    "training/test_loop.py",
+    "training/test_step.py",
+    "data/source/test_service.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that take longest first: started last, one of them would leave the other processes without work."""
-    longest = ("test_main.py", "test_end_to_end.py", "test_train.py", "test_multi_worker.py", "test_conformance.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Every recipe in configs/tf2 reads, says what it is, builds and takes a train step."""
+"""Every recipe in configs/tf2 reads and says what it is, and each model of them builds and takes a train step."""
 
 from __future__ import annotations
 
@@ -32,9 +32,22 @@ def test_the_package_knows_every_recipe():
     assert recipes.recipes() == {path.stem: str(path) for path in RECIPES}
 
 
+DEEPER = re.compile("resnet(101|152)")
+
+
 def one_recipe_a_model() -> list[Path]:
-    """Recipes that differ in image size only have the same model; one of each takes the step."""
-    return list({path.stem.replace("1024x1024", "640x640"): path for path in reversed(RECIPES)}.values())
+    """One recipe of those that differ in nothing but image size and depth; `test_resnet_v1.py` has all depths."""
+    shallow = (path for path in reversed(RECIPES) if not DEEPER.search(path.stem))
+    return list({path.stem.replace("1024x1024", "640x640"): path for path in shallow}.values())
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if DEEPER.search(p.stem)], ids=lambda path: path.stem)
+def test_a_deeper_recipe_is_that_of_resnet_50_with_another_backbone(path):
+    ours = config.load_config(str(path))
+    extractor = ours.model.faster_rcnn.feature_extractor
+    assert DEEPER.search(extractor.type)[0] == DEEPER.search(path.stem)[0]
+    extractor.type = DEEPER.sub("resnet50", extractor.type)
+    assert ours == config.load_config(str(path.with_name(DEEPER.sub("resnet50", path.name))))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -94,7 +94,7 @@ def make_dataset(batch_size: int = 4, value_of_step: Callable[[tf.Tensor], tf.Te
 
         options = tf.data.Options()
         options.autotune.enabled = False  # as in `data.input`, which says why
-        return tf.data.Dataset.counter().map(batch).with_options(options)
+        return tf.data.Dataset.counter().map(tf.autograph.experimental.do_not_convert(batch)).with_options(options)
 
     return dataset
 
@@ -213,3 +213,10 @@ def open_run():
 @pytest.fixture
 def save_run():
     return save_detector_run
+
+
+@pytest.fixture
+def eager(untraced) -> Iterator[None]:
+    """Steps run as the Python they are: for tests of what the loop does around them."""
+    with untraced():
+        yield

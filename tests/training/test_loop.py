@@ -18,6 +18,7 @@ from object_detection_fpn.training.errors import SettingsError, TrainingError, W
 from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.stored import latest_checkpoint
 
+EAGER = pytest.mark.usefixtures("eager")  # where it is not the compiled step that is tested
 LOCALIZATION = "Loss/RPNLoss/localization_loss"
 
 
@@ -32,6 +33,7 @@ def test_loss_falls_and_the_result_tells_where_the_run_ended(make_run, tmp_path)
     assert last.steps_per_second > 0
 
 
+@EAGER
 def test_total_loss_is_the_sum_of_the_losses(make_run, tmp_path):
     losses = make_run(tmp_path).train(1).losses
     total = losses.pop("Loss/total_loss")
@@ -39,6 +41,7 @@ def test_total_loss_is_the_sum_of_the_losses(make_run, tmp_path):
     assert total == pytest.approx(sum(losses.values()), rel=1e-6)
 
 
+@EAGER
 def test_regularization_loss_can_be_left_out(make_run, tmp_path):
     losses = make_run(tmp_path).train(1, add_regularization_loss=False).losses
     assert "Loss/regularization_loss" not in losses
@@ -81,6 +84,7 @@ def test_seed_decides_what_is_random(make_run, tmp_path):
     assert same[0] != other
 
 
+@EAGER
 def test_data_seed_moves_on_when_a_run_is_resumed(make_run, make_data, tmp_path):
     seeds = []
 
@@ -95,6 +99,7 @@ def test_data_seed_moves_on_when_a_run_is_resumed(make_run, make_data, tmp_path)
     assert len(set(seeds[:3])) == 3
 
 
+@EAGER
 @pytest.mark.parametrize(
     "num_steps, every, expected", [(7, 3, {3, 6, 7}), (6, 3, {3, 6}), (2, 1000, {2}), (3, 1, {1, 2, 3})]
 )
@@ -106,6 +111,7 @@ def test_checkpoints_are_saved_at_the_interval_and_at_the_last_step(make_run, tm
     assert calls == [(step, str(tmp_path / f"ckpt-{step}")) for step in sorted(expected)]
 
 
+@EAGER
 def test_finished_run_says_so_and_changes_nothing(make_run, tmp_path):
     make_run(tmp_path).train(3)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
@@ -116,6 +122,7 @@ def test_finished_run_says_so_and_changes_nothing(make_run, tmp_path):
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+@EAGER
 def test_initialize_is_called_only_when_there_is_nothing_to_resume(make_run, tmp_path):
     calls = []
     for num_steps in (1, 2):
@@ -123,6 +130,7 @@ def test_initialize_is_called_only_when_there_is_nothing_to_resume(make_run, tmp
     assert calls == [1]
 
 
+@EAGER
 def test_averages_start_at_the_initial_weights(make_run, tmp_path):
     run = make_run(tmp_path)
 
@@ -136,6 +144,7 @@ def test_averages_start_at_the_initial_weights(make_run, tmp_path):
     np.testing.assert_allclose(run.optimizer.get_slot(kernel, "average"), (2 + 9 * kernel.numpy()) / 11, rtol=1e-6)
 
 
+@EAGER
 def test_only_the_chosen_variables_change(make_run, tmp_path):
     run = make_run(tmp_path)
     before = {variable.name: variable.numpy() for variable in run.model.variables}
@@ -151,6 +160,7 @@ def test_variables_without_influence_on_the_loss_are_refused(make_run, tmp_path)
         run.train(1, variables=[stray])
 
 
+@EAGER
 @pytest.mark.parametrize("limit", [0.01, 1e6])
 def test_gradients_are_clipped_by_their_norm_together(make_run, tmp_path, limit):
     free, clipped = make_run(tmp_path / "free"), make_run(tmp_path / "clipped")
@@ -299,6 +309,7 @@ def test_signal_within_a_call_saves_and_the_resumed_run_equals_an_uninterrupted_
         np.testing.assert_array_equal(value, expected)
 
 
+@EAGER
 def test_signal_between_calls_stops_there(make_run, tmp_path):
     def interrupt(step, path):
         os.kill(os.getpid(), signal.SIGINT)
@@ -309,6 +320,7 @@ def test_signal_between_calls_stops_there(make_run, tmp_path):
         make_run(tmp_path).train(9, checkpoint_every_n=2, on_checkpoint=interrupt)
 
 
+@EAGER
 def test_signal_off_the_interval_saves_what_was_done(make_run, tmp_path):
     run = make_run(tmp_path)
 
@@ -323,12 +335,14 @@ def test_signal_off_the_interval_saves_what_was_done(make_run, tmp_path):
     assert (tmp_path / "ckpt-1.index").exists()
 
 
+@EAGER
 def test_signal_at_the_last_step_does_not_spoil_the_end(make_run, tmp_path):
     run = make_run(tmp_path)
     result = run.train(2, on_checkpoint=lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert result.step == 2
 
 
+@EAGER
 def test_signal_ends_an_evaluation_at_once(make_run, tmp_path):
     run, ends = make_run(tmp_path), []
 
@@ -348,6 +362,7 @@ def test_signal_ends_an_evaluation_at_once(make_run, tmp_path):
     assert f"The newest checkpoint is {tmp_path}/ckpt-2." in run.log
 
 
+@EAGER
 @pytest.mark.parametrize("rate, is_said", [(0.0, True), (0.1, False)])
 def test_a_learning_rate_that_is_0_throughout_is_said(make_run, tmp_path, rate, is_said):
     run = make_run(tmp_path)
@@ -364,6 +379,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_first_step(mak
     assert run.model.num_traces == 0
 
 
+@EAGER
 def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_what_is_left(make_run, tmp_path):
     run = make_run(tmp_path / "run")
 
@@ -427,6 +443,7 @@ def test_summaries_hold_means_learning_rate_and_speed(make_run, read_summaries, 
     assert found["Loss/total_loss"][6] == pytest.approx(np.mean([every[step] for step in (4, 5, 6)]), rel=1e-5)
 
 
+@EAGER
 def test_no_summaries_are_written_when_not_wanted(make_run, tmp_path):
     make_run(tmp_path).train(2, record_summaries=False)
     assert not (tmp_path / "train").exists()

@@ -14,6 +14,7 @@ from object_detection_fpn.training.settings import StepSettings
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
+EAGER = pytest.mark.usefixtures("eager")  # where it is not the compiled step that is tested
 NORM = "gradient_norm"
 
 
@@ -46,6 +47,7 @@ def test_batch_in_parts_equals_batch_in_one(make_run, tmp_path, two_cpus, on_two
     assert_same_state(whole, parts, rtol=1e-4 if on_two else 1e-5)
 
 
+@EAGER
 def test_variables_without_influence_stay_untouched_in_parts_too(make_run, tmp_path):
     run = make_run(tmp_path)
     stray = tf.Variable(1.0)
@@ -55,6 +57,7 @@ def test_variables_without_influence_stay_untouched_in_parts_too(make_run, tmp_p
         make_run(tmp_path / "other").train(1, variables=[stray], accumulate_gradients=2)
 
 
+@EAGER
 def test_parts_draw_different_random_numbers(make_run, tmp_path):
     run = make_run(tmp_path)
     predict, seeds = run.model.predict, []
@@ -72,6 +75,7 @@ def test_parts_draw_different_random_numbers(make_run, tmp_path):
     assert len(seeds) == len(set(seeds)) == 6
 
 
+@EAGER
 def test_parts_of_different_sizes_are_refused(make_run, tmp_path):
     with pytest.raises(ValueError, match="4 images of a replica cannot be computed in 3 parts"):
         make_run(tmp_path).train(1, accumulate_gradients=3)
@@ -135,6 +139,7 @@ def test_steps_with_overflown_gradients_are_skipped_counted_and_shown(
     assert np.isfinite(found[NORM][12])
 
 
+@EAGER
 def test_gradients_that_no_scale_mends_stop_the_run(make_run, tmp_path):
     run = make_run(tmp_path)
     predict = run.model.predict
@@ -148,12 +153,14 @@ def test_gradients_that_no_scale_mends_stop_the_run(make_run, tmp_path):
         run.train(40, scale_loss=True)
 
 
+@EAGER
 def test_loss_that_is_not_finite_stops_the_run_whatever_the_scale(make_run, make_data, tmp_path):
     dataset = make_data(value_of_step=lambda number: tf.where(number == 3, np.nan, 1.0))
     with pytest.raises(TrainingError, match=r"Step 4: Loss/RPNLoss/localization_loss = nan, .*lower learning rate"):
         make_run(tmp_path).train(9, dataset=dataset, scale_loss=True)
 
 
+@EAGER
 def test_loss_scale_is_saved_and_restored(make_run, make_data, tmp_path):
     dataset = make_data(value_of_step=lambda _: tf.constant(30.0))
     first, second, whole = (with_float16_gradients(make_run(tmp_path / name)) for name in ("a", "a", "b"))
@@ -164,6 +171,7 @@ def test_loss_scale_is_saved_and_restored(make_run, make_data, tmp_path):
     assert_same_state(whole, second)
 
 
+@EAGER
 @pytest.mark.parametrize("scaled_first", [False, True])
 def test_loss_scaling_can_begin_and_end_with_any_checkpoint(make_run, tmp_path, scaled_first):
     make_run(tmp_path / "a").train(3, scale_loss=scaled_first)

@@ -1,0 +1,397 @@
+"""Every field of the model's messages arrives in the object that is built from it."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import support
+import tensorflow as tf
+import tf_keras
+from google.protobuf import text_format
+
+from object_detection_fpn import builder
+from object_detection_fpn.execution import Execution
+from object_detection_fpn.modeling import hard_examples, layers, proposals, targets
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.heads import rpn as rpn_head
+from object_detection_fpn.ops import losses
+from object_detection_fpn.protos import (
+    faster_rcnn_pb2,
+    image_resizer_pb2,
+    losses_pb2,
+    pipeline_pb2,
+)
+
+MODEL = """
+image_resizer { identity_resizer { } }
+feature_extractor {
+  type: "faster_rcnn_resnet50_fpn_keras"
+  conv_hyperparams { batch_norm { } }
+  fpn { min_level: 2 max_level: 6 additional_layer_depth: 8 }
+}
+first_stage_anchor_generator {
+  multiscale_anchor_generator {
+    min_level: 2 max_level: 6 anchor_scale: 8 aspect_ratios: [2, 0.5] scales_per_octave: 2
+  }
+}
+first_stage_box_predictor_depth: 16
+initial_crop_size: 6
+"""
+BACKBONES = dict(builder.BACKBONES)  # before any test replaces them
+
+
+def parse(text, message_type):
+    return text_format.Parse(text, message_type())
+
+
+def model_message(text=""):
+    """`MODEL` with the fields of FasterRcnn in `text` changed."""
+    return support.model_message(MODEL, text)
+
+
+@pytest.fixture(autouse=True)
+def backbone_calls(monkeypatch):
+    """Puts the tiny backbone in place of all others and records what they are asked for."""
+    calls = []
+
+    def make(depth, *, max_level, num_channels, spec):
+        calls.append({"depth": depth, "max_level": max_level, "num_channels": num_channels, "spec": spec})
+        return support.make_backbone(spec, max_level=max_level, num_channels=num_channels)
+
+    for name in list(builder.BACKBONES):
+        depth = int(name.removeprefix("faster_rcnn_resnet").removesuffix("_fpn_keras"))
+        monkeypatch.setitem(builder.BACKBONES, name, functools.partial(make, depth))
+    return calls
+
+
+def test_names_of_backbones_give_their_depth():
+    built = {name: (make.func, make.args) for name, make in BACKBONES.items()}
+    assert built == {
+        "faster_rcnn_resnet18_fpn_keras": (resnet_v1.resnet_v1_small, (18,)),
+        "faster_rcnn_resnet34_fpn_keras": (resnet_v1.resnet_v1_small, (34,)),
+        "faster_rcnn_resnet50_fpn_keras": (resnet_v1.resnet_v1, (50,)),
+        "faster_rcnn_resnet101_fpn_keras": (resnet_v1.resnet_v1, (101,)),
+        "faster_rcnn_resnet152_fpn_keras": (resnet_v1.resnet_v1, (152,)),
+    }
+
+
+# Feature extractor ----------------------------------------------------------------------------------------------------
+
+
+def feature_extractor(text="", **kwargs):
+    message = model_message(f"feature_extractor {{ {text} }}").faster_rcnn.feature_extractor
+    message.conv_hyperparams.CopyFrom(parse(text, faster_rcnn_pb2.FasterRcnnFeatureExtractor).conv_hyperparams)
+    return builder.build_feature_extractor(message, **kwargs)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_the_type_chooses_the_backbone(backbone_calls, depth):
+    message = model_message(f'feature_extractor {{ type: "faster_rcnn_resnet{depth}_fpn_keras" }}')
+    builder.build_feature_extractor(message.faster_rcnn.feature_extractor, num_channels=5)
+    assert [(call["depth"], call["num_channels"]) for call in backbone_calls] == [(depth, 5)]
+
+
+@pytest.mark.parametrize("min_level, max_level, of_backbone", [(2, 6, 5), (3, 7, 5), (2, 4, 4)])
+def test_levels_and_filters_arrive(backbone_calls, min_level, max_level, of_backbone):
+    extractor = feature_extractor(f"fpn {{ min_level: {min_level} max_level: {max_level} additional_layer_depth: 12 }}")
+    assert (extractor.min_level, extractor.max_level) == (min_level, max_level)
+    assert extractor.fpn.num_filters == 12
+    assert backbone_calls[0]["max_level"] == of_backbone
+
+
+def test_recomputation_arrives(backbone_calls):
+    config = pipeline_pb2.TrainEvalPipelineConfig(model=model_message())
+    for recompute, static in ((None, False), (None, True), (False, False), (True, False), (True, True)):
+        config.train_config.ClearField("recompute_backbone")
+        if recompute is not None:
+            config.train_config.recompute_backbone = recompute
+        execution = builder.training_execution(config, jit_compile=static)
+        builder.build_model(config.model, execution=execution)
+    assert [call["spec"].execution.recomputed_stages for call in backbone_calls] == [1, 0, 0, 4, 4]
+
+
+def test_pad_to_multiple_arrives():
+    assert feature_extractor().pad_to_multiple == 32
+    assert feature_extractor("pad_to_multiple: 64").pad_to_multiple == 64
+
+
+HYPERPARAMS = "conv_hyperparams { activation: RELU_6 batch_norm { decay: 0.5 epsilon: 0.25 } }"
+
+
+def test_the_backbone_keeps_its_own_hyperparameters_unless_overridden(backbone_calls):
+    feature_extractor(HYPERPARAMS)
+    feature_extractor(HYPERPARAMS + " override_base_feature_extractor_hyperparams: true")
+    default, overridden = (call["spec"] for call in backbone_calls)
+    assert default.norm == resnet_v1.DEFAULT_SPEC.norm == layers.BatchNormSpec(momentum=0.997, epsilon=1e-5, scale=True)
+    assert (default.activation, default.regularizer) == ("relu", resnet_v1.DEFAULT_SPEC.regularizer)
+    assert overridden.norm == layers.BatchNormSpec(momentum=0.5, epsilon=0.25)
+    assert (overridden.activation, overridden.regularizer) == ("relu6", None)
+
+
+@pytest.mark.parametrize("override", ["", "override_base_feature_extractor_hyperparams: true"])
+def test_the_pyramid_always_follows_conv_hyperparams(override):
+    extractor = feature_extractor(f"{HYPERPARAMS} batch_norm_trainable: true {override}")
+    smoothings = [*extractor.fpn.smoothings.values(), *extractor.fpn.extras.values()]
+    assert {(layer.norm.momentum, layer.norm.epsilon) for layer in smoothings} == {(0.5, 0.25)}
+    assert {layer.activation.activation for layer in smoothings} == {tf.nn.relu6}
+
+
+@pytest.mark.parametrize("override", ["", "override_base_feature_extractor_hyperparams: true"])
+@pytest.mark.parametrize("trainable", ["true", "false"])
+def test_batch_norm_trainable_decides_whether_statistics_move(backbone_calls, override, trainable):
+    """Of the backbone, the pyramid and the box head; not of the RPN."""
+    message = model_message(
+        f"feature_extractor {{ {HYPERPARAMS} batch_norm_trainable: {trainable} {override} }} "
+        "first_stage_box_predictor_conv_hyperparams { batch_norm { } }"
+    )
+    model = builder.build_model(message)
+    freeze = trainable == "false"
+    norms = [layer.norm for layer in model.feature_extractor.fpn.smoothings.values()]
+    norms.append(model.box_head.feature_extractor.norm)
+    assert {norm._freeze_statistics for norm in norms} == {freeze}
+    assert backbone_calls[0]["spec"].freeze_statistics == freeze
+    assert not model.rpn.head.norm._freeze_statistics
+
+
+def test_statistics_are_frozen_by_default():
+    assert feature_extractor(HYPERPARAMS).fpn.smoothings["2"].norm._freeze_statistics
+
+
+def test_dtype_reaches_every_part(backbone_calls):
+    model = builder.build_model(model_message(), execution=Execution(dtype="mixed_bfloat16"))
+    assert backbone_calls[0]["spec"].dtype == "mixed_bfloat16"
+    head = model.box_head
+    for part in (model.feature_extractor.fpn, model.rpn.head, model.roi_pooler, head.feature_extractor, head):
+        assert part.compute_dtype == "bfloat16"
+
+
+# Parts of the detector ------------------------------------------------------------------------------------------------
+
+
+def test_anchors():
+    message = model_message().faster_rcnn.first_stage_anchor_generator
+    generate, num_anchors = builder.build_anchor_generator(message)
+    anchors = generate([(1, 1), (1, 1)]).numpy()
+    assert num_anchors == 6
+    assert anchors.shape == (2 * 6, 4)
+    height, width = (anchors[:, 2:] - anchors[:, :2]).T
+    octave = np.array([1, 2**0.5] * 3)
+    np.testing.assert_allclose(np.sqrt(height * width), [*32 * octave, *64 * octave], rtol=1e-5)
+    np.testing.assert_allclose(width / height, [1, 1, 2, 2, 0.5, 0.5] * 2, rtol=1e-5)
+
+
+def test_first_stage():
+    model = builder.build_model(
+        model_message(
+            """
+            clip_anchors_to_image: true
+            first_stage_atrous_rate: 2
+            first_stage_box_predictor_kernel_size: 5
+            first_stage_box_predictor_depth: 24
+            first_stage_box_predictor_conv_hyperparams { regularizer { l2_regularizer { weight: 0.5 } } }
+            first_stage_minibatch_size: 100
+            first_stage_positive_balance_fraction: 0.25
+            first_stage_nms_score_threshold: 0.125
+            first_stage_nms_iou_threshold: 0.625
+            first_stage_max_proposals: 77
+            first_stage_localization_loss_weight: 2
+            first_stage_objectness_loss_weight: 3
+            use_combined_nms_in_first_stage: true
+            """
+        )
+    )
+    rpn, conv = model.rpn, model.rpn.head.conv
+    assert (conv.dilation_rate, conv.kernel_size, conv.filters) == ((2, 2), (5, 5), 24)
+    assert [layer.filters for layer in rpn.head.objectness] == [2 * 6] * 5
+    assert [layer.filters for layer in rpn.head.deltas] == [4 * 6] * 5
+    assert len(rpn.head.losses) == 1 + 2 * 5
+    assert rpn._clip_anchors
+    assert rpn._decoder == proposals.ProposalDecoder(
+        max_proposals=77, iou_threshold=0.625, score_threshold=0.125, keep_empty=True
+    )
+    assert rpn._sampler == targets.AnchorSampler(num_samples=100, positive_fraction=0.25)
+    assert rpn._loss == rpn_head.RpnLoss(localization_weight=2.0, objectness_weight=3.0)
+
+
+def test_second_stage():
+    model = builder.build_model(
+        model_message(
+            """
+            initial_crop_size: 9
+            maxpool_kernel_size: 3
+            maxpool_stride: 3
+            second_stage_batch_size: 33
+            second_stage_balance_fraction: 0.5
+            second_stage_localization_loss_weight: 2
+            second_stage_classification_loss_weight: 3
+            second_stage_classification_loss { weighted_softmax { logit_scale: 4 } }
+            """
+        )
+    )
+    assert (model.roi_pooler._crop_size, model.roi_pooler._pool_size, model.roi_pooler._pool_stride) == (9, 3, 3)
+    assert model.box_head.feature_extractor.fc1.kernel.shape == (3 * 3 * 8, 1024)
+    assert model._roi_sampler == targets.RoISampler(num_samples=33, positive_fraction=0.5)
+    loss = model.box_head._loss
+    assert (loss.localization_weight, loss.classification_weight) == (2.0, 3.0)
+    np.testing.assert_allclose(
+        loss.classification_loss(tf.constant([0.0, 4.0]), tf.constant([0.0, 1.0])), np.log(1 + np.exp(-1)), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "text, loss, settings",
+    [
+        ("weighted_sigmoid { }", losses.sigmoid_cross_entropy, None),
+        ("weighted_softmax { logit_scale: 2 }", losses.softmax_cross_entropy, {"logit_scale": 2.0}),
+        ("weighted_logits_softmax { logit_scale: 2 }", losses.softmax_cross_entropy_of_logits, {"logit_scale": 2.0}),
+        ("weighted_sigmoid_focal { }", losses.sigmoid_focal_loss, {"gamma": 2.0, "alpha": None}),
+        ("weighted_sigmoid_focal { gamma: 1 alpha: 0 }", losses.sigmoid_focal_loss, {"gamma": 1.0, "alpha": 0.0}),
+    ],
+)
+def test_classification_losses(text, loss, settings):
+    found = builder.build_classification_loss(parse(text, losses_pb2.ClassificationLoss))
+    assert getattr(found, "func", found) == loss
+    assert getattr(found, "keywords", None) == settings
+
+
+@pytest.mark.parametrize(
+    "text, miner",
+    [
+        ("", hard_examples.HardExampleMiner(localization_weight=3.0, classification_weight=2.0, iou_threshold=0.75)),
+        (
+            "num_hard_examples: 0 loss_type: CLASSIFICATION",
+            hard_examples.HardExampleMiner(num_examples=None, localization_weight=0.0, iou_threshold=0.75),
+        ),
+        (
+            "num_hard_examples: 9 loss_type: LOCALIZATION max_negatives_per_positive: 3 min_negatives_per_image: 2",
+            hard_examples.HardExampleMiner(
+                9, 0.75, classification_weight=0.0, max_negatives_per_positive=3.0, min_negatives=2
+            ),
+        ),
+    ],
+)
+def test_hard_examples(text, miner):
+    weights = "second_stage_localization_loss_weight: 3 second_stage_classification_loss_weight: 2"
+    mined = f"hard_example_miner {{ iou_threshold: 0.75 {text} }}"
+    model = builder.build_model(model_message(f"{weights} {mined}"))
+    assert model.box_head._loss.miner == miner
+    assert model._roi_sampler.num_samples is None
+    static = builder.build_model(model_message(mined), execution=Execution(static=True))
+    assert static.box_head._loss.miner.static
+    assert builder.build_model(model_message(weights)).box_head._loss.miner is None
+
+
+def test_the_default_classification_loss_is_softmax_cross_entropy():
+    loss = builder.build_classification_loss(losses_pb2.ClassificationLoss())
+    logits, wanted = tf.constant([0.5, 4.0]), tf.constant([0.0, 1.0])
+    assert loss(logits, wanted) == losses.softmax_cross_entropy(logits, wanted)
+
+
+@pytest.mark.parametrize(
+    "text, num_boxes, rate",
+    [
+        ("", 3, 0.0),
+        ("share_box_across_classes: true", 1, 0.0),
+        ("use_dropout: true", 3, 0.5),
+        ("use_dropout: true dropout_keep_probability: 0.75", 3, 0.25),
+        ("dropout_keep_probability: 0.75", 3, 0.0),
+    ],
+)
+def test_box_predictor(text, num_boxes, rate):
+    regularizer, initializer = "l2_regularizer { weight: 1 }", "random_normal_initializer { stddev: 9 }"
+    hyperparams = f"fc_hyperparams {{ regularizer {{ {regularizer} }} initializer {{ {initializer} }} }}"
+    model = builder.build_model(
+        model_message(f"second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {hyperparams} {text} }} }}")
+    )
+    head = model.box_head
+    assert head.class_predictor.units == 4
+    assert head.box_predictor.units == 4 * num_boxes
+    assert (head.class_dropout.rate, head.box_dropout.rate) == (rate, rate)
+    for predictor in (head.class_predictor, head.box_predictor):
+        assert predictor.kernel_regularizer.get_config() == {"l2": 0.5}
+        assert predictor.kernel_initializer.get_config()["stddev"] == 9
+
+
+def test_one_stage_has_no_box_head():
+    model = builder.build_model(model_message("number_of_stages: 1"))
+    assert (model.num_stages, model.box_head, model.roi_pooler) == (1, None, None)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_static_reaches_every_part(static):
+    model = builder.build_model(model_message(), execution=Execution(static=static))
+    rpn, head = model.rpn, model.box_head
+    parts = (rpn._decoder, rpn._sampler, model._roi_sampler, head._postprocessor)
+    assert {part.static for part in parts} == {rpn._static, model.roi_pooler._static} == {static}
+
+
+def test_the_device_and_the_compiler_decide_how_a_model_is_computed():
+    config = pipeline_pb2.TrainEvalPipelineConfig(model=model_message())
+    config.train_config.use_bfloat16 = True
+    assert builder.training_execution(config) == Execution(recomputed_stages=1)
+    assert builder.training_execution(config, jit_compile=True) == Execution(static=True, jit_compile=True)
+    assert builder.training_execution(config, is_tpu=True, jit_compile=True) == Execution("mixed_bfloat16", static=True)
+    assert builder.inference_execution(config, device="cpu") == Execution(winograd=True, is_restored=True)
+    assert builder.inference_execution(config, device="gpu") == Execution(is_restored=True)
+    assert builder.inference_execution(config, is_tpu=True) == Execution(static=True, is_restored=True)
+    compiled = builder.inference_execution(config, jit_compile=True)
+    assert compiled == Execution(static=True, jit_compile=True, is_restored=True)
+
+
+def test_compiling_what_is_not_static_is_refused():
+    with pytest.raises(ValueError, match="jit_compile = True with static = False"):
+        Execution(jit_compile=True)
+
+
+@pytest.mark.parametrize(
+    "resizer, is_large",
+    [
+        ("keep_aspect_ratio_resizer { min_dimension: 100 max_dimension: 256 }", True),
+        ("keep_aspect_ratio_resizer { min_dimension: 100 max_dimension: 255 }", False),
+        ("fixed_shape_resizer { height: 64 width: 256 }", True),
+        ("fixed_shape_resizer { height: 64 width: 64 }", False),
+        ("identity_resizer { }", True),
+    ],
+)
+def test_winograds_algorithm_is_for_images_large_enough(resizer, is_large):
+    message = model_message()
+    message.faster_rcnn.image_resizer.CopyFrom(parse(resizer, image_resizer_pb2.ImageResizer))
+    config = pipeline_pb2.TrainEvalPipelineConfig(model=message)
+    model = builder.build_model(message, execution=builder.inference_execution(config, device="cpu"))
+    pyramid = model.feature_extractor.fpn
+    convs = [model.rpn.head.conv, *(layer.conv for layer in pyramid.smoothings.values())]
+    assert {isinstance(conv, layers.WinogradConv) for conv in convs} == {is_large}
+    others = [*pyramid.laterals.values(), *(layer.conv for layer in pyramid.extras.values())]
+    assert not any(isinstance(conv, layers.WinogradConv) for conv in others)
+
+
+@pytest.mark.parametrize("override", ["", "override_base_feature_extractor_hyperparams: true"])
+def test_convolutions_that_are_restored_are_not_drawn(backbone_calls, override):
+    message = model_message(f"feature_extractor {{ {override} }}")
+    model = builder.build_model(message, execution=Execution(is_restored=True))
+    drawn = [v.name for v in [*model.rpn.variables, *model.feature_extractor.fpn.variables] if np.any(v)]
+    assert [name for name in drawn if "kernel" in name] == []
+    assert isinstance(backbone_calls[0]["spec"].make_initializer(), tf_keras.initializers.Zeros)
+    builder.build_model(message)
+    assert not isinstance(backbone_calls[1]["spec"].make_initializer(), tf_keras.initializers.Zeros)
+
+
+def test_channels_of_the_images_arrive(backbone_calls):
+    builder.build_model(model_message(), num_channels=1)
+    assert backbone_calls[0]["num_channels"] == 1
+
+
+@pytest.mark.parametrize(
+    "field, outputs",
+    [
+        ("", set()),
+        ("return_raw_detections_during_predict: true", {"raw_detections"}),
+        ("output_final_box_features: true", {"box_features"}),
+        ("output_final_box_rpn_features: true", {"roi_features"}),
+        ("output_final_box_features: true number_of_stages: 1", set()),
+    ],
+)
+def test_outputs_that_are_asked_for(field, outputs):
+    assert builder.build_model(model_message(field))._outputs == outputs
