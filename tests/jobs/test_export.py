@@ -32,7 +32,7 @@ def test_an_export_is_for_the_device_that_is_here_unless_said(
     message = type(small_config)()
     message.CopyFrom(small_config)
     # So large that Winograd's algorithm is worth it.
-    message.model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension = 256
+    message.model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension = 512
     with pytest.raises(Built) as caught:
         export_job.export(message, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
     execution = caught.value.args[0]["execution"]
