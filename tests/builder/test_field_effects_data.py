@@ -345,6 +345,19 @@ class Model(tf_keras.layers.Layer):
         )
 
 
+DATASETS: dict[tuple, tf.data.Dataset] = {}
+
+
+def build_dataset_once(config, reader, *, batch_size, build=builder.build_dataset, **settings):
+    """The pipeline of an evaluation, which takes longest, built once for all that differ in what comes after it."""
+    evaluation = config.eval_config
+    fields = evaluation.force_no_resize, evaluation.image_classes_field_map_empty_to_ones
+    key = (config.model.SerializeToString(), reader.SerializeToString(), batch_size, *fields)
+    if key not in DATASETS:
+        DATASETS[key] = build(config, reader, batch_size=batch_size, **settings)
+    return DATASETS[key]
+
+
 def observe_evaluation(folder, output_dir, evaluation: str, reader: str = ""):
     """What an evaluation gives: numbers, drawings, files, shapes of images, and how the checkpoint was restored."""
     config = make_config(folder, evaluation=evaluation.replace("DIR", str(output_dir / "png")), reader=reader)
@@ -357,6 +370,7 @@ def observe_evaluation(folder, output_dir, evaluation: str, reader: str = ""):
             "restore_model",
             lambda path, model, *, use_averages: restored.append(use_averages) or Step(),
         )
+        patch.setattr(evaluate_job.builder, "build_dataset", build_dataset_once)
         model = Model()
         evaluator = evaluate_job.Evaluator(
             config, model=model, strategy=tf.distribute.get_strategy(), output_dir=str(output_dir)
