@@ -41,6 +41,7 @@ def measure(side: int, batch_size: int, *, num_steps: int, model_name: str, jit:
     import tensorflow as tf
 
     from object_detection_fpn import builder
+    from object_detection_fpn.config import model as model_config
     from object_detection_fpn.execution import Execution
     from object_detection_fpn.records import Inputs
     from object_detection_fpn.serving import saved_model
@@ -54,7 +55,7 @@ def measure(side: int, batch_size: int, *, num_steps: int, model_name: str, jit:
     model = builder.build_model(config.model, execution=execution)
     detect = saved_model.make_serving_function(
         model=model,
-        resizer=builder.build_resizer(config.model.faster_rcnn.image_resizer),
+        resizer=builder.build_resizer(model_config.image_resizer(config.model)),
         input_type="float_image_tensor",
         folding=Folding(model),
         jit_compile=jit,
