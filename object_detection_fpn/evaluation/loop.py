@@ -6,6 +6,7 @@ dataset one of `records.Batch`.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import sys
@@ -134,10 +135,14 @@ def evaluate(
     metrics = () if ignore_groundtruth else metrics
     loss_sums: dict[str, float] = {}
     num_evaluated = num_objects = 0
+    unnamed: collections.Counter[int] = collections.Counter()
     started = time.monotonic()
     for image in _run(eval_step, dataset, strategy, description=f"evaluating step {step}"):
         num_evaluated += 1
         groundtruth, detections = image.in_original_pixels()
+        if names:
+            groundtruth, unnamed_here = _split_by_name(groundtruth, list(names))
+            unnamed.update(unnamed_here)
         num_objects += len(groundtruth.classes)
         for metric in metrics:
             metric.update(groundtruth, detections)
@@ -161,6 +166,11 @@ def evaluate(
             "None of the %d evaluated images has a groundtruth object, so the metrics are undefined (-1 or NaN). Do the "
             "records have boxes (image/object/bbox/...), and classes of the label map?", num_evaluated,
         )  # fmt: skip
+    if unnamed:
+        _LOGGER.warning(
+            "%d groundtruth objects are left out of the metrics: the label map names no class of id %s.",
+            unnamed.total(), ", ".join(str(class_id) for class_id in sorted(unnamed)),
+        )  # fmt: skip
     results: dict[str, float] = {}
     for metric in metrics:
         of_metric = metric.result()
@@ -179,6 +189,16 @@ def evaluate(
     if output_dir is not None:
         write_results(output_dir, results, drawn.sheets, step=step, num_images=num_evaluated)
     return results
+
+
+def _split_by_name(groundtruth: ImageGroundtruth, classes: Sequence[int]) -> tuple[ImageGroundtruth, list[int]]:
+    """The objects of these 0-based classes, and the 1-based ids of all others, which metrics have no category for."""
+    has_name = np.isin(groundtruth.classes, classes)
+    if has_name.all():
+        return groundtruth, []
+    of_objects = ("boxes", "classes", "is_crowd", "areas", "is_difficult", "is_group_of")
+    kept = {name: values[has_name] for name in of_objects if (values := getattr(groundtruth, name)) is not None}
+    return groundtruth._replace(**kept), (groundtruth.classes[~has_name] + 1).tolist()
 
 
 class _Image(NamedTuple):

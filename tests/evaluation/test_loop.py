@@ -171,6 +171,16 @@ def test_data_without_any_groundtruth_object_are_warned_of(caplog):
     assert not caplog.messages
 
 
+def test_objects_of_classes_that_the_label_map_does_not_name_are_left_out(caplog):
+    def rename(batch):  # of the second object of every image
+        classes = tf.constant([0, 6, 0]) * tf.ones_like(batch.groundtruth.classes)
+        return batch._replace(groundtruth=batch.groundtruth._replace(classes=classes))
+
+    results = run(make_batches([10, 20], num_boxes=[1, 2]).map(rename))
+    assert results[AP] == pytest.approx(1.0)
+    assert "1 groundtruth objects are left out of the metrics: the label map names no class of id 7." in caplog.text
+
+
 def test_regularization_loss_can_be_left_out():
     results = run(make_batches([10, 20]), add_regularization_loss=False)
     assert REGULARIZATION not in results
