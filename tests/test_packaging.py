@@ -123,6 +123,7 @@ def test_unknown_recipe_is_refused():
     "requirement",
     [
         "protobuf<8,>=5.28",
+        'protobuf<=6.32; python_version < "3.11"',
         "tensorboard",
         "tensorflow<2.22,>=2.20",
         "tf-models-official<2.22,>=2.20",
