@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the comments in protos/ and the tables of `object_detection_fpn.config.tables`.
+"""Writes docs/config.md from the comments in protos/ and the tables of `object_detection_fpn.config`.
 
 `python docs/generate_config.py` writes it; with `--check`, the exit status is 1 if it is not what would be written.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from object_detection_fpn.config import tables
+from object_detection_fpn.config import bounds, tables
 from object_detection_fpn.config.text import format_value, is_repeated
 from object_detection_fpn.protos import pipeline_pb2, string_int_label_map_pb2
 
@@ -56,7 +56,7 @@ configs are read as they are. What becomes of a field stands in the column "stat
 Any field can be changed on the command line: `--config_override train_config.batch_size=4`.
 
 This page is written by `python docs/generate_config.py` from the comments in [protos](../protos) and the tables in
-[config/tables.py](../object_detection_fpn/config/tables.py).
+[config/tables.py](../object_detection_fpn/config/tables.py) and [config/bounds.py](../object_detection_fpn/config/bounds.py).
 """
 _DECLARATION = re.compile(r"\s*(?:optional |repeated |required )?[\w.<>, ]+? (\w+) = \d+")
 
@@ -139,9 +139,9 @@ def _fate(message: Descriptor, field: FieldDescriptor, note: str) -> tuple[str, 
         return "no effect", f"{bare} No effect: {reason}.".strip()
     if key in tables.DOCUMENTATION:
         return "no effect", f"{note} It only tells the reader."
-    bounds = tables.BOUNDS.get(key) or tables.BOUNDS.get(f"*.{field.name}")
-    if bounds and not field.message_type:
-        note += f" Allowed: {bounds}."
+    allowed = bounds.BOUNDS.get(key) or bounds.BOUNDS.get(f"*.{field.name}")
+    if allowed and not field.message_type:
+        note += f" Allowed: {allowed}."
     return "works", note
 
 

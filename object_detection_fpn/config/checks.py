@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from object_detection_fpn.config import rules
 from object_detection_fpn.config import tables as fields
+from object_detection_fpn.config.bounds import BOUNDS
 from object_detection_fpn.config.problems import Problem, join, single, unset, walk
 from object_detection_fpn.config.rules.model import pyramid_levels
 from object_detection_fpn.config.text import format_value, is_repeated, listed
@@ -49,7 +50,7 @@ def _required(message: Message, path: str) -> Iterator[Problem]:
 
 def _bounds(message: Message, path: str) -> Iterator[Problem]:
     for field in message.DESCRIPTOR.fields:
-        bounds = fields.BOUNDS.get(f"{message.DESCRIPTOR.name}.{field.name}") or fields.BOUNDS.get(f"*.{field.name}")
+        bounds = BOUNDS.get(f"{message.DESCRIPTOR.name}.{field.name}") or BOUNDS.get(f"*.{field.name}")
         if not bounds or field.message_type:
             continue
         value = getattr(message, field.name)

@@ -5,8 +5,6 @@ A key "Message.field" is one field, "*.field" every field of that name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 EXTRACTOR_TYPES = tuple(f"faster_rcnn_resnet{depth}_fpn_keras" for depth in (18, 34, 50, 101, 152))
 """What `feature_extractor.type` may be."""
 
@@ -53,170 +51,6 @@ FINE_TUNE_CHECKPOINT_TYPES = ("", "classification", "detection", "full")
 
 IMAGENET = "imagenet"
 """What `train_config.fine_tune_checkpoint` may be instead of a path: weights that tf_keras.applications downloads."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """An interval that contains its ends, unless `above`: then it begins right after `low`."""
-
-    low: float
-    high: float = float("inf")
-    above: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.above else self.low <= value) and value <= self.high
-
-    def __str__(self) -> str:
-        if self.low == self.high:
-            return f"{self.low:g}"
-        if self.high == float("inf"):
-            return f"above {self.low:g}" if self.above else f"{self.low:g} or more"
-        return f"above {self.low:g}, up to {self.high:g}" if self.above else f"{self.low:g} to {self.high:g}"
-
-
-_FRACTION = Bounds(0, 1)
-_COUNT = Bounds(1)
-_NOT_NEGATIVE = Bounds(0)
-_POSITIVE = Bounds(0, above=True)
-_SHARE = Bounds(0, 1, above=True)
-_PIXEL_VALUE = Bounds(0, 255)
-_QUALITY = Bounds(0, 100)
-
-BOUNDS = {
-    "RandomDistortColor.color_ordering": Bounds(0, 1),
-    "FasterRcnn.number_of_stages": Bounds(1, 2),
-    "FasterRcnn.num_classes": _COUNT,
-    "FasterRcnn.first_stage_atrous_rate": _COUNT,
-    "FasterRcnn.first_stage_box_predictor_kernel_size": _COUNT,
-    "FasterRcnn.first_stage_box_predictor_depth": _COUNT,
-    "FasterRcnn.first_stage_minibatch_size": _COUNT,
-    "FasterRcnn.first_stage_positive_balance_fraction": _FRACTION,
-    "FasterRcnn.first_stage_nms_score_threshold": _FRACTION,
-    "FasterRcnn.first_stage_nms_iou_threshold": _FRACTION,
-    "FasterRcnn.first_stage_max_proposals": _COUNT,
-    "FasterRcnn.first_stage_localization_loss_weight": _NOT_NEGATIVE,
-    "FasterRcnn.first_stage_objectness_loss_weight": _NOT_NEGATIVE,
-    "FasterRcnn.second_stage_batch_size": _COUNT,
-    "FasterRcnn.second_stage_balance_fraction": _FRACTION,
-    "FasterRcnn.second_stage_localization_loss_weight": _NOT_NEGATIVE,
-    "FasterRcnn.second_stage_classification_loss_weight": _NOT_NEGATIVE,
-    "FeaturePyramidNetworks.additional_layer_depth": _COUNT,
-    "MultiscaleAnchorGenerator.anchor_scale": _POSITIVE,
-    "MultiscaleAnchorGenerator.aspect_ratios": _POSITIVE,
-    "MultiscaleAnchorGenerator.scales_per_octave": _COUNT,
-    "MaskRCNNBoxPredictor.box_code_size": Bounds(4, 4),
-    "MaskRCNNBoxPredictor.dropout_keep_probability": Bounds(0, 1, above=True),
-    "BatchNonMaxSuppression.max_detections_per_class": _COUNT,
-    "BatchNonMaxSuppression.max_total_detections": _COUNT,
-    "BatchNonMaxSuppression.max_classes_per_detection": _COUNT,
-    "BatchNonMaxSuppression.soft_nms_sigma": _NOT_NEGATIVE,
-    "TemperatureScalingCalibration.scaler": _POSITIVE,
-    "SigmoidFocalClassificationLoss.gamma": _NOT_NEGATIVE,
-    "SigmoidFocalClassificationLoss.alpha": _FRACTION,
-    "HardExampleMiner.num_hard_examples": _NOT_NEGATIVE,
-    "HardExampleMiner.max_negatives_per_positive": _NOT_NEGATIVE,
-    "HardExampleMiner.min_negatives_per_image": _NOT_NEGATIVE,
-    "KeepAspectRatioResizer.min_dimension": _COUNT,
-    "KeepAspectRatioResizer.max_dimension": _COUNT,
-    "KeepAspectRatioResizer.per_channel_pad_value": Bounds(0, 255),
-    "FixedShapeResizer.height": _COUNT,
-    "FixedShapeResizer.width": _COUNT,
-    "ConditionalShapeResizer.size_threshold": _COUNT,
-    "PadToMultipleResizer.multiple": _COUNT,
-    "L1Regularizer.weight": _NOT_NEGATIVE,
-    "L2Regularizer.weight": _NOT_NEGATIVE,
-    "VarianceScalingInitializer.factor": _POSITIVE,
-    "BatchNorm.decay": _FRACTION,
-    "BatchNorm.epsilon": _POSITIVE,
-    "TrainConfig.gradient_clipping_by_norm": _NOT_NEGATIVE,
-    "TrainConfig.accumulate_gradients": _COUNT,
-    "TrainConfig.keep_checkpoint_every_n_hours": _NOT_NEGATIVE,
-    "Optimizer.moving_average_decay": Bounds(0, 1, above=True),
-    "RMSPropOptimizer.decay": _FRACTION,
-    "RMSPropOptimizer.epsilon": _NOT_NEGATIVE,
-    "AdamOptimizer.epsilon": _NOT_NEGATIVE,
-    "ExponentialDecayLearningRate.decay_steps": _COUNT,
-    "ExponentialDecayLearningRate.decay_factor": _POSITIVE,
-    "CosineDecayLearningRate.total_steps": _COUNT,
-    "EvalConfig.min_score_threshold": _FRACTION,
-    "EvalConfig.max_num_boxes_to_visualize": _NOT_NEGATIVE,
-    "EvalConfig.recall_lower_bound": _FRACTION,
-    "EvalConfig.recall_upper_bound": _FRACTION,
-    "InputReader.num_readers": _COUNT,
-    "InputReader.read_block_length": _COUNT,
-    "InputReader.shuffle_buffer_size": _COUNT,
-    "InputReader.filenames_shuffle_buffer_size": _COUNT,
-    "InputReader.num_additional_channels": _NOT_NEGATIVE,
-    "InputReader.num_prefetch_batches": Bounds(-1),
-    "InputReader.sample_1_of_n_examples": _COUNT,
-    "InputReader.sample_from_datasets_weights": _NOT_NEGATIVE,
-    "*.max_number_of_boxes": _COUNT,
-    "*.batch_size": _COUNT,
-    "*.iou_threshold": _FRACTION,
-    "*.score_threshold": _FRACTION,
-    "*.logit_scale": _POSITIVE,
-    "*.stddev": _NOT_NEGATIVE,
-    "*.momentum_optimizer_value": _FRACTION,
-    "*.learning_rate": _NOT_NEGATIVE,
-    "*.initial_learning_rate": _NOT_NEGATIVE,
-    "*.burnin_learning_rate": _NOT_NEGATIVE,
-    "*.min_learning_rate": _NOT_NEGATIVE,
-    "*.learning_rate_base": _NOT_NEGATIVE,
-    "*.warmup_learning_rate": _NOT_NEGATIVE,
-    "*.probability": _FRACTION,
-    "*.random_coef": _FRACTION,
-    "*.overlap_thresh": _FRACTION,
-    "*.min_object_covered": _FRACTION,
-    "*.min_area": _SHARE,
-    "*.max_area": _SHARE,
-    "*.min_aspect_ratio": _POSITIVE,
-    "*.max_aspect_ratio": _POSITIVE,
-    "*.min_padded_size_ratio": _POSITIVE,
-    "*.max_padded_size_ratio": _POSITIVE,
-    "*.pad_color": _PIXEL_VALUE,
-    "*.pad_color_r": _PIXEL_VALUE,
-    "*.pad_color_g": _PIXEL_VALUE,
-    "*.pad_color_b": _PIXEL_VALUE,
-    "*.min_scale_ratio": _POSITIVE,
-    "*.min_delta": _NOT_NEGATIVE,
-    "*.scale_min": _POSITIVE,
-    "RandomAdjustBrightness.max_delta": _FRACTION,
-    "RandomAdjustHue.max_delta": Bounds(0, 0.5),
-    "RandomJitterBoxes.ratio": _FRACTION,
-    "RandomPadImage.min_image_height": _NOT_NEGATIVE,
-    "RandomPadImage.min_image_width": _NOT_NEGATIVE,
-    "RandomPadImage.max_image_height": _NOT_NEGATIVE,
-    "RandomPadImage.max_image_width": _NOT_NEGATIVE,
-    "RandomAbsolutePadImage.max_height_padding": _NOT_NEGATIVE,
-    "RandomAbsolutePadImage.max_width_padding": _NOT_NEGATIVE,
-    "RandomCropToAspectRatio.aspect_ratio": _POSITIVE,
-    "SSDRandomCropFixedAspectRatio.aspect_ratio": _POSITIVE,
-    "SSDRandomCropPadFixedAspectRatio.aspect_ratio": _POSITIVE,
-    "RandomBlackPatches.max_black_patches": _NOT_NEGATIVE,
-    "RandomBlackPatches.size_to_image_ratio": _FRACTION,
-    "RandomResizeMethod.target_height": _COUNT,
-    "RandomResizeMethod.target_width": _COUNT,
-    "ResizeImage.new_height": _COUNT,
-    "ResizeImage.new_width": _COUNT,
-    "ConvertClassLogitsToSoftmax.temperature": _POSITIVE,
-    "RandomSelfConcatImage.concat_vertical_probability": _FRACTION,
-    "RandomSelfConcatImage.concat_horizontal_probability": _FRACTION,
-    "DropLabelProbabilistically.label": _COUNT,
-    "DropLabelProbabilistically.drop_probability": _FRACTION,
-    "RemapLabels.original_labels": _COUNT,
-    "RemapLabels.new_label": _COUNT,
-    "RandomJpegQuality.min_jpeg_quality": _QUALITY,
-    "RandomJpegQuality.max_jpeg_quality": _QUALITY,
-    "RandomDownscaleToTargetPixels.min_target_pixels": _COUNT,
-    "RandomPatchGaussian.min_patch_size": _COUNT,
-    "RandomPatchGaussian.min_gaussian_stddev": _NOT_NEGATIVE,
-    "RandomSquareCropByScale.max_border": _NOT_NEGATIVE,
-    "RandomSquareCropByScale.num_scales": _COUNT,
-    "RandomScaleCropAndPadToSquare.output_size": _COUNT,
-    "AdjustGamma.gamma": _NOT_NEGATIVE,
-    "AdjustGamma.gain": _NOT_NEGATIVE,
-}
-"""Numbers, defaults included, that a field of a present message may have; of a repeated field each of them."""
 
 RANGE_ENDS = (("min_", "max_"), ("minval", "maxval"), ("scale_min", "scale_max"), ("_lower_", "_upper_"))
 """Parts of names that make one field the lower, another the upper end of a range."""
@@ -326,6 +160,7 @@ NO_EFFECT = {
     "WeightedSigmoidClassificationLoss.anchorwise_output": _PER_BOX,
     "SigmoidFocalClassificationLoss.anchorwise_output": _PER_BOX,
     "WeightedSoftmaxClassificationLoss.anchorwise_output": _PER_BOX,
+    "WeightedSmoothL1LocalizationLoss.anchorwise_output": _PER_BOX,
     "WeightedSoftmaxClassificationAgainstLogitsLoss.anchorwise_output": _PER_BOX,
     "TrainConfig.sync_replicas": _SYNCHRONOUS,
     "TrainConfig.startup_delay_steps": "it delayed the workers of asynchronous training",
@@ -366,6 +201,7 @@ DOCUMENTATION = ("Hyperparams.op", "XYPairs.training_data_type")
 _ONLY_FASTER_RCNN = "this package trains Faster R-CNN with FPN only: write faster_rcnn instead"
 _ONLY_MASK_RCNN_HEAD = "a head on pooled features is what Faster R-CNN has: write mask_rcnn_box_predictor instead"
 _ONLY_MULTISCALE = "a pyramid needs anchors for each level: write multiscale_anchor_generator instead"
+_OTHER_BOX_LOSS = "is not supported: write weighted_smooth_l1, l1_localization_loss, weighted_giou, distance_iou or complete_iou instead"
 _NO_KEYPOINTS = "keypoints are not supported: leave it out"
 _OTHER_LOSS = "write weighted_softmax, weighted_sigmoid, weighted_sigmoid_focal or weighted_logits_softmax instead"
 
@@ -381,6 +217,8 @@ LEFT_OUT = {
     "BoxPredictor.rfcn_box_predictor": (
         "R-FCN pools without a pyramid and is not supported: write mask_rcnn_box_predictor instead"
     ),
+    "LocalizationLoss.weighted_l2": _OTHER_BOX_LOSS,
+    "LocalizationLoss.weighted_iou": _OTHER_BOX_LOSS,
     "ClassificationLoss.bootstrapped_sigmoid": _OTHER_LOSS,
     "ClassificationLoss.penalty_reduced_logistic_focal_loss": _OTHER_LOSS,
     "ClassificationLoss.weighted_dice_classification_loss": _OTHER_LOSS,
