@@ -172,8 +172,6 @@ def build_box_feature_extractor(
 ) -> box.BoxFeatureExtractor:
     """The layers before the predictors of `mask_rcnn_box_predictor`."""
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
-    # Winograd's algorithm takes maps one after the other, and RoIs are many small ones.
-    execution = dataclasses.replace(execution, winograd=False)
     hidden = None
     if message.HasField("hidden_hyperparams"):
         hidden = build_layer_spec(message.hidden_hyperparams, execution=execution)

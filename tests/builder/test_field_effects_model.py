@@ -71,10 +71,11 @@ CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
 LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
 MIN_LEVEL, MAX_LEVEL = (FPN(level) + ANCHORS(level) for level in LEVELS)
 AGNOSTIC = NMS("use_class_agnostic_nms: true max_total_detections: 40")
-MANY = NMS("score_threshold: 0 max_detections_per_class: 40 max_total_detections: 120")
+ALL = "score_threshold: 0 max_detections_per_class: 40 max_total_detections: 120 "
+MANY = NMS(ALL)
+MANY_CLIPPED = NMS(ALL + "clip_before_suppression: true")
 TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams { batch_norm { } } }"
 SOFT = NMS("soft_nms_sigma: 0.5")
-CLIP = NMS("clip_before_suppression: true")
 CONVOLUTIONS = HEAD("num_convolutions: 1 hidden_hyperparams { }")
 
 EFFECTS = [
@@ -255,8 +256,8 @@ EFFECTS = [
     ("BatchNonMaxSuppression.max_classes_per_detection", "suppression", AGNOSTIC, NMS("max_classes_per_detection: 2")),
     ("BatchNonMaxSuppression.soft_nms_sigma", "suppression", "", SOFT),
     ("BatchNonMaxSuppression.use_combined_nms", "suppression", MANY, NMS("use_combined_nms: true")),
-    ("BatchNonMaxSuppression.clip_before_suppression", "suppression", MANY, CLIP),
-    ("BatchNonMaxSuppression.min_box_side", "suppression", MANY + CLIP, NMS("min_box_side: 9")),
+    ("BatchNonMaxSuppression.clip_before_suppression", "suppression", MANY, MANY_CLIPPED),
+    ("BatchNonMaxSuppression.min_box_side", "suppression", MANY_CLIPPED, NMS("min_box_side: 9")),
     ("BatchNonMaxSuppression.use_hard_nms", "suppression", SOFT, NMS("use_hard_nms: true")),
     (
         "XYPairs.XYPair.x",

@@ -249,6 +249,39 @@ def test_losses_of_rois_agree_with_the_pytorch_libraries(golden_dir, library, ba
     np.testing.assert_allclose(found, golden["losses"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("with_miner", [False, True])
+def test_the_losses_of_rois_compile(with_miner):
+    random = np.random.RandomState(0)
+    corners = random.uniform(0, 50, [2, 6, 2])
+    rois = make_rois([6, 4], np.concatenate([corners, corners + random.uniform(5, 30, [2, 6, 2])], axis=-1))
+    classes = [[1, 2, 0, 0, 1, 0], [2, 0, 0, 1, 0, 0]]
+    targets = make_targets(
+        classes,
+        class_weights=[[1] * 6, [1] * 4 + [0] * 2],
+        deltas=random.normal(size=[2, 6, 4]) * (np.array(classes) > 0)[..., None],
+    )
+    loss = box.BoxLoss(
+        localization_loss=losses.DecodedBoxes(losses.complete_iou_loss, box_coder.decode),
+        normalization="BATCH",
+        class_weights=(0.5, 1.0, 2.0),
+        label_smoothing=0.1,
+        miner=hard_examples.HardExampleMiner(num_examples=3, static=True) if with_miner else None,
+    )
+
+    def values_and_gradients(logits, deltas):
+        with tf.GradientTape() as tape:
+            tape.watch((logits, deltas))
+            values = loss(logits, deltas, targets, rois, is_batch=True)
+            total = tf.add_n(list(values.values()))
+        return [*values.values(), *tape.gradient(total, (logits, deltas))]
+
+    inputs = [tf.constant(random.normal(size=shape), tf.float32) for shape in ([2, 6, 3], [2, 6, 2, 4])]
+    compiled = tf.function(values_and_gradients, jit_compile=True, autograph=False)(*inputs)
+    for found, expected in zip(compiled, values_and_gradients(*inputs), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        assert np.any(expected)
+
+
 # Hard examples --------------------------------------------------------------------------------------------------------
 
 
