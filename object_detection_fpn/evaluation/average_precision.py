@@ -177,7 +177,9 @@ class AveragePrecision:
         """
         groundtruth, detections, _ = clean_image(groundtruth, detections, self._names)
         nothing = np.zeros(len(groundtruth.boxes), bool)
-        is_difficult = groundtruth.is_difficult if ignore_difficult and groundtruth.is_difficult is not None else nothing
+        is_difficult = (
+            groundtruth.is_difficult if ignore_difficult and groundtruth.is_difficult is not None else nothing
+        )
         is_group_of = groundtruth.is_group_of if match_groups and groundtruth.is_group_of is not None else nothing
         is_kept = _areas(detections.boxes) > 0
         is_kept &= (detections.boxes[:, 2:] > detections.boxes[:, :2]).all(axis=1)

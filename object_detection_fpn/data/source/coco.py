@@ -338,9 +338,7 @@ def _refuse_unknown(where: str, kind: str, given: int | str, known: Mapping[int 
     kinds = {True: "text", False: "a number"}
     hint = ""
     if other is not None and other in known:
-        hint = (
-            f"; {_shown(given)} is {kinds[isinstance(given, str)]}, {_shown(other)} {kinds[isinstance(other, str)]}"
-        )
+        hint = f"; {_shown(given)} is {kinds[isinstance(given, str)]}, {_shown(other)} {kinds[isinstance(other, str)]}"
     plural = "images" if kind == "image" else "categories"
     few = ", ".join(map(_shown, sorted(known, key=_order)[:10])) + (", ..." if len(known) > 10 else "")
     verb = "is of image" if kind == "image" else "has category"
