@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure() -> None:
-    """Splits the CPU in two logical devices, so that strategies with two replicas can be tested anywhere; heeds Ctrl-C."""
+    """Splits the CPU in two logical devices, so that strategies with two replicas can be tested anywhere; handles Ctrl-C."""
     # A shell's background jobs ignore SIGINT, and pass that on; the tests of stopping need it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cpu = tf.config.list_physical_devices("CPU")[0]

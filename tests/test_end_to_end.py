@@ -1,4 +1,4 @@
-"""The whole road on drawn data: train, stop, resume, evaluate, export, load; and a model that learns four images by heart."""
+"""Drawn data from training to serving: train, stop, resume, evaluate, export, load; a model learns four images by heart."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def inference_execution(
 
 
 def _has_large_maps(config: faster_rcnn_pb2.FasterRcnn) -> bool:
-    """Whether the finest level has enough cells for Winograd's algorithm to be worth its start; taken to be so if unknown."""
+    """Whether the finest level has enough cells for Winograd's algorithm to save time; True if unknown."""
     resizer = config.image_resizer
     kind = resizer.WhichOneof("image_resizer_oneof")
     if kind == "keep_aspect_ratio_resizer":

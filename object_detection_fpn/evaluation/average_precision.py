@@ -116,7 +116,7 @@ def average_precision(
 class AveragePrecision:
     """Average precision of every class and its mean, under the names of the Object Detection API.
 
-    A metric of this kind says which of an image's marks and detections it heeds, and hands them to `add`.
+    A metric of this kind says which of an image's marks and detections count, and hands them to `add`.
     """
 
     def __init__(
@@ -158,8 +158,8 @@ class AveragePrecision:
         groundtruth: ImageGroundtruth,
         detections: ImageDetections,
         *,
-        heed_difficult: bool = False,
-        heed_group_of: bool = False,
+        ignore_difficult: bool = False,
+        match_groups: bool = False,
         only_labeled_classes: bool = False,
     ) -> None:
         """Takes in one image.
@@ -167,8 +167,8 @@ class AveragePrecision:
         Args:
             groundtruth: real rows only.
             detections: real rows only; those without area are left out.
-            heed_difficult: ignore what overlaps difficult boxes; otherwise they are boxes like others.
-            heed_group_of: treat groups as groups; otherwise they are boxes like others.
+            ignore_difficult: ignore what overlaps difficult boxes; otherwise they are boxes like others.
+            match_groups: treat groups as groups; otherwise they are boxes like others.
             only_labeled_classes: leave out detections of classes that the image was not labelled for: neither among
                 `groundtruth.labeled_classes`, where that is known, nor of any of its boxes.
 
@@ -177,8 +177,10 @@ class AveragePrecision:
         """
         groundtruth, detections, _ = clean_image(groundtruth, detections, self._names)
         nothing = np.zeros(len(groundtruth.boxes), bool)
-        is_difficult = groundtruth.is_difficult if heed_difficult and groundtruth.is_difficult is not None else nothing
-        is_group_of = groundtruth.is_group_of if heed_group_of and groundtruth.is_group_of is not None else nothing
+        is_difficult = (
+            groundtruth.is_difficult if ignore_difficult and groundtruth.is_difficult is not None else nothing
+        )
+        is_group_of = groundtruth.is_group_of if match_groups and groundtruth.is_group_of is not None else nothing
         is_kept = _areas(detections.boxes) > 0
         is_kept &= (detections.boxes[:, 2:] > detections.boxes[:, :2]).all(axis=1)
         if only_labeled_classes and groundtruth.labeled_classes is not None:

@@ -22,7 +22,7 @@ class OpenImagesBoxMetrics(AveragePrecision):
 
     def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
         """Takes in one image; see `AveragePrecision.add`."""
-        self.add(groundtruth, detections, heed_group_of=True)
+        self.add(groundtruth, detections, match_groups=True)
 
 
 class OpenImagesChallengeBoxMetrics(AveragePrecision):
@@ -37,4 +37,4 @@ class OpenImagesChallengeBoxMetrics(AveragePrecision):
 
     def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
         """Takes in one image; see `AveragePrecision.add`."""
-        self.add(groundtruth, detections, heed_group_of=True, only_labeled_classes=True)
+        self.add(groundtruth, detections, match_groups=True, only_labeled_classes=True)

@@ -22,7 +22,7 @@ class PascalBoxMetrics(AveragePrecision):
 
     def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
         """Takes in one image; see `AveragePrecision.add`."""
-        self.add(groundtruth, detections, heed_difficult=True)
+        self.add(groundtruth, detections, ignore_difficult=True)
 
 
 class PrecisionAtRecallBoxMetrics(AveragePrecision):
@@ -48,4 +48,4 @@ class PrecisionAtRecallBoxMetrics(AveragePrecision):
 
     def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
         """Takes in one image; see `AveragePrecision.add`."""
-        self.add(groundtruth, detections, heed_difficult=True, only_labeled_classes=self._only_labeled_classes)
+        self.add(groundtruth, detections, ignore_difficult=True, only_labeled_classes=self._only_labeled_classes)

@@ -19,7 +19,7 @@ IGNORED = -2
 _NONE = -1.0  # similarity to what cannot match; real similarities are never negative
 
 # Groundtruth rows that a turn of the loop compares with all anchors. Each is as many operations again to trace and to prepare,
-# which takes longer than a CPU's or a GPU's turns do; XLA's, of which each reads and writes what is best so far, are dearer.
+# which takes longer than a CPU's or a GPU's turns do; XLA's, of which each reads and writes what is best so far, cost more.
 _ROWS_OF_A_TURN, _ROWS_OF_A_STATIC_TURN = 2, 8
 
 

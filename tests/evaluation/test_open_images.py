@@ -1,4 +1,4 @@
-"""What the metrics of Open Images heed and what they do not."""
+"""Which marks the metrics of Open Images use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PASCAL VOC's metrics heed and what they do not."""
+"""Which marks PASCAL VOC's metrics use."""
 
 from __future__ import annotations
 

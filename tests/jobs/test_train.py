@@ -54,7 +54,7 @@ def _flags(tmp_path, small_overrides, **others):
 
 
 @pytest.mark.usefixtures("tiny_resnet18")
-def test_the_road_of_a_tpu_as_far_as_it_goes_without_one(monkeypatch, small_overrides, two_cpus, untraced, tmp_path):
+def test_commands_for_a_tpu_up_to_its_strategy(monkeypatch, small_overrides, two_cpus, untraced, tmp_path):
     addresses, connected, batches, options, models, calls = [], [], [], [], [], []
 
     class FakeResolver:

@@ -58,7 +58,7 @@ class CocoDataset(NamedTuple):
 
 
 class _Refused(ValueError):
-    """A value that a field may not hold; the text is a remark on it, or empty."""
+    """A value that a field may not hold; the text says more of it, or is empty."""
 
 
 _MAX_ID = 2**63 - 1
@@ -265,8 +265,8 @@ def _read_rows(
             try:
                 values[key] = field.read(value)
             except _Refused as refused:
-                remark = f", which is {refused}" if str(refused) else ""
-                raise CocoError(f"{where()} has {key} {_shown(value)}{remark}. Allowed: {field.allowed}.") from None
+                hint = f", which is {refused}" if str(refused) else ""
+                raise CocoError(f"{where()} has {key} {_shown(value)}{hint}. Allowed: {field.allowed}.") from None
         yield where, values
 
 
@@ -336,15 +336,13 @@ def _refuse_unknown(where: str, kind: str, given: int | str, known: Mapping[int 
     if isinstance(given, str) and given.strip().lstrip("+-").isdecimal():
         other = int(given) if len(given) < 20 else None
     kinds = {True: "text", False: "a number"}
-    remark = ""
+    hint = ""
     if other is not None and other in known:
-        remark = (
-            f"; {_shown(given)} is {kinds[isinstance(given, str)]}, {_shown(other)} {kinds[isinstance(other, str)]}"
-        )
+        hint = f"; {_shown(given)} is {kinds[isinstance(given, str)]}, {_shown(other)} {kinds[isinstance(other, str)]}"
     plural = "images" if kind == "image" else "categories"
     few = ", ".join(map(_shown, sorted(known, key=_order)[:10])) + (", ..." if len(known) > 10 else "")
     verb = "is of image" if kind == "image" else "has category"
-    raise CocoError(f"{where} {verb} id {_shown(given)}, which is not among the {plural}{remark}. Allowed: {few}.")
+    raise CocoError(f"{where} {verb} id {_shown(given)}, which is not among the {plural}{hint}. Allowed: {few}.")
 
 
 def _box_of_polygons(annotation: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:

@@ -99,18 +99,18 @@ def _tiled(look_up: BoxLookUp, scores: tf.Tensor, max_outputs: int, iou_threshol
 def _greedy(alive: tf.Tensor, overlaps: tf.Tensor) -> tf.Tensor:
     """Drops every box that overlaps an earlier one which itself is not dropped; overlaps [B, j, i] only for j before i.
 
-    Each round settles at least one more box of every chain of overlaps, so few rounds reach the fixed point, which is unique.
+    Each round decides at least one more box of every chain of overlaps, so few rounds reach the unique fixed point.
     """
 
-    def unsettled(_, __, changed):
+    def undecided(_, __, changed):
         return changed
 
-    def settle(now, first, _):
+    def decide(now, first, _):
         dropped = tf.reduce_any(tf.logical_and(overlaps, now[:, :, tf.newaxis]), axis=1)
         after = tf.logical_and(first, tf.logical_not(dropped))
         return after, first, tf.reduce_any(tf.not_equal(after, now))
 
-    return tf.while_loop(unsettled, settle, (alive, alive, tf.constant(True)))[0]
+    return tf.while_loop(undecided, decide, (alive, alive, tf.constant(True)))[0]
 
 
 def _soft(boxes: tf.Tensor, scores: tf.Tensor, max_outputs: int, score_threshold: float, sigma: float) -> Kept:

@@ -234,7 +234,7 @@ def _are_boxes_of_stored_pixels(
             raise CocoError(
                 f"{annotations_path}: {path} of image {image.id} has EXIF orientation {header.orientation}, and its annotated "
                 "size does not tell whether its boxes are of the pixels as they are stored or as viewers show them. "
-                "--exif_boxes upright or --exif_boxes stored says so; tools in which one draws boxes mostly mean upright."
+                "Choose --exif_boxes upright or --exif_boxes stored; tools in which one draws boxes mostly mean upright."
             )
         return exif_boxes == "stored"
     return fits_stored

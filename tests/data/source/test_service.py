@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import os
 import re
 import signal
@@ -69,6 +70,9 @@ def address():
             assert line == f"Data service worker of {found}.\n", line
         yield found
     finally:
+        # An iterator in a cycle, such as an error's traceback, outlives its test; without its service it would wait for it, and
+        # stop whichever test collects it.
+        gc.collect()
         for process in processes:
             process.kill()
             process.communicate()
