@@ -68,6 +68,7 @@ def find(path: str, model: Detector) -> Source:
         return Source(stored.path, "of this package", detector=stored)
     root = graph.find(odapi.FEATURES)
     if root is not None and graph.follow(odapi.PYRAMID, root) is not None and isinstance(model, FasterRCNN):
+        classification.check_strides(model.feature_extractor.backbone, stored.path)
         stored.keys = odapi.stored_keys(model, graph, root)
         return Source(stored.path, "of the Object Detection API", detector=stored)
     classifier = _find_classifier(graph)
