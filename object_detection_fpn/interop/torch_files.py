@@ -49,6 +49,8 @@ class StateDict(NamedTuple):
     """By the names that their library gives them. float32, int or bool; read-only where no copy was needed."""
     part: str
     """The part of the file that they were taken from, such as "model"; "" = the file is nothing else."""
+    author: str
+    """Who made the file, where it says so, as Detectron2's do."""
 
 
 def read_state_dict(path: str) -> dict[str, np.ndarray]:
@@ -80,7 +82,8 @@ def read_file(path: str) -> StateDict:
         raise CheckpointError(f"{path}: this file is refused: {error}. {remedy}") from error
     except (PickleError, safetensors.SafetensorsError, _FileError) as error:
         raise CheckpointError(f"{path}: these weights cannot be read: {error}. {_ALLOWED}.") from error
-    return StateDict(tensors, part)
+    author = value.get("__author__")
+    return StateDict(tensors, part, author if isinstance(author, str) else "")
 
 
 class _FileError(ValueError):
@@ -127,7 +130,7 @@ def _open(content: bytes) -> tuple[Any, AsArray]:
 def _open_zip(content: bytes) -> tuple[Any, AsArray]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
-    except (zipfile.BadZipFile, ValueError, OverflowError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
         raise _FileError(f"the zip is damaged or not whole ({error}): download it again") from error
     all_names = archive.namelist()
     names = [name for name in all_names if name.split("/")[-1] == "data.pkl"]
@@ -233,6 +236,8 @@ def _select_model(value: Any) -> tuple[str, dict[str, Any]]:
     part = next((name for name in _PARTS if isinstance(value.get(name), dict)), "")
     model = dict(value[part] if part else value)
     model.pop(_COUNT_OF_AVERAGES, None)
+    if part == "blobs":  # Detectron's checkpoints of training
+        model = {name: tensor for name, tensor in model.items() if not str(name).endswith("_momentum")}
     others = [str(name) for name, tensor in model.items() if not isinstance(name, str) or not _is_tensor(tensor)]
     place = f' in its part "{part}"' if part else ""
     if not model:
