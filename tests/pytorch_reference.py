@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import support
 import tensorflow as tf
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
+from object_detection_fpn.interop import state_dict
+from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.protos import pipeline_pb2
-from object_detection_fpn.records import Inputs, Predictions
+from object_detection_fpn.records import Groundtruth, Inputs, Predictions
 from object_detection_fpn.training.weights import assign_weights, variables_by_path
 
 FOLDER = Path(__file__).parent / "golden" / "pytorch" / "models"
@@ -201,7 +205,7 @@ class Agreement:
         for image in self.images:
             for level, features in zip(LEVELS, self.predict(image).pyramid, strict=True):
                 ours, name = features.numpy().transpose(0, 3, 1, 2), f"image{image}/P{level}"
-                moments = np.stack([ours[0].mean(axis=(1, 2)), ours[0].std(axis=(1, 2), ddof=self._ddof)])
+                moments = np.stack([ours[0].mean(axis=(1, 2)), ours[0].std(axis=(1, 2))])
                 assert_close(moments, self.case.outputs[f"{name}_channel_mean_std"], 1e-3, name)
                 if name in self.case.outputs:
                     stored = self.case.outputs[name]
@@ -264,7 +268,9 @@ class Agreement:
         detections = self.model.postprocess(predictions, self.case.network_inputs(0, 1))
         for image in (0, 1):
             size = [self.case.settings["images"][image][key] for key in ("height", "width")]
-            self._assert_detections(detections, image, size, "batch/", f"boxes{image}", tolerance=0.05, suffix=str(image))
+            self._assert_detections(
+                detections, image, size, "batch/", f"boxes{image}", tolerance=0.05, suffix=str(image)
+            )
 
     def check_images(self) -> None:
         """From the images, resized by the recipe's resizer."""
@@ -292,9 +298,130 @@ class Agreement:
             scores = detections.scores.numpy()[row][paired[:, 0]]
             assert_close(scores, outputs[f"{prefix}scores{suffix}"][paired[:, 1]], score_tolerance, "scores")
 
-    @property
-    def _ddof(self) -> int:
-        return 0
+
+class TrainingAgreement:
+    """The comparisons of one training step with its reference: two images, all anchors and proposals in the samples.
+
+    Attributes:
+        case: the model.
+        model: ours, with the reference's weights.
+        groundtruth: of the two images.
+        predictions: of the step.
+    """
+
+    def __init__(self, agreement: Agreement, entries):
+        self.case, self.model = agreement.case, agreement.model
+        self._reference, self._entries = agreement.case.training, entries
+        self._settings = load("settings.json")[f"training/{agreement.case.name}"]
+        self.groundtruth = self._groundtruth(self._boxes(0), self._boxes(1))
+        with tf.GradientTape() as tape:
+            self.predictions = self._predict(self.groundtruth)
+            self._losses = self._compute_losses(self.groundtruth, self.predictions)
+            total = tf.add_n(list(self._losses.values()))
+        variables = self.model.trainable_variables
+        self._gradients = {
+            variable.ref(): gradient
+            for variable, gradient in zip(variables, tape.gradient(total, variables), strict=True)
+        }
+
+    def check_anchors(self) -> None:
+        """Which anchors are objects and background, and what the objects should say."""
+        sample, of_sample = self.model.rpn.sampler(self.predictions.rpn, self.groundtruth, self.predictions.seed)
+        for image in (0, 1):
+            labels = self._reference[f"anchor_labels{image}"]
+            is_sampled = sample.is_sampled.numpy()[image]
+            indices, classes = sample.indices.numpy()[image], of_sample.classes.numpy()[image]
+            positive = np.flatnonzero(is_sampled & (classes == 1))
+            positive = positive[np.argsort(indices[positive])]
+            np.testing.assert_array_equal(indices[positive], self._reference[f"positive_anchors{image}"])
+            background = np.sort(indices[is_sampled & (classes == 0)])
+            np.testing.assert_array_equal(background, np.flatnonzero(labels == 0))
+            targets = of_sample.box_deltas.numpy()[image][positive][:, YXYX]
+            assert_relative(targets, self._reference[f"positive_targets{image}"], 1e-3, "anchor targets")
+
+    def check_rois(self) -> None:
+        """The proposals that are sampled, groundtruth among them, and which are objects of which class."""
+        rois = self.predictions.rois
+        for image in (0, 1):
+            number = int(rois.num_proposals[image])
+            ours = rois.boxes.numpy()[image, :number][:, YXYX]
+            matches = rois.matches.numpy()[image, :number]
+            classes = np.where(matches >= 0, self.groundtruth.classes.numpy()[image][np.maximum(matches, 0)], -1)
+            labels = self._reference[f"roi_labels{image}"].astype(int)
+            # The background is class 0 there, or the last.
+            labels = labels - 1 if self.case.is_torchvision else np.where(labels == self.case.num_classes, -1, labels)
+            theirs = self._reference[f"roi_boxes{image}"]
+            assert len(theirs) == number
+            assert_paired(ours, theirs, our_labels=classes, their_labels=labels, within=0.05)
+            assert np.sum(classes >= 0) == np.sum(labels >= 0)
+
+    def check_losses(self) -> None:
+        assert_relative(self._in_their_order(self._losses), self._reference["losses"], 1e-3, "losses")
+
+    def check_losses_without_objects(self) -> None:
+        """With no groundtruth in the second image."""
+        groundtruth = self._groundtruth(self._boxes(0), [])
+        losses = self._compute_losses(groundtruth, self._predict(groundtruth))
+        assert_relative(self._in_their_order(losses), self._reference["empty/losses"], 1e-3, "losses")
+
+    def check_gradients(self) -> None:
+        """The norm of the gradient of each trained parameter; others do not train."""
+        variables = {
+            f"{entry.name}.{state_dict.THEIR_NAMES[local_name(variable)]}": variable
+            for entry in self._entries(self.model, "weights.pth")
+            for variable in entry.layer.variables
+        }
+        names = self._settings["gradient_names"]
+        assert {name for name, variable in variables.items() if variable.ref() in self._gradients} == set(names)
+        norms = [tf.norm(self._gradients[variables[name].ref()]).numpy() for name in names]
+        differences = np.abs(np.array(norms) / self._reference["grad_norm"] - 1)
+        assert differences.max() <= 1e-3, f"{names[differences.argmax()]}: {differences.max()}"
+
+    def _predict(self, groundtruth: Groundtruth) -> Predictions:
+        images = self._reference.get("input")
+        sizes = [image["resized"] for image in self._settings["images"]]
+        if images is None:
+            mean = np.array(self.case.settings["input"]["pixel_mean"], np.float32)
+            resized = [self._reference[f"resized{image}"] - mean for image in (0, 1)]
+            largest = 32 * -(-np.max(sizes, axis=0) // 32)
+            padded = [
+                np.pad(each, [*((0, most - side) for most, side in zip(largest, each.shape, strict=False)), (0, 0)])
+                for each in resized
+            ]
+            images = np.stack(padded).transpose(0, 3, 1, 2)
+        inputs = Inputs(tf.constant(images.transpose(0, 2, 3, 1)), tf.constant([[*size, 3] for size in sizes]))
+        return self.model.predict(inputs, training=True, groundtruth=groundtruth, seed=tf.constant([0, 0]))
+
+    def _compute_losses(self, groundtruth: Groundtruth, predictions: Predictions) -> dict[str, tf.Tensor]:
+        losses = self.model.loss(predictions, groundtruth)
+        return {name: tf.reduce_mean(losses[name]) for name in self.model.loss_names}
+
+    def _in_their_order(self, losses: dict[str, tf.Tensor]) -> list[float]:
+        ours = {
+            "loss_classifier": box.CLASSIFICATION_LOSS,
+            "loss_cls": box.CLASSIFICATION_LOSS,
+            "loss_box_reg": box.LOCALIZATION_LOSS,
+            "loss_objectness": rpn.OBJECTNESS_LOSS,
+            "loss_rpn_cls": rpn.OBJECTNESS_LOSS,
+            "loss_rpn_box_reg": rpn.LOCALIZATION_LOSS,
+            "loss_rpn_loc": rpn.LOCALIZATION_LOSS,
+        }
+        return [float(losses[ours[name]]) for name in self._settings["loss_names"]]
+
+    def _boxes(self, image: int) -> list[dict[str, Any]]:
+        boxes, labels = self._reference[f"gt_boxes_input{image}"], self._reference[f"gt_labels{image}"]
+        return [
+            {"box": box[list(YXYX)], "class": label - self.case.is_torchvision}
+            for box, label in zip(boxes, labels, strict=True)
+        ]
+
+    def _groundtruth(self, *images: list[dict[str, Any]]) -> Groundtruth:
+        return support.make_groundtruth(*images, num_rows=6)
+
+
+def assert_relative(ours, theirs, tolerance: float, name: str) -> None:
+    """Each number to within a share of itself, and what is near 0 to within that share of 1."""
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * 1e-3, err_msg=name)
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float, name: str) -> None:
@@ -302,7 +429,9 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float, name: s
     assert difference <= tolerance, f"{name}: {difference}"
 
 
-def assert_paired(ours: np.ndarray, theirs: np.ndarray, *, within: float, our_labels=None, their_labels=None) -> np.ndarray:
+def assert_paired(
+    ours: np.ndarray, theirs: np.ndarray, *, within: float, our_labels=None, their_labels=None
+) -> np.ndarray:
     """The pairs, if at most 1 % of either side have no partner."""
     paired = pairs(ours, theirs, our_labels=our_labels, their_labels=their_labels, within=within)
     assert len(paired) >= 0.99 * max(len(ours), len(theirs)), f"{len(paired)} pairs of {len(ours)} and {len(theirs)}"

@@ -92,15 +92,24 @@ def weights_by_path(tensors: Mapping[str, np.ndarray], model: FasterRCNN, source
             or of another shape, or strides or pixels are others.
     """
     state_dict.refuse_other_models(tensors, _OTHER_MODELS, source)
-    backbone = model.feature_extractor.backbone
-    _refuse_other_backbone(tensors, backbone, source)
+    _refuse_other_backbone(tensors, model.feature_extractor.backbone, source)
     return state_dict.file_under_our_paths(
         tensors,
-        [*_backbone_entries(backbone, _BOTTOM_UP, source), *_head_entries(state_dict.head_layers(model, source))],
+        entries(model, source),
         model,
         source=source,
         is_ignored=lambda name: bool(_NO_WEIGHT.search(name)),
     )
+
+
+def entries(model: FasterRCNN, source: str) -> list[Entry]:
+    """The table of names at the head of this file, for the layers of a model.
+
+    Raises:
+        CheckpointError: if the model is built otherwise than such a detector.
+    """
+    backbone = _backbone_entries(model.feature_extractor.backbone, _BOTTOM_UP, source)
+    return [*backbone, *_head_entries(state_dict.head_layers(model, source))]
 
 
 def backbone_weights_by_path(
@@ -121,10 +130,10 @@ def backbone_weights_by_path(
     """
     backbone = model.feature_extractor.backbone
     _refuse_other_backbone(tensors, backbone, source)
-    entries = list(_backbone_entries(backbone, "", source))
+    of_backbone = list(_backbone_entries(backbone, "", source))
     return state_dict.file_under_our_paths(
-        _with_statistics(_with_present_names(tensors), entries),
-        entries,
+        _with_statistics(_with_present_names(tensors), of_backbone),
+        of_backbone,
         model,
         source=source,
         # conv1_b is the bias of a convolution whose normalization follows: all 0.

@@ -29,7 +29,7 @@ from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.training.stored import CheckpointError, some
 from object_detection_fpn.training.weights import variables_by_path
 
-_THEIR_NAMES = {
+THEIR_NAMES = {
     "kernel": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -37,6 +37,7 @@ _THEIR_NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+"""What PyTorch calls the variables of a layer."""
 BOX_ORDER = (1, 0, 3, 2)
 """(dx, dy, dw, dh), which PyTorch's detectors predict, in our order (dy, dx, dh, dw)."""
 
@@ -223,7 +224,7 @@ def file_under_our_paths(
     used: set[str] = set()
     for entry in entries:
         for variable in entry.layer.variables:
-            name = f"{entry.name}.{_THEIR_NAMES[local_name(variable)]}"
+            name = f"{entry.name}.{THEIR_NAMES[local_name(variable)]}"
             tensor, shape = tensors.get(name), entry.shape_there(variable)
             used.add(name)
             if tensor is None:

@@ -63,15 +63,24 @@ def weights_by_path(tensors: Mapping[str, np.ndarray], model: FasterRCNN, source
             or of another shape, or strides or pixels are others.
     """
     state_dict.refuse_other_models(tensors, _OTHER_MODELS, source)
-    backbone = model.feature_extractor.backbone
-    _refuse_other_backbone(backbone, source)
+    _refuse_other_backbone(model.feature_extractor.backbone, source)
     return state_dict.file_under_our_paths(
         _with_present_names(tensors, source),
-        [*_backbone_entries(backbone, _BODY, source), *_head_entries(state_dict.head_layers(model, source))],
+        entries(model, source),
         model,
         source=source,
         is_ignored=_is_no_weight,
     )
+
+
+def entries(model: FasterRCNN, source: str) -> list[Entry]:
+    """The table of names at the head of this file, for the layers of a model.
+
+    Raises:
+        CheckpointError: if the model is built otherwise than such a detector.
+    """
+    backbone = _backbone_entries(model.feature_extractor.backbone, _BODY, source)
+    return [*backbone, *_head_entries(state_dict.head_layers(model, source))]
 
 
 def backbone_weights_by_path(
