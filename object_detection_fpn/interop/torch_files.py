@@ -130,7 +130,7 @@ def _open(content: bytes) -> tuple[Any, AsArray]:
 def _open_zip(content: bytes) -> tuple[Any, AsArray]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, struct.error) as error:
         raise _FileError(f"the zip is damaged or not whole ({error}): download it again") from error
     all_names = archive.namelist()
     names = [name for name in all_names if name.split("/")[-1] == "data.pkl"]
@@ -142,11 +142,13 @@ def _open_zip(content: bytes) -> tuple[Any, AsArray]:
 
     def read(name: str) -> bytes:
         try:
-            if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-                raise _FileError(f"{name} in the zip is compressed, which torch.save does not do")
-            return archive.read(name)
-        except (KeyError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            is_stored = archive.getinfo(name).compress_type == zipfile.ZIP_STORED
+            content = archive.read(name) if is_stored else b""
+        except (KeyError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
             raise _FileError(f"{name} in the zip is missing or damaged ({error}): download it again") from error
+        if not is_stored:
+            raise _FileError(f"{name} in the zip is compressed, which torch.save does not do")
+        return content
 
     is_big = f"{folder}byteorder" in all_names and read(f"{folder}byteorder").strip() == b"big"
 
