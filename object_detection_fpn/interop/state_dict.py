@@ -91,7 +91,7 @@ class ResNetLayers(NamedTuple):
     """2 to 5; 1 for the stem."""
     block: int
     """Of the stage, from 0."""
-    index: int
+    conv_index: int
     """Of the convolution in its block, 1 to 3; 0 for the one of the shortcut."""
     conv: tf_keras.layers.Layer
     norm: tf_keras.layers.Layer
