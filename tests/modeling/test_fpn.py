@@ -196,7 +196,7 @@ def test_the_gradient_of_upsampling_compiles_and_sums_each_cell_of_four():
 
 def paper_pyramid(in_filters=1, *, max_level=7, num_filters=1, spec=None, **settings):
     return fpn.PaperFPN(
-        in_filters={level: in_filters for level in (3, 4, 5)},
+        in_filters=dict.fromkeys((3, 4, 5), in_filters),
         min_level=3,
         max_level=max_level,
         num_filters=num_filters,
