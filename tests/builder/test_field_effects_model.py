@@ -18,6 +18,7 @@ from google.protobuf import text_format
 from object_detection_fpn import builder
 from object_detection_fpn.config import tables
 from object_detection_fpn.config.checks import find_problems
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import (
@@ -132,7 +133,7 @@ EFFECTS = [
     (
         "FeaturePyramidNetworks.coarse_levels",
         "variables",
-        MAX_LEVEL + FPN("style: PAPER"),
+        FPN(f"{LEVELS[1]} style: PAPER") + ANCHORS(LEVELS[1]),
         FPN("coarse_levels: CONV_OF_P5"),
     ),
     ("ResNet.stride_in_3x3", "resnet50", "", RESNET("stride_in_3x3: true")),
@@ -411,13 +412,10 @@ def inference(config):
 
 
 def resnet50(config):
-    """Features of level 3 of a real ResNet-50."""
-    message = config.feature_extractor
-    message.type = "faster_rcnn_resnet50_fpn_keras"
-    message.fpn.max_level = 3
-    tf_keras.utils.set_random_seed(0)
-    extractor = builder.build_feature_extractor(message)
-    return extractor(extractor.normalize_pixels(IMAGES), training=False)
+    """Layers of a real ResNet-50."""
+    config.feature_extractor.type = "faster_rcnn_resnet50_fpn_keras"
+    extractor = builder.build_feature_extractor(config.feature_extractor, execution=Execution(is_restored=True))
+    return [(type(layer).__name__, *getattr(layer, "strides", ())) for layer in extractor.backbone.network.layers]
 
 
 def detections(config):
