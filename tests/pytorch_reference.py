@@ -326,7 +326,7 @@ class TrainingAgreement:
 
     def check_anchors(self) -> None:
         """Which anchors are objects and background, and what the objects should say."""
-        sample, of_sample = self.model.rpn.sampler(self.predictions.rpn, self.groundtruth, self.predictions.seed)
+        sample, of_sample = self.model.rpn._sampler(self.predictions.rpn, self.groundtruth, self.predictions.seed)
         for image in (0, 1):
             labels = self._reference[f"anchor_labels{image}"]
             is_sampled = sample.is_sampled.numpy()[image]
