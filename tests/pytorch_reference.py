@@ -21,6 +21,7 @@ import tensorflow as tf
 from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.interop import state_dict
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
@@ -146,7 +147,7 @@ class Case:
 
     def model(self, weights_by_path, tensors: dict[str, np.ndarray]) -> FasterRCNN:
         """The model of `message` with these weights."""
-        model = builder.build_model(self.message().model)
+        model = builder.build_model(self.message().model, execution=Execution(is_restored=True))
         assign_weights(model, weights_by_path(tensors, model, "weights.pth"))
         return model
 
@@ -326,7 +327,7 @@ class TrainingAgreement:
 
     def check_anchors(self) -> None:
         """Which anchors are objects and background, and what the objects should say."""
-        sample, of_sample = self.model.rpn.sampler(self.predictions.rpn, self.groundtruth, self.predictions.seed)
+        sample, of_sample = self.model.rpn._sampler(self.predictions.rpn, self.groundtruth, self.predictions.seed)
         for image in (0, 1):
             labels = self._reference[f"anchor_labels{image}"]
             is_sampled = sample.is_sampled.numpy()[image]

@@ -21,9 +21,6 @@ BACKBONES: dict[str, Callable[..., backbone.Backbone]] = {
     "faster_rcnn_resnet152_fpn_keras": functools.partial(resnet_v1.resnet_v1, 152),
 }
 
-# The fused batch normalization, which is the fastest that trains, computes with 1.001e-5 at least; for 1e-5 that will do.
-_MIN_FUSED_EPSILON = 0.99e-5
-
 
 def build_feature_extractor(
     message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
@@ -76,12 +73,9 @@ def build_backbone_norm(message: backbone_pb2.ResNet, spec: layers.LayerSpec) ->
         return spec
     if message.HasField("batch_norm_epsilon"):
         norm = dataclasses.replace(norm, epsilon=message.batch_norm_epsilon)
-        if norm.epsilon < _MIN_FUSED_EPSILON:
-            norm = dataclasses.replace(norm, fused=False)
     if message.batch_norm == backbone_pb2.ResNet.FROZEN:
-        # Multiplied and added: the gradient then needs nothing kept, and no sums over the features.
-        return dataclasses.replace(spec, norm=dataclasses.replace(norm, trainable=False, fused=False))
-    if message.batch_norm != backbone_pb2.ResNet.AS_CONFIGURED:
+        norm = dataclasses.replace(norm, trainable=False)
+    elif message.batch_norm != backbone_pb2.ResNet.AS_CONFIGURED:
         synchronized = message.batch_norm == backbone_pb2.ResNet.SYNCHRONIZED
         norm = dataclasses.replace(norm, freeze_statistics=False, synchronized=synchronized)
         spec = dataclasses.replace(spec, freeze_statistics=False)

@@ -37,7 +37,7 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
 
     With `freeze_statistics` the layer normalizes with its moving mean and variance also in training and never updates them;
     its scale and offset still train. (tf_keras's own `trainable=False` freezes those too.) With `fused=False` it multiplies by
-    gamma / sqrt(variance + epsilon) and adds the rest, in float32; the fused operation takes epsilon to be 1.001e-5 at least.
+    gamma / sqrt(variance + epsilon) and adds the rest, in float32.
     """
 
     def __init__(self, *, freeze_statistics: bool = False, **kwargs):
@@ -112,7 +112,6 @@ class BatchNormSpec:
         freeze_statistics: keep the moving statistics in training and normalize with them.
         synchronized: use the statistics of the batches of all replicas.
         trainable: False: statistics, scale and offset all stay as they are.
-        fused: False: not by the fused operation; see `BatchNorm`. None: by it where it can compute the layer.
     """
 
     momentum: float = 0.999
@@ -122,7 +121,6 @@ class BatchNormSpec:
     freeze_statistics: bool = False
     synchronized: bool = False
     trainable: bool = True
-    fused: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +211,8 @@ class LayerSpec:
                 synchronized=self.norm.synchronized,
                 freeze_statistics=self.freeze_statistics or self.norm.freeze_statistics,
                 trainable=self.norm.trainable,
-                fused=self.norm.fused,
+                # The gradient of a product with constants needs nothing kept, and no sums over the features.
+                fused=None if self.norm.trainable else False,
                 dtype=self.dtype,
                 name=name,
             )

@@ -48,7 +48,8 @@ def test_a_deeper_recipe_is_that_of_resnet_50_with_another_backbone(path):
     extractor = ours.model.faster_rcnn.feature_extractor
     assert DEEPER.search(extractor.type)[0] == DEEPER.search(path.stem)[0]
     extractor.type = DEEPER.sub("resnet50", extractor.type)
-    ours.train_config.fine_tune_checkpoint = ours.train_config.fine_tune_checkpoint.replace("R-101", "R-50")
+    if ours.train_config.fine_tune_checkpoint:
+        ours.train_config.fine_tune_checkpoint = ours.train_config.fine_tune_checkpoint.replace("R-101", "R-50")
     assert ours == config.load_config(str(path.with_name(DEEPER.sub("resnet50", path.name))))
 
 

@@ -33,9 +33,9 @@ class PixelNormalization:
             images = tf.reverse(images, [-1])
         images = tf.cast(images, tf.float32)
         if num_channels == len(self.mean):
-            images -= tf.constant(self.mean)
+            images -= tf.constant(self.mean, tf.float32)
         if num_channels == len(self.stddev):
-            images /= tf.constant(self.stddev)
+            images /= tf.constant(self.stddev, tf.float32)
         return images
 
 

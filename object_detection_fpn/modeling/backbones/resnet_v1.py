@@ -146,7 +146,7 @@ def resnet_v1_small(
             kernel_regularizer=spec.regularizer,
             bn_trainable=spec.norm.trainable and not (spec.freeze_statistics or spec.norm.freeze_statistics),
         )
-    if spec.norm.fused is False:  # of which the library leaves no choice
+    if not spec.norm.trainable:  # see `LayerSpec.make_norm`; the library leaves no choice
         for layer in whole.submodules:
             if isinstance(layer, tf_keras.layers.BatchNormalization):
                 layer.fused = False
