@@ -1,4 +1,4 @@
-"""Builds what git does not hold: the messages compiled from protos/, and the recipes of configs/ inside the package.
+"""Builds what git does not hold: the messages compiled from protos/, and recipes and label maps of configs/ inside the package.
 
 Everything else about the distribution stands in pyproject.toml.
 """
@@ -18,13 +18,13 @@ _PACKAGE = "object_detection_fpn"
 
 
 class BuildConfigLanguage(Command):
-    """Compiles protos/*.proto into `object_detection_fpn/protos` and copies the recipes beside them.
+    """Compiles protos/*.proto into `object_detection_fpn/protos` and copies recipes and label maps beside them.
 
     A sub-command of `build`, so wheels, sdists and editable installs all run it. An editable install compiles into the
-    source tree (git ignores the result) and copies no recipes: there `configs/` itself is read.
+    source tree (git ignores the result) and copies none of these: there `configs/` itself is read.
     """
 
-    description = "compile the .proto files and place the recipes"
+    description = "compile the .proto files and place recipes and label maps"
     user_options: ClassVar = [("build-lib=", "d", "folder to build into")]
     editable_mode = False
 
@@ -67,7 +67,7 @@ class BuildConfigLanguage(Command):
         return sorted((_ROOT / "protos").glob("*.proto"))
 
     def _recipe_sources(self) -> list[Path]:
-        return sorted((_ROOT / "configs").rglob("*.config"))
+        return sorted(path for path in (_ROOT / "configs").rglob("*") if path.suffix in (".config", ".pbtxt"))
 
     def _recipes(self) -> dict[str, str]:
         if self.editable_mode:

@@ -65,6 +65,8 @@ def make_backbone(
     num_channels: int = 3,
     num_filters: Sequence[int] = tuple(NUM_FILTERS.values()),
     is_residual: bool = False,
+    symmetric_padding: bool = False,
+    **settings: Any,
 ) -> resnet_v1.Backbone:
     """One convolution a level, of few channels, made as a whole ResNet's are.
 
@@ -75,6 +77,8 @@ def make_backbone(
         num_filters: of levels 2, 3, ...
         is_residual: whether it has all kinds of layers that a ResNet has: a strided stem, pooling, and shortcuts with and
             without projection.
+        symmetric_padding: of the pooling, as a ResNet's.
+        settings: others of `Backbone`. Its stem is what comes before the first shortcut, or nothing.
     """
 
     def convolve(features, filters, size, strides, name):
@@ -84,7 +88,9 @@ def make_backbone(
     inputs = features = tf_keras.Input([None, None, num_channels])
     if is_residual:
         features = spec.make_activation(name="act_stem")(convolve(features, num_filters[0], 7, 2, "_stem"))
-        features = tf_keras.layers.MaxPooling2D(3, 2, padding="same", dtype=spec.dtype)(features)
+        make = layers.SymmetricMaxPool if symmetric_padding else tf_keras.layers.MaxPooling2D
+        features = make(3, 2, padding="same", dtype=spec.dtype)(features)
+    stem = features
     outputs = []
     for level, filters in zip(range(2, max_level + 1), num_filters, strict=False):
         strides = 2 if level > 2 else 1 if is_residual else 4
@@ -98,8 +104,10 @@ def make_backbone(
     return resnet_v1.Backbone(
         tf_keras.Model(inputs, outputs),
         levels=tuple(range(2, max_level + 1)),
+        stem=stem if is_residual else None,
         recomputed_stages=spec.execution.recomputed_stages,
         name="tiny",
+        **settings,
     )
 
 

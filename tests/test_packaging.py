@@ -60,11 +60,12 @@ def test_build_compiles_every_proto_under_its_place_in_the_package(command, root
     )
 
 
-def test_wheel_carries_the_recipes(command, tmp_path):
+def test_wheel_carries_recipes_and_label_maps(command, tmp_path):
     command.run()
-    carried = tmp_path / "object_detection_fpn" / "configs" / "tf2"
-    assert sorted(path.stem for path in carried.glob("*.config")) == sorted(recipes.recipes())
-    assert {str(path) for path in carried.glob("*.config")} <= set(command.get_outputs())
+    carried = tmp_path / "object_detection_fpn" / "configs"
+    assert sorted(path.stem for path in carried.glob("tf2/*")) == sorted(recipes.recipes())
+    assert sorted(path.name for path in carried.glob("label_maps/*")) == sorted(recipes.label_maps())
+    assert {str(path) for path in carried.glob("*/*")} <= set(command.get_outputs())
 
 
 def test_editable_install_compiles_into_the_source_tree_and_copies_nothing(command, root_dir):
@@ -75,8 +76,8 @@ def test_editable_install_compiles_into_the_source_tree_and_copies_nothing(comma
     assert all(output.startswith(str(root_dir / "object_detection_fpn" / "protos")) for output in command.get_outputs())
 
 
-def test_source_distribution_carries_protos_and_recipes(command, root_dir):
-    expected = [*(root_dir / "protos").glob("*.proto"), *(root_dir / "configs").rglob("*.config")]
+def test_source_distribution_carries_protos_recipes_and_label_maps(command, root_dir):
+    expected = [*(root_dir / "protos").glob("*.proto"), *(root_dir / "configs").glob("*/*")]
     assert sorted(command.get_source_files()) == sorted(str(path.relative_to(root_dir)) for path in expected)
 
 
@@ -109,6 +110,15 @@ def test_recipes_of_an_installed_package_are_those_inside_it(monkeypatch, tmp_pa
         recipes, "__file__", str(tmp_path / "elsewhere" / "object_detection_fpn" / "config" / "recipes.py")
     )
     assert recipes.recipes() == {}
+
+
+def test_label_map_of_the_package_stands_in_for_a_file_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert recipes.find_label_map("coco_label_map.pbtxt") == recipes.label_maps()["coco_label_map.pbtxt"]
+    assert recipes.find_label_map("data/coco_label_map.pbtxt") == "data/coco_label_map.pbtxt"
+    assert recipes.find_label_map("other.pbtxt") == "other.pbtxt"
+    (tmp_path / "coco_label_map.pbtxt").touch()
+    assert recipes.find_label_map("coco_label_map.pbtxt") == "coco_label_map.pbtxt"
 
 
 def test_unknown_recipe_is_refused():

@@ -13,14 +13,13 @@ from object_detection_fpn.builder.data import (
 )
 from object_detection_fpn.builder.execution import inference_execution, training_execution
 from object_detection_fpn.builder.faster_rcnn import (
-    BACKBONES,
     build_anchor_generator,
     build_box_feature_extractor,
     build_box_head,
-    build_feature_extractor,
     build_roi_pooler,
     build_rpn,
 )
+from object_detection_fpn.builder.feature_extractor import BACKBONES, build_feature_extractor, build_pyramid
 from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.builder.losses import (
     build_box_loss,
@@ -64,6 +63,7 @@ __all__ = [
     "build_model",
     "build_optimizer",
     "build_postprocessor",
+    "build_pyramid",
     "build_resizer",
     "build_roi_pooler",
     "build_rpn",

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable
 
+from object_detection_fpn.builder.feature_extractor import build_feature_extractor
 from object_detection_fpn.builder.layer_spec import build_initializer, build_layer_spec
 from object_detection_fpn.builder.losses import build_box_loss
 from object_detection_fpn.builder.postprocess import build_postprocessor
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, pooler, proposals, targets
-from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import box_coder
 from object_detection_fpn.protos import anchor_generator_pb2, box_predictor_pb2, faster_rcnn_pb2
-
-BACKBONES: dict[str, Callable[..., resnet_v1.Backbone]] = {
-    "faster_rcnn_resnet18_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
-    "faster_rcnn_resnet34_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
-    "faster_rcnn_resnet50_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
-    "faster_rcnn_resnet101_fpn_keras": functools.partial(resnet_v1.resnet_v1, 101),
-    "faster_rcnn_resnet152_fpn_keras": functools.partial(resnet_v1.resnet_v1, 152),
-}
 
 _OPTIONAL_OUTPUTS = {
     "raw_detections": "return_raw_detections_during_predict",
@@ -52,35 +42,6 @@ def build_faster_rcnn(
         box_head=build_box_head(config, extractor, roi_pooler, execution=execution) if roi_pooler else None,
         outputs=[name for name, field in _OPTIONAL_OUTPUTS.items() if has_box_head and getattr(config, field)],
     )
-
-
-def build_feature_extractor(
-    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
-    *,
-    execution: Execution = Execution(),
-    num_channels: int = 3,
-) -> fpn.FeatureExtractor:
-    """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
-    freeze = not message.batch_norm_trainable
-    pyramid_spec = build_layer_spec(message.conv_hyperparams, freeze_statistics=freeze, execution=execution)
-    overridden = message.override_base_feature_extractor_hyperparams
-    backbone = BACKBONES[message.type](
-        max_level=min(message.fpn.max_level, 5),
-        num_channels=num_channels,
-        spec=dataclasses.replace(
-            pyramid_spec if overridden else resnet_v1.DEFAULT_SPEC,
-            freeze_statistics=freeze,
-            execution=dataclasses.replace(execution, winograd=False),  # its maps of many channels gain nothing
-        ),
-    )
-    pyramid = fpn.FPN(
-        in_filters=backbone.num_filters,
-        min_level=message.fpn.min_level,
-        max_level=message.fpn.max_level,
-        num_filters=message.fpn.additional_layer_depth,
-        spec=pyramid_spec,
-    )
-    return fpn.FeatureExtractor(backbone=backbone, fpn=pyramid, pad_to_multiple=message.pad_to_multiple)
 
 
 def build_rpn(config: faster_rcnn_pb2.FasterRcnn, extractor: fpn.FeatureExtractor, *, execution: Execution) -> rpn.RPN:

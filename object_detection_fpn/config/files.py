@@ -9,7 +9,7 @@ import tensorflow as tf
 from google.protobuf.message import Message
 
 from object_detection_fpn.config import model as model_config
-from object_detection_fpn.config import paths
+from object_detection_fpn.config import paths, recipes
 from object_detection_fpn.config import tables as fields
 from object_detection_fpn.config.label_map import LabelMap, load_label_map
 from object_detection_fpn.config.problems import Problem, fields_of, single
@@ -125,13 +125,14 @@ def _unusable_folders(message: Message, path: str, *names: str) -> Iterator[Prob
 
 def _label_map_problems(reader: input_reader_pb2.InputReader, path: str) -> Iterator[Problem | ConfigError]:
     name = reader.label_map_path
-    reason = (
-        (paths.unusable_input(name) or (None if tf.io.gfile.exists(name) else paths.MISSING)) if name else "is not set"
-    )
+    if not name:
+        reason: str | None = "is not set"
+    else:
+        reason = paths.unusable_input(name)
+        reason = reason or (None if tf.io.gfile.exists(recipes.find_label_map(name)) else paths.MISSING)
     if reason:
-        yield Problem(
-            f"{path}.label_map_path", reason, "the path of a label map (.pbtxt)", f'"{name}"' if name else None
-        )
+        allowed = f"the path of a label map (.pbtxt), or one of this package: {', '.join(recipes.label_maps())}"
+        yield Problem(f"{path}.label_map_path", reason, allowed, f'"{name}"' if name else None)
         return
     try:
         load_label_map(name, use_display_name=reader.use_display_name)

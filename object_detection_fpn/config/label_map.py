@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from object_detection_fpn.config.recipes import find_label_map
 from object_detection_fpn.config.text import ConfigError, parse_text, read_text
 from object_detection_fpn.protos import string_int_label_map_pb2
 
@@ -100,13 +101,14 @@ def load_label_map(path: str, *, use_display_name: bool = False) -> LabelMap:
     Several items of one id are several names of one class, as in the Object Detection API: the first is shown.
 
     Args:
-        path: a `.pbtxt` file, local or remote.
+        path: a `.pbtxt` file, local or remote, or the name of one that comes with the package.
         use_display_name: text labels of records are `display_name`s instead of `name`s.
 
     Raises:
         ConfigError: if the file is missing or is no label map, an item lacks a name, two classes share a text label, an
             id is negative, id 0 is not the background, or there is no class at all.
     """
+    path = find_label_map(path)
     message = parse_text(read_text(path), string_int_label_map_pb2.StringIntLabelMap, path)
     rows = [(f"item[{row}]", _read_item(item, f"item[{row}]", path)) for row, item in enumerate(message.item)]
     _refuse_repeated(rows, "display_name" if use_display_name else "name", path)

@@ -24,7 +24,7 @@ import tf_keras
 from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.interop.odapi import local_name
-from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.backbones.backbone import Backbone
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint
 from object_detection_fpn.training.weights import variables_by_path
@@ -33,6 +33,7 @@ FILE_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 _FILE_EPSILON = 1.001e-5  # of every batch normalization in tf_keras.applications' ResNets
 _NUM_CONVOLUTIONS = {53: 50, 104: 101, 155: 152}  # with those of the shortcuts -> depth of a ResNet V1
+_V1_NAMES = tuple(f"resnet{depth}_v1" for depth in _NUM_CONVOLUTIONS.values())
 _ALLOWED = "Allowed: ResNet50, ResNet101 and ResNet152 of tf_keras.applications"
 _NEW_H5_NAMES = {
     "conv2d": ("kernel", "bias"),
@@ -84,7 +85,7 @@ def read_checkpoint(stored: StoredCheckpoint, graph: ObjectGraph, root: int) -> 
     return _sorted_by_kind(layers)
 
 
-def download(backbone: resnet_v1.Backbone) -> Network:
+def download(backbone: Backbone) -> Network:
     """Takes the weights that tf_keras.applications has for ImageNet; at the first time it downloads them to its cache.
 
     Raises:
@@ -169,7 +170,20 @@ def _absorbed(values: Values, norm_values: Values, *, epsilon: float, has_scale:
     return {"kernel": kernel}, norm | ({"gamma": gamma} if has_scale else {})
 
 
-def _check_same_network(network: Network, backbone: resnet_v1.Backbone, source: str) -> None:
+def check_strides(backbone: Backbone, source: str) -> None:
+    """Refuses weights of a ResNet V1 for a backbone whose strides are elsewhere, which would compute other features.
+
+    Raises:
+        CheckpointError: if the stride of a stage is in a 3 x 3 convolution, as in V1.5.
+    """
+    if backbone.stride_in_3x3 and backbone.name in _V1_NAMES:
+        raise CheckpointError(
+            f"{source}: these weights are of a ResNet V1, whose stages have their stride in the first 1 x 1 convolution, but "
+            "model.faster_rcnn.feature_extractor.resnet.stride_in_3x3 = true. Allowed: false, or weights of a ResNet V1.5."
+        )
+
+
+def _check_same_network(network: Network, backbone: Backbone, source: str) -> None:
     num_convolutions, num_norms = len(network.convolutions), len(network.norms)
     depth = _NUM_CONVOLUTIONS.get(num_convolutions) if num_convolutions == num_norms else None
     if depth is None:
@@ -181,6 +195,7 @@ def _check_same_network(network: Network, backbone: resnet_v1.Backbone, source: 
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: "
             f'weights of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
         )
+    check_strides(backbone, source)
 
 
 def _sorted_by_kind(layers: Iterable[Values]) -> Network:

@@ -30,6 +30,7 @@ import tf_keras
 
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.fpn import FPN
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -101,16 +102,8 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
     for i, layer in enumerate(weighted):
         yield f"{FEATURES}/classification_backbone/layer_with_weights-{i}", layer
 
-    pyramid = extractor.fpn
-    *lower, top = sorted(pyramid.laterals)
-    yield f"{PYRAMID}/top_layers/0", pyramid.laterals[top]
-    for i, level in enumerate(reversed(lower)):  # theirs count downwards from the level below the top
-        yield f"{PYRAMID}/residual_blocks/{i}/0", pyramid.laterals[level]
-        yield f"{PYRAMID}/conv_layers/{i}/0", pyramid.smoothings[level].conv
-        yield f"{PYRAMID}/conv_layers/{i}/1", pyramid.smoothings[level].norm
-    for i, level in enumerate(sorted(pyramid.extras)):
-        yield f"{FEATURES}/coarse_feature_layers/{i}/0", pyramid.extras[level].conv
-        yield f"{FEATURES}/coarse_feature_layers/{i}/1", pyramid.extras[level].norm
+    if isinstance(extractor.fpn, FPN):  # the API has no other
+        yield from _pyramid_by_path(extractor.fpn)
 
     yield f"{_RPN_CONV}/layer_with_weights-0", head.conv
     yield f"{_RPN_CONV}/layer_with_weights-1", head.norm
@@ -130,3 +123,15 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
         yield f"{box_layers}/{first + 1}", model.box_head.box_norm
         yield f"{class_layers}/{first}", model.box_head.class_predictor
         yield f"{class_layers}/{first + 1}", model.box_head.class_norm
+
+
+def _pyramid_by_path(pyramid: FPN) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+    *lower, top = sorted(pyramid.laterals)
+    yield f"{PYRAMID}/top_layers/0", pyramid.laterals[top]
+    for i, level in enumerate(reversed(lower)):  # theirs count downwards from the level below the top
+        yield f"{PYRAMID}/residual_blocks/{i}/0", pyramid.laterals[level]
+        yield f"{PYRAMID}/conv_layers/{i}/0", pyramid.smoothings[level].conv
+        yield f"{PYRAMID}/conv_layers/{i}/1", pyramid.smoothings[level].norm
+    for i, level in enumerate(sorted(pyramid.extras)):
+        yield f"{FEATURES}/coarse_feature_layers/{i}/0", pyramid.extras[level].conv
+        yield f"{FEATURES}/coarse_feature_layers/{i}/1", pyramid.extras[level].norm

@@ -4,18 +4,20 @@
 |---|---|
 | `ckpt-N`, or a folder with such | a checkpoint of a training run, of this package or of the Object Detection API |
 | a folder with `saved_model.pb`, or the export's folder around it | an exported model of either |
+| `.pth`, `.pt`, `.safetensors`, `.pkl` | a detector of torchvision or Detectron2, or a ResNet of theirs for the backbone |
 | `.h5`, `.keras`, the word `imagenet`, some checkpoints | a ResNet that was trained to classify, for the backbone |
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from object_detection_fpn.config.tables import IMAGENET
-from object_detection_fpn.interop import classification, odapi
+from object_detection_fpn.interop import classification, libraries, odapi, torch_files
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
@@ -23,8 +25,8 @@ from object_detection_fpn.training import weights as weights_lib
 from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint, resolve_checkpoint
 
 _ALLOWED = (
-    "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or weights of a "
-    "ResNet classifier"
+    "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), weights of torchvision "
+    "or Detectron2 (.pth, .pkl), or weights of a ResNet classifier"
 )
 
 
@@ -39,6 +41,18 @@ class Source(NamedTuple):
     """A whole model, its `keys` by the paths of our variables."""
     backbone: dict[str, Any] | None = None
     """Or a backbone alone: {path of our variable: array}."""
+    imported: dict[str, Any] | None = None
+    """Or a whole model of another library: {path of our variable: array}."""
+
+    @property
+    def is_detector(self) -> bool:
+        return self.detector is not None or self.imported is not None
+
+    def weights(self) -> Mapping[str, Any]:
+        """{path of our variable: array}, for fine-tuning."""
+        if self.detector is not None:
+            return self.detector.weights()
+        return self.imported or self.backbone or {}
 
 
 def find(path: str, model: Detector) -> Source:
@@ -58,6 +72,8 @@ def find(path: str, model: Detector) -> Source:
     if path.endswith(classification.FILE_SUFFIXES):
         weights = classification.weights_by_path(classification.read_file(path), model, path)
         return Source(path, "weights of a Keras model", backbone=weights)
+    if path.endswith(torch_files.FILE_SUFFIXES):
+        return _find_in_torch_file(path, model)
     stored = StoredCheckpoint(_resolve(path))
     graph = ObjectGraph(stored)
     if not graph:
@@ -68,6 +84,7 @@ def find(path: str, model: Detector) -> Source:
         return Source(stored.path, "of this package", detector=stored)
     root = graph.find(odapi.FEATURES)
     if root is not None and graph.follow(odapi.PYRAMID, root) is not None and isinstance(model, FasterRCNN):
+        classification.check_strides(model.feature_extractor.backbone, stored.path)
         stored.keys = odapi.stored_keys(model, graph, root)
         return Source(stored.path, "of the Object Detection API", detector=stored)
     classifier = _find_classifier(graph)
@@ -82,7 +99,7 @@ def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> 
     """Gives a model all its weights, to evaluate or export it.
 
     Args:
-        path: a checkpoint or exported model, of this package or of the Object Detection API.
+        path: a checkpoint or exported model, of this package or of the Object Detection API, or a detector of another library.
         model: the model, built.
         use_averages: whether the trained variables get their moving averages instead of their last values.
 
@@ -93,6 +110,13 @@ def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> 
         CheckpointError: as `find`, or if it is of another model or a backbone, or has no averages but they are wanted.
     """
     source = find(path, model)
+    if source.imported is not None:
+        if use_averages:
+            raise CheckpointError(
+                f"{source.path}: no moving averages in this file. Set eval_config.use_moving_averages: false."
+            )
+        weights_lib.assign_whole_model(model, source.imported, source=source.path)
+        return weights_lib.Restored(source.path, 0)
     if source.detector is None:
         raise CheckpointError(
             f"{source.path}: a backbone alone ({source.origin}), with which nothing can be detected. Train with it as "
@@ -117,15 +141,32 @@ def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tu
         CheckpointError: as `find`, or if nothing fits, or `kind` asks for a detector but the source is a backbone.
     """
     source = find(path, model)
-    if source.detector is None and kind not in ("", "classification"):
+    if not source.is_detector and kind not in ("", "classification"):
         raise CheckpointError(
             f'{source.path}: a backbone alone ({source.origin}), but fine_tune_checkpoint_type is "{kind}". '
             'Allowed: "classification", or to leave it out.'
         )
-    kind = kind or ("full" if source.detector else "classification")
-    weights = source.detector.weights() if source.detector else source.backbone or {}
-    report = weights_lib.assign_weights(model, weights, parts=model.restorable_parts(kind), source=source.path)
+    kind = kind or ("full" if source.is_detector else "classification")
+    parts = model.restorable_parts(kind)
+    report = weights_lib.assign_weights(model, source.weights(), parts=parts, source=source.path)
     return report, f"Weights from {source.path} ({source.origin}), {kind}"
+
+
+def _find_in_torch_file(path: str, model: Detector) -> Source:
+    file = torch_files.read_file(path)
+    if not isinstance(model, FasterRCNN):
+        raise CheckpointError(f"{path}: these weights are for a Faster R-CNN.")
+    found = libraries.find_weights(file, model, path)
+    title = libraries.LIBRARIES[found.library].title
+    origin = f"{'a detector' if found.is_detector else 'a ResNet'} of {title}"
+    if file.part:
+        origin += f', its part "{file.part}"'
+    return Source(
+        path,
+        origin,
+        backbone=None if found.is_detector else found.weights,
+        imported=found.weights if found.is_detector else None,
+    )
 
 
 def _resolve(path: str) -> str:

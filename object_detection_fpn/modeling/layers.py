@@ -36,7 +36,8 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
     """Batch normalization that can keep its moving statistics as they are.
 
     With `freeze_statistics` the layer normalizes with its moving mean and variance also in training and never updates them;
-    its scale and offset still train. (tf_keras's own `trainable=False` freezes those too.)
+    its scale and offset still train. (tf_keras's own `trainable=False` freezes those too.) With `fused=False` it multiplies by
+    gamma / sqrt(variance + epsilon) and adds the rest, in float32.
     """
 
     def __init__(self, *, freeze_statistics: bool = False, **kwargs):
@@ -66,6 +67,32 @@ class SpaceToDepthConv(tf_keras.layers.Conv2D):
         return tf.nn.conv2d(inputs, kernel, 1, "VALID")
 
 
+class SymmetricConv(tf_keras.layers.Conv2D):
+    """A convolution of odd kernel and "same" padding that pads (k - 1) / 2 cells on every side, as PyTorch does.
+
+    TensorFlow's "same" pads a convolution of stride 2 by one cell less above and to the left where the size is even.
+    """
+
+    def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        rows, columns = ((size - 1) // 2 for size in kernel.shape[:2])
+        padding = [[0, 0], [rows, rows], [columns, columns], [0, 0]]
+        return tf.nn.conv2d(inputs, kernel, self.strides, padding, dilations=self.dilation_rate)
+
+
+class SymmetricMaxPool(tf_keras.layers.MaxPooling2D):
+    """A max pooling of odd size and "same" padding that pads (size - 1) / 2 cells on every side, as PyTorch does.
+
+    The padding is never the largest: it counts as the lowest number.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        rows, columns = ((size - 1) // 2 for size in self.pool_size)
+        padding = [[0, 0], [rows, rows], [columns, columns], [0, 0]]
+        # Not by the padding of the operation itself, which XLA does not have and whose gradient takes a CPU ten times as long.
+        padded = tf.pad(inputs, padding, constant_values=inputs.dtype.min)
+        return tf.nn.max_pool2d(padded, self.pool_size, self.strides, "VALID")
+
+
 class WinogradConv(tf_keras.layers.Conv2D):
     """A 3 x 3 convolution of stride 1 and "same" padding, computed by `ops.winograd`; weights are those of `Conv2D`."""
 
@@ -75,7 +102,17 @@ class WinogradConv(tf_keras.layers.Conv2D):
 
 @dataclasses.dataclass(frozen=True)
 class BatchNormSpec:
-    """Values of a batch normalization; the defaults are those of the config language."""
+    """Values of a batch normalization; the defaults are those of the config language.
+
+    Attributes:
+        momentum: of the moving statistics.
+        epsilon: is added to the variance.
+        center: whether there is an offset.
+        scale: whether there is a scale.
+        freeze_statistics: keep the moving statistics in training and normalize with them.
+        synchronized: use the statistics of the batches of all replicas.
+        trainable: False: statistics, scale and offset all stay as they are.
+    """
 
     momentum: float = 0.999
     epsilon: float = 0.001
@@ -83,6 +120,7 @@ class BatchNormSpec:
     scale: bool = False
     freeze_statistics: bool = False
     synchronized: bool = False
+    trainable: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +210,9 @@ class LayerSpec:
                 scale=self.norm.scale,
                 synchronized=self.norm.synchronized,
                 freeze_statistics=self.freeze_statistics or self.norm.freeze_statistics,
+                trainable=self.norm.trainable,
+                # The gradient of a product with constants needs nothing kept, and no sums over the features.
+                fused=None if self.norm.trainable else False,
                 dtype=self.dtype,
                 name=name,
             )

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling.layers import SpaceToDepthConv, WinogradConv
+from object_detection_fpn.modeling.layers import SpaceToDepthConv, SymmetricConv, WinogradConv
 
-_CONVS = (tf_keras.layers.Conv2D, SpaceToDepthConv, WinogradConv)
+_CONVS = (tf_keras.layers.Conv2D, SpaceToDepthConv, SymmetricConv, WinogradConv)
 _BATCH_NORMS = (tf_keras.layers.BatchNormalization, tf_keras.layers.experimental.SyncBatchNormalization)
 
 

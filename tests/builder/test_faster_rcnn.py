@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 import support
@@ -14,10 +12,8 @@ from google.protobuf import text_format
 from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import hard_examples, layers, proposals, targets
-from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.heads import rpn as rpn_head
 from object_detection_fpn.protos import (
-    faster_rcnn_pb2,
     image_resizer_pb2,
     pipeline_pb2,
 )
@@ -37,7 +33,6 @@ first_stage_anchor_generator {
 first_stage_box_predictor_depth: 16
 initial_crop_size: 6
 """
-BACKBONES = dict(builder.BACKBONES)  # before any test replaces them
 
 
 def parse(text, message_type):
@@ -50,53 +45,8 @@ def model_message(text=""):
 
 
 @pytest.fixture(autouse=True)
-def backbone_calls(monkeypatch):
-    """Puts the tiny backbone in place of all others and records what they are asked for."""
-    calls = []
-
-    def make(depth, *, max_level, num_channels, spec):
-        calls.append({"depth": depth, "max_level": max_level, "num_channels": num_channels, "spec": spec})
-        return support.make_backbone(spec, max_level=max_level, num_channels=num_channels)
-
-    for name in list(builder.BACKBONES):
-        depth = int(name.removeprefix("faster_rcnn_resnet").removesuffix("_fpn_keras"))
-        monkeypatch.setitem(builder.BACKBONES, name, functools.partial(make, depth))
-    return calls
-
-
-def test_names_of_backbones_give_their_depth():
-    built = {name: (make.func, make.args) for name, make in BACKBONES.items()}
-    assert built == {
-        "faster_rcnn_resnet18_fpn_keras": (resnet_v1.resnet_v1_small, (18,)),
-        "faster_rcnn_resnet34_fpn_keras": (resnet_v1.resnet_v1_small, (34,)),
-        "faster_rcnn_resnet50_fpn_keras": (resnet_v1.resnet_v1, (50,)),
-        "faster_rcnn_resnet101_fpn_keras": (resnet_v1.resnet_v1, (101,)),
-        "faster_rcnn_resnet152_fpn_keras": (resnet_v1.resnet_v1, (152,)),
-    }
-
-
-# Feature extractor ----------------------------------------------------------------------------------------------------
-
-
-def feature_extractor(text="", **kwargs):
-    message = model_message(f"feature_extractor {{ {text} }}").faster_rcnn.feature_extractor
-    message.conv_hyperparams.CopyFrom(parse(text, faster_rcnn_pb2.FasterRcnnFeatureExtractor).conv_hyperparams)
-    return builder.build_feature_extractor(message, **kwargs)
-
-
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
-def test_the_type_chooses_the_backbone(backbone_calls, depth):
-    message = model_message(f'feature_extractor {{ type: "faster_rcnn_resnet{depth}_fpn_keras" }}')
-    builder.build_feature_extractor(message.faster_rcnn.feature_extractor, num_channels=5)
-    assert [(call["depth"], call["num_channels"]) for call in backbone_calls] == [(depth, 5)]
-
-
-@pytest.mark.parametrize("min_level, max_level, of_backbone", [(2, 6, 5), (3, 7, 5), (2, 4, 4)])
-def test_levels_and_filters_arrive(backbone_calls, min_level, max_level, of_backbone):
-    extractor = feature_extractor(f"fpn {{ min_level: {min_level} max_level: {max_level} additional_layer_depth: 12 }}")
-    assert (extractor.min_level, extractor.max_level) == (min_level, max_level)
-    assert extractor.fpn.num_filters == 12
-    assert backbone_calls[0]["max_level"] == of_backbone
+def _tiny_backbones(backbone_calls):
+    """In place of all others."""
 
 
 def test_recomputation_arrives(backbone_calls):
@@ -110,30 +60,7 @@ def test_recomputation_arrives(backbone_calls):
     assert [call["spec"].execution.recomputed_stages for call in backbone_calls] == [1, 0, 0, 4, 4]
 
 
-def test_pad_to_multiple_arrives():
-    assert feature_extractor().pad_to_multiple == 32
-    assert feature_extractor("pad_to_multiple: 64").pad_to_multiple == 64
-
-
 HYPERPARAMS = "conv_hyperparams { activation: RELU_6 batch_norm { decay: 0.5 epsilon: 0.25 } }"
-
-
-def test_the_backbone_keeps_its_own_hyperparameters_unless_overridden(backbone_calls):
-    feature_extractor(HYPERPARAMS)
-    feature_extractor(HYPERPARAMS + " override_base_feature_extractor_hyperparams: true")
-    default, overridden = (call["spec"] for call in backbone_calls)
-    assert default.norm == resnet_v1.DEFAULT_SPEC.norm == layers.BatchNormSpec(momentum=0.997, epsilon=1e-5, scale=True)
-    assert (default.activation, default.regularizer) == ("relu", resnet_v1.DEFAULT_SPEC.regularizer)
-    assert overridden.norm == layers.BatchNormSpec(momentum=0.5, epsilon=0.25)
-    assert (overridden.activation, overridden.regularizer) == ("relu6", None)
-
-
-@pytest.mark.parametrize("override", ["", "override_base_feature_extractor_hyperparams: true"])
-def test_the_pyramid_always_follows_conv_hyperparams(override):
-    extractor = feature_extractor(f"{HYPERPARAMS} batch_norm_trainable: true {override}")
-    smoothings = [*extractor.fpn.smoothings.values(), *extractor.fpn.extras.values()]
-    assert {(layer.norm.momentum, layer.norm.epsilon) for layer in smoothings} == {(0.5, 0.25)}
-    assert {layer.activation.activation for layer in smoothings} == {tf.nn.relu6}
 
 
 @pytest.mark.parametrize("override", ["", "override_base_feature_extractor_hyperparams: true"])
@@ -151,10 +78,6 @@ def test_batch_norm_trainable_decides_whether_statistics_move(backbone_calls, ov
     assert {norm._freeze_statistics for norm in norms} == {freeze}
     assert backbone_calls[0]["spec"].freeze_statistics == freeze
     assert not model.rpn.head.norm._freeze_statistics
-
-
-def test_statistics_are_frozen_by_default():
-    assert feature_extractor(HYPERPARAMS).fpn.smoothings["2"].norm._freeze_statistics
 
 
 def test_dtype_reaches_every_part(backbone_calls):

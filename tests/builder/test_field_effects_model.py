@@ -18,10 +18,12 @@ from google.protobuf import text_format
 from object_detection_fpn import builder
 from object_detection_fpn.config import tables
 from object_detection_fpn.config.checks import find_problems
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
+    backbone_pb2,
     box_predictor_pb2,
     calibration_pb2,
     faster_rcnn_pb2,
@@ -41,6 +43,7 @@ pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and me
 
 FILES = (
     anchor_generator_pb2,
+    backbone_pb2,
     box_predictor_pb2,
     calibration_pb2,
     faster_rcnn_pb2,
@@ -57,6 +60,8 @@ FILES = (
 # Where the rows' texts belong in a FasterRcnn.
 CONV = "feature_extractor {{ conv_hyperparams {{ {} }} }}".format
 RESIZER = "image_resizer {{ {} }}".format
+RESNET = "feature_extractor {{ resnet {{ {} }} }}".format
+PIXELS = "feature_extractor {{ pixel_normalization {{ {} }} }}".format
 FPN = "feature_extractor {{ fpn {{ {} }} }}".format
 ANCHORS = "first_stage_anchor_generator {{ multiscale_anchor_generator {{ {} }} }}".format
 HEAD = "second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {} }} }}".format
@@ -128,6 +133,21 @@ EFFECTS = [
     ("FeaturePyramidNetworks.min_level", "variables", "", MIN_LEVEL),
     ("FeaturePyramidNetworks.max_level", "variables", "", MAX_LEVEL),
     ("FeaturePyramidNetworks.additional_layer_depth", "variables", "", FPN("additional_layer_depth: 4")),
+    ("FeaturePyramidNetworks.style", "variables", "", FPN("style: PAPER")),
+    (
+        "FeaturePyramidNetworks.coarse_levels",
+        "variables",
+        FPN(f"{LEVELS[1]} style: PAPER") + ANCHORS(LEVELS[1]),
+        FPN("coarse_levels: CONV_OF_P5"),
+    ),
+    ("ResNet.stride_in_3x3", "resnet50", "", RESNET("stride_in_3x3: true")),
+    ("ResNet.symmetric_padding", "resnet50", "", RESNET("symmetric_padding: true")),
+    ("ResNet.batch_norm", "statistics", TRAINED_NORM, RESNET("batch_norm: FROZEN")),
+    ("ResNet.batch_norm_epsilon", "inference", "", RESNET("batch_norm_epsilon: 0.5")),
+    ("ResNet.frozen_stages", "variables", "", RESNET("frozen_stages: 2")),
+    ("PixelNormalization.channel_order", "inference", PIXELS(""), PIXELS("channel_order: BGR")),
+    ("PixelNormalization.mean", "inference", PIXELS(""), PIXELS("mean: [1, 2, 3]")),
+    ("PixelNormalization.stddev", "inference", PIXELS(""), PIXELS("stddev: [1, 2, 3]")),
     # anchors
     ("MultiscaleAnchorGenerator.min_level", "anchors", "", MIN_LEVEL),
     ("MultiscaleAnchorGenerator.max_level", "anchors", "", MAX_LEVEL),
@@ -427,6 +447,13 @@ def inference(config):
     return predictions.pyramid, predictions.box and predictions.box.class_logits
 
 
+def resnet50(config):
+    """Layers of a real ResNet-50."""
+    config.feature_extractor.type = "faster_rcnn_resnet50_fpn_keras"
+    extractor = builder.build_feature_extractor(config.feature_extractor, execution=Execution(is_restored=True))
+    return [(type(layer).__name__, *getattr(layer, "strides", ())) for layer in extractor.backbone.network.layers]
+
+
 def detections(config):
     model = build_lively(config)
     return model.postprocess(predict(model), INPUTS)
@@ -458,6 +485,7 @@ OBSERVATIONS = {
     "anchors": lambda config: predict(build(config)).rpn.anchors,
     "proposals": lambda config: predict(build_lively(config)).rois,
     "inference": inference,
+    "resnet50": resnet50,
     "raw": lambda config: predict(build(config)).box.raw_boxes,
     "detections": detections,
     "suppression": suppression,

@@ -53,7 +53,8 @@ def test_config_with_its_files_is_accepted(ready, refusals):
         (
             "train",
             ["-train_input_reader"],
-            "train_input_reader.label_map_path is not set. Allowed: the path of a label map (.pbtxt).",
+            "train_input_reader.label_map_path is not set. Allowed: the path of a label map (.pbtxt), or one of this package: "
+            "coco_contiguous_label_map.pbtxt, coco_label_map.pbtxt.",
         ),
         (
             "train",

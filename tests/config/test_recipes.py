@@ -33,11 +33,12 @@ def test_the_package_knows_every_recipe():
 
 
 DEEPER = re.compile("resnet(101|152)")
+IMPORTED = re.compile("detectron2|torchvision")  # tests/interop has them take a train step
 
 
 def one_recipe_a_model() -> list[Path]:
     """One recipe of those that differ in nothing but image size and depth; `test_resnet_v1.py` has all depths."""
-    shallow = (path for path in reversed(RECIPES) if not DEEPER.search(path.stem))
+    shallow = (path for path in reversed(RECIPES) if not DEEPER.search(path.stem) and not IMPORTED.search(path.stem))
     return list({path.stem.replace("1024x1024", "640x640"): path for path in shallow}.values())
 
 
@@ -47,6 +48,8 @@ def test_a_deeper_recipe_is_that_of_resnet_50_with_another_backbone(path):
     extractor = ours.model.faster_rcnn.feature_extractor
     assert DEEPER.search(extractor.type)[0] == DEEPER.search(path.stem)[0]
     extractor.type = DEEPER.sub("resnet50", extractor.type)
+    if ours.train_config.fine_tune_checkpoint:
+        ours.train_config.fine_tune_checkpoint = ours.train_config.fine_tune_checkpoint.replace("R-101", "R-50")
     assert ours == config.load_config(str(path.with_name(DEEPER.sub("resnet50", path.name))))
 
 

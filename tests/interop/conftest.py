@@ -18,7 +18,14 @@ def build_small(monkeypatch):
     """Makes a model; by default of two stages, levels 3 to 7, and the tiny backbone."""
 
     def build(
-        *, backbone=None, num_stages=2, num_classes=3, min_level=3, max_level=7, head="fc_hyperparams { op: FC }"
+        *,
+        backbone=None,
+        num_stages=2,
+        num_classes=3,
+        min_level=3,
+        max_level=7,
+        head="fc_hyperparams { op: FC }",
+        pyramid="",
     ):
         if backbone is None:
             support.put_backbone(monkeypatch, RESNET50)
@@ -30,7 +37,7 @@ def build_small(monkeypatch):
             number_of_stages: {num_stages}
             num_classes: {num_classes}
             feature_extractor {{
-              type: "{RESNET50}" conv_hyperparams {{ batch_norm {{ scale: true }} }} fpn {{ {levels} }}
+              type: "{RESNET50}" conv_hyperparams {{ batch_norm {{ scale: true }} }} fpn {{ {levels} {pyramid} }}
             }}
             first_stage_anchor_generator {{ multiscale_anchor_generator {{ {levels} }} }}
             second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {head} }} }}

@@ -131,8 +131,8 @@ def test_every_format_holds_the_same_network(files, classifier, name):
 
 @pytest.mark.parametrize(
     "norm",
-    [{"epsilon": 1e-3}, {"epsilon": 1e-7}, {"epsilon": 1e-3, "scale": False}],
-    ids=["large", "small", "no gamma"],
+    [{"epsilon": 1e-3}, {"epsilon": 0.0, "trainable": False}, {"epsilon": 1e-3, "scale": False}],
+    ids=["large", "none, frozen", "no gamma"],
 )
 def test_features_are_those_of_the_classifier_whatever_the_norm(build, files, classifier, norm):
     model = build(**norm)
@@ -211,6 +211,22 @@ def test_other_channels_keep_their_first_convolution(build_small, files):
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
+
+
+def test_another_place_of_the_strides_is_refused(build_small, tmp_path):
+    path = write_network(tmp_path / "x.weights.h5", 53, 53)
+    model = build_small(
+        backbone=lambda **_: resnet_v1.resnet_v1(50, max_level=2, stride_in_3x3=True),
+        num_stages=1,
+        min_level=2,
+        max_level=2,
+    )
+    words = (
+        r"x\.weights\.h5: these weights are of a ResNet V1, whose stages have their stride in the first 1 x 1 convolution, but "
+        r"model\.faster_rcnn\.feature_extractor\.resnet\.stride_in_3x3 = true\. Allowed: false, or weights of a ResNet V1\.5\."
+    )
+    with pytest.raises(CheckpointError, match=words):
+        sources.restore_for_fine_tuning(path, model)
 
 
 def write_network(path, num_convolutions, num_norms):

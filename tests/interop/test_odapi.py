@@ -114,3 +114,10 @@ def test_a_backbone_that_the_api_has_not_is_refused(build_small):
     model = build_small(backbone=functools.partial(resnet_v1.resnet_v1_small, 18), num_stages=1)
     with pytest.raises(ValueError, match=r"no resnet18_v1 for this model\. Allowed: ResNet-50, -101 and -152\."):
         odapi.variables_by_api_path(model)
+
+
+def test_the_pyramid_of_the_paper_has_no_names_in_the_api(build_small):
+    """Its convolutions do other things; the rest of the model keeps its names."""
+    api, paper = (odapi.variables_by_api_path(build_small(pyramid=style)) for style in ("", "style: PAPER"))
+    parts = ("fpn_features_generator", "coarse_feature_layers")
+    assert set(paper) == {path for path in api if not any(part in path for part in parts)}

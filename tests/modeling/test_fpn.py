@@ -189,3 +189,129 @@ def test_the_gradient_of_upsampling_compiles_and_sums_each_cell_of_four():
 
     expected = upstream.reshape(2, 3, 2, 4, 2, 3).sum((2, 4))
     np.testing.assert_allclose(gradient(tf.zeros([2, 3, 4, 3])), expected, rtol=1e-5, atol=1e-5)
+
+
+# The pyramid of the paper ---------------------------------------------------------------------------------------------
+
+
+def paper_pyramid(in_filters=1, *, max_level=7, num_filters=1, spec=None, **settings):
+    return fpn.PaperFPN(
+        in_filters=dict.fromkeys((3, 4, 5), in_filters),
+        min_level=3,
+        max_level=max_level,
+        num_filters=num_filters,
+        spec=spec or layers.LayerSpec(),
+        **settings,
+    )
+
+
+def constant_levels(*values, side=64):
+    return {
+        level: tf.fill([1, side >> level - 3, side >> level - 3, 1], float(value))
+        for level, value in zip((3, 4, 5), values, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "coarse_levels, p6, p7",
+    [
+        (fpn.CoarseLevels.MAX_POOL, -200, -200),
+        (fpn.CoarseLevels.CONV_OF_C5, -300, 0),
+        (fpn.CoarseLevels.CONV_OF_P5, -600, 0),
+    ],
+)
+def test_sums_go_down_every_level_is_smoothed_and_nothing_is_activated(coarse_levels, p6, p7):
+    """C3, C4, C5 = 1, 10, -100; smoothing doubles; convolutions of coarse levels triple, with a ReLU between them."""
+    pyramid = paper_pyramid(coarse_levels=coarse_levels, spec=layers.LayerSpec(activation="relu6"))
+    for lateral in pyramid.laterals.values():
+        constant_kernel(lateral.conv, 1.0)
+    for smoothing in pyramid.smoothings.values():
+        constant_kernel(smoothing.conv, 2.0)
+    for extra in pyramid.extras.values():
+        constant_kernel(extra, 3.0)
+    levels = pyramid(constant_levels(1, 10, -100), training=False)
+    assert [np.unique(level).tolist() for level in levels] == [[-178], [-180], [-200], [p6], [p7]]
+    assert [level.shape[1] for level in levels] == [64, 32, 16, 8, 4]
+
+
+@pytest.mark.parametrize(
+    "coarse_levels, in_filters", [(fpn.CoarseLevels.CONV_OF_C5, [5, 4]), (fpn.CoarseLevels.CONV_OF_P5, [4, 4])]
+)
+def test_coarse_convolutions_have_the_channels_of_what_they_see_and_a_bias(coarse_levels, in_filters):
+    spec = layers.LayerSpec(norm=layers.BatchNormSpec())
+    pyramid = paper_pyramid(5, num_filters=4, coarse_levels=coarse_levels, spec=spec)
+    assert [extra.kernel.shape[2] for extra in pyramid.extras.values()] == in_filters
+    assert all(extra.use_bias for extra in pyramid.extras.values())
+    assert all(isinstance(extra, layers.SymmetricConv) for extra in pyramid.extras.values())
+
+
+@pytest.mark.parametrize("norm, per_conv", [(None, {"kernel", "bias"}), (layers.BatchNormSpec(), {"kernel", "beta"})])
+def test_a_norm_follows_every_convolution_of_the_paper_and_takes_its_bias(norm, per_conv):
+    pyramid = paper_pyramid(max_level=6, spec=layers.LayerSpec(norm=norm))
+    for layer in (*pyramid.laterals.values(), *pyramid.smoothings.values()):
+        assert {v.name.split("/")[-1].removesuffix(":0") for v in layer.trainable_variables} == per_conv
+    assert len(pyramid.trainable_variables) == 2 * 6
+
+
+def test_training_reaches_the_norms_of_the_paper():
+    pyramid = paper_pyramid(max_level=6, spec=layers.LayerSpec(norm=layers.BatchNormSpec()))
+    means = [v for v in pyramid.variables if "moving_mean" in v.name]
+    pyramid(constant_levels(1, 10, -100), training=False)
+    assert all(np.all(mean == 0) for mean in means)
+    pyramid(constant_levels(1, 10, -100), training=True)
+    assert all(np.any(mean != 0) for mean in means)
+
+
+@pytest.mark.parametrize("size", ["17x22", "32x40", "33x31"])
+def test_upsampling_to_an_exact_size_and_p6_are_those_of_pytorch(golden_dir, size):
+    golden = np.load(golden_dir / "pytorch" / "stem.npz")
+    pool, coarser, nearest, p6 = (
+        golden[f"{size}_{name}"].transpose(0, 2, 3, 1) for name in ("pool", "conv1_stride2", "nearest", "p6")
+    )
+    np.testing.assert_array_equal(fpn._add_upsampled(tf.zeros_like(pool), coarser), nearest)
+    pyramid = paper_pyramid(4, max_level=6, num_filters=4)
+    for layer in (pyramid.laterals["5"], pyramid.smoothings["5"]):
+        kernel = np.zeros(layer.conv.kernel.shape)
+        kernel[kernel.shape[0] // 2, kernel.shape[1] // 2] = np.eye(4)
+        layer.conv.kernel.assign(kernel)
+    height, width = pool.shape[1:3]
+    finer = {level: tf.zeros([1, height << 5 - level, width << 5 - level, 4]) for level in (3, 4)}
+    np.testing.assert_array_equal(pyramid({**finer, 5: pool}, training=False)[-1], p6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(1, 200))
+def test_cell_i_of_n_gets_cell_i_times_ratio_of_the_ceil_half(size):
+    """What interpolation to a size means: floor(i * in / out)."""
+    coarser = -(-size // 2)
+    features = tf.reshape(tf.range(coarser, dtype=tf.float32), [1, coarser, 1, 1])
+    found = fpn._add_upsampled(tf.zeros([1, size, 1, 1]), features)[0, :, 0, 0]
+    np.testing.assert_array_equal(found, np.arange(size) * coarser // size)
+
+
+@pytest.mark.parametrize("coarse_levels", fpn.CoarseLevels)
+def test_the_pyramid_of_the_paper_compiles_with_its_gradient_for_odd_sizes(coarse_levels):
+    spec = layers.LayerSpec(norm=layers.BatchNormSpec())
+    pyramid = paper_pyramid(2, num_filters=4, coarse_levels=coarse_levels, spec=spec)
+    features = {level: random_images(side, side + 1)[..., :2] for level, side in ((3, 25), (4, 13), (5, 7))}
+
+    def step():
+        with tf.GradientTape() as tape:
+            levels = pyramid(features, training=False)
+            loss = tf.add_n([tf.reduce_sum(level**2) for level in levels])
+        return loss, tape.gradient(loss, pyramid.trainable_variables)
+
+    compiled = tf.function(step, jit_compile=True, autograph=False)()
+    for found, expected in zip(*map(tf.nest.flatten, (compiled, step())), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_winograds_algorithm_computes_the_smoothing_of_the_paper():
+    pyramid = paper_pyramid(max_level=7, spec=layers.LayerSpec(execution=Execution(winograd=True)))
+    assert all(isinstance(layer.conv, layers.WinogradConv) for layer in pyramid.smoothings.values())
+
+
+def test_the_pyramid_of_the_paper_in_bfloat16():
+    spec = layers.LayerSpec(execution=Execution(dtype="mixed_bfloat16"))
+    pyramid = paper_pyramid(coarse_levels=fpn.CoarseLevels.CONV_OF_P5, spec=spec)
+    assert {level.dtype for level in pyramid(constant_levels(1, 2, 3), training=True)} == {tf.bfloat16}

@@ -23,6 +23,10 @@ def make_norm(norm=NORM, *, num_filters=2, **kwargs):
     return layer
 
 
+def channels_last(array):
+    return array.transpose(0, 2, 3, 1)
+
+
 def local_names(variables):
     return sorted(variable.name.split("/")[-1] for variable in variables)
 
@@ -46,6 +50,56 @@ def test_frozen_statistics_are_used_and_kept_while_scale_and_offset_train(by_nor
     np.testing.assert_array_equal(norm(FEATURES, training=True), norm(FEATURES, training=False))
     np.testing.assert_array_equal(norm.moving_mean, [0, 0])
     np.testing.assert_array_equal(norm.moving_variance, [1, 1])
+
+
+FROZEN = layers.BatchNormSpec(momentum=0.9, epsilon=0.01, scale=True, trainable=False)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("epsilon", ["0", "1e-05", "0.001"])
+def test_a_frozen_norm_agrees_with_the_pytorch_libraries(golden_dir, library, epsilon):
+    golden = np.load(golden_dir / "pytorch" / "frozen_norm.npz")
+    norm = make_norm(dataclasses.replace(FROZEN, epsilon=float(epsilon)), num_filters=8)
+    for variable in norm.variables:
+        name = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+        variable.assign(golden[name[local_names([variable])[0].removesuffix(":0")]])
+    expected = channels_last(golden[f"{library}_eps{epsilon}"])
+    found = norm(channels_last(golden["x"]), training=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_nothing_of_a_frozen_norm_trains_but_gradients_go_through_it(dtype):
+    norm = make_norm(FROZEN, execution=Execution(dtype=dtype))
+    assert norm.trainable_variables == []
+    assert local_names(norm.variables) == ["beta:0", "gamma:0", "moving_mean:0", "moving_variance:0"]
+    norm.moving_variance.assign([3.99, 8.99])
+    features = tf.constant(FEATURES, norm.compute_dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        outputs = norm(features, training=True)
+    assert outputs.dtype == norm.compute_dtype
+    tolerance = 1e-5 if dtype == "float32" else 1e-2
+    np.testing.assert_allclose(tf.cast(outputs, tf.float32), FEATURES / [2, 3], rtol=tolerance)
+    gradient = tf.cast(tape.gradient(outputs, features), tf.float32)
+    np.testing.assert_allclose(gradient, np.broadcast_to([1 / 2, 1 / 3], FEATURES.shape), rtol=tolerance)
+    np.testing.assert_allclose(norm.moving_mean, [0, 0])
+    np.testing.assert_allclose(norm.moving_variance, [3.99, 8.99])
+
+
+@pytest.mark.parametrize("statistics", ["of the batch", "frozen", "all frozen"])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+def test_no_epsilon_is_too_small(statistics, epsilon):
+    features = 1e-3 * FEATURES
+    mean, variance = features.mean((0, 1, 2)), features.var((0, 1, 2))
+    spec = layers.BatchNormSpec(
+        epsilon=epsilon, freeze_statistics=statistics == "frozen", trainable=statistics != "all frozen"
+    )
+    norm = make_norm(spec)
+    norm.moving_mean.assign(mean)
+    norm.moving_variance.assign(variance)
+    expected = (features - mean) / np.sqrt(variance + epsilon)
+    np.testing.assert_allclose(norm(features, training=True), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -240,3 +294,77 @@ def test_folded_convolution_is_the_convolution(kernel_size, size):
         spec.make_conv(5, kernel_size, **settings, make=layers.SpaceToDepthConv),
     )
     np.testing.assert_allclose(folded(images), plain(images), rtol=1e-4, atol=1e-5)
+
+
+# Padding as in PyTorch ------------------------------------------------------------------------------------------------
+
+STEM_SIZES = ("17x22", "32x40", "33x31")
+
+
+@pytest.fixture(params=STEM_SIZES)
+def stem(request, golden_dir):
+    """Given a name: the array of the golden stem, channels last; kernels as [height, width, in, out]."""
+    golden = np.load(golden_dir / "pytorch" / "stem.npz")
+
+    def get(name):
+        array = golden[f"{request.param}_{name}"]
+        return array.transpose(2, 3, 1, 0) if name.startswith("w") else channels_last(array)
+
+    return get
+
+
+def convolve(features, kernel, **settings):
+    conv = layers.LayerSpec().make_conv(
+        kernel.shape[3], kernel.shape[0], strides=2, use_bias=False, name="conv", **settings
+    )
+    layers.build(conv, (None, None, None, kernel.shape[2]))
+    conv.kernel.assign(kernel)
+    outputs = conv(features)
+    assert outputs.shape == conv.compute_output_shape(features.shape)
+    return outputs
+
+
+@pytest.mark.parametrize("make", [None, layers.SpaceToDepthConv])
+def test_the_stem_is_that_of_pytorch(stem, make):
+    padded = tf.pad(stem("x"), [[0, 0], [3, 3], [3, 3], [0, 0]])
+    found = convolve(padded, stem("w7"), padding="valid", make=make)
+    np.testing.assert_allclose(found, stem("conv7"), atol=1e-4)
+
+
+def test_strided_convolutions_are_those_of_pytorch(stem):
+    found = convolve(stem("pool"), stem("w3"), make=layers.SymmetricConv)
+    np.testing.assert_allclose(found, stem("conv3_stride2"), atol=1e-4)
+    found = convolve(stem("pool"), stem("w1"), padding="valid")
+    np.testing.assert_allclose(found, stem("conv1_stride2"), atol=1e-4)
+    found = convolve(stem("x"), stem("w7"), make=layers.SymmetricConv)
+    np.testing.assert_allclose(found, stem("conv7"), atol=1e-4)
+
+
+def test_symmetric_pooling_is_that_of_pytorch_for_numbers_of_every_sign(stem):
+    pool = layers.SymmetricMaxPool(3, strides=2, padding="same")
+    features = stem("conv7")
+    np.testing.assert_array_equal(pool(tf.nn.relu(features)), stem("pool"))
+    np.testing.assert_array_equal(pool(features), stem("pool_minus"))
+    assert pool(features).shape == pool.compute_output_shape(features.shape)
+    low = tf.fill([1, 4, 4, 1], tf.constant(-1e30, tf.bfloat16))
+    np.testing.assert_array_equal(pool(tf.cast(low, tf.float32)), tf.cast(low, tf.float32)[:, :2, :2])
+    half = layers.SymmetricMaxPool(3, strides=2, padding="same", dtype="mixed_bfloat16")
+    np.testing.assert_array_equal(tf.cast(half(low), tf.float32), tf.cast(low, tf.float32)[:, :2, :2])
+
+
+def test_symmetric_padding_compiles_with_its_gradient():
+    features = tf.random.stateless_normal([1, 8, 9, 3], [1, 2])
+    conv = layers.LayerSpec().make_conv(4, 3, strides=2, make=layers.SymmetricConv, name="conv")
+    pool = layers.SymmetricMaxPool(3, strides=2, padding="same")
+    layers.build(conv, (None, None, None, 3))
+
+    def step(features):
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            outputs = pool(conv(features))
+            loss = tf.reduce_sum(outputs**2)
+        return outputs, tape.gradient(loss, features)
+
+    compiled = tf.function(step, jit_compile=True, autograph=False)(features)
+    for found, expected in zip(compiled, step(features), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -6,18 +6,19 @@ Each is a model whose call gives `{level: features}`, level 2 having stride 4 an
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling.backbones.backbone import IMAGENET_MEANS, Backbone, PixelNormalization
 
 LEVELS = (2, 3, 4, 5)
 
-# Mean of each RGB channel over ImageNet (Simonyan and Zisserman 2014), subtracted where these weights were trained.
-IMAGENET_CHANNEL_MEANS = (123.68, 116.779, 103.939)
+# The convolutions of tf_keras.applications that can have the stride of a stage: the first two of its first block.
+_STRIDED = re.compile(r"conv[345]_block1_([12])_conv")
 
 # The last block of each stage in tf_keras.applications.
 _STAGE_OUTPUTS: dict[int, dict[int, str]] = {
@@ -35,76 +36,31 @@ DEFAULT_SPEC = layers.LayerSpec(
 )
 
 
-class Backbone(tf_keras.layers.Layer):
-    """Gives a functional model's features by level. Call: [B, H, W, channels] -> {level: [B, H / 2^l, W / 2^l, F_l]}.
-
-    Args:
-        network: gives the features of each of `levels`, which form a chain: each is computed from the one before.
-        levels: ascending.
-        channel_means: of the images that the network was trained on, subtracted from those with as many channels.
-        recomputed_stages: of how many levels, from the finest, only the features are kept in training; what leads to them is
-            computed again for the gradient. The first holds about half of a ResNet's numbers, and a fifth of its arithmetic.
-        name: of the layer.
-    """
-
-    def __init__(
-        self,
-        network: tf_keras.Model,
-        *,
-        levels: tuple[int, ...],
-        channel_means: tuple[float, ...] = IMAGENET_CHANNEL_MEANS,
-        recomputed_stages: int = 0,
-        name: str,
-    ):
-        super().__init__(name=name, dtype="float32")
-        self.network = network
-        self.levels = levels
-        self._channel_means = channel_means
-        self.num_filters = {level: output.shape[-1] for level, output in zip(levels, network.outputs, strict=True)}
-        self.built = True  # the network made its variables
-        self.recomputed_stages = min(recomputed_stages, len(levels))
-        stages = _stages(network, self.recomputed_stages)
-        # Behind a function, which Keras does not look into: these share the network's layers, whose paths stay its own.
-        self._get_stages = lambda: stages
-
-    def normalize_pixels(self, images: tf.Tensor) -> tf.Tensor:
-        """Subtracts the channel means; images of another number of channels stay as they are.
-
-        Args:
-            images: [B, H, W, channels] of any number type in [0, 255].
-
-        Returns:
-            [B, H, W, channels] float32.
-        """
-        images = tf.cast(images, tf.float32)
-        return images - tf.constant(self._channel_means) if images.shape[-1] == len(self._channel_means) else images
-
-    def call(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
-        if training and self.recomputed_stages:
-            features: dict[int, tf.Tensor] = {}
-            for level, stage in zip(self.levels, self._get_stages(), strict=True):
-                images = features[level] = stage(images, training=training)
-            return features
-        return dict(zip(self.levels, tf.nest.flatten(self.network(images, training=training)), strict=True))
-
-
 def resnet_v1(
     depth: int,
     *,
     max_level: int = 5,
     num_channels: int = 3,
     spec: layers.LayerSpec = DEFAULT_SPEC,
+    stride_in_3x3: bool = False,
+    symmetric_padding: bool = False,
+    frozen_stages: int = 0,
+    pixels: PixelNormalization = IMAGENET_MEANS,
     name: str | None = None,
 ) -> Backbone:
     """Builds ResNet-50, -101 or -152 V1 without its classifier.
 
-    As in the Object Detection API, convolutions have no bias, and the pooling of the stem pads like "same".
+    As in the Object Detection API, convolutions have no bias, and by default the pooling of the stem pads like "same".
 
     Args:
         depth: 50, 101 or 152.
         max_level: last level that is built, 2 to 5.
         num_channels: channels of the images.
         spec: regularization, initialization, normalization, activation and execution of every layer.
+        stride_in_3x3: the stride of a stage is in the 3 x 3 convolution of its first block (V1.5) instead of its first 1 x 1.
+        symmetric_padding: pads strided 3 x 3 convolutions and the pooling of the stem alike on all sides, as PyTorch does.
+        frozen_stages: see `Backbone`.
+        pixels: what the network wants pixels to be.
         name: of the layer.
 
     Raises:
@@ -120,13 +76,23 @@ def resnet_v1(
         152: tf_keras.applications.resnet.ResNet152,
     }
     whole = applications[depth](
-        include_top=False, weights=None, input_shape=(None, None, num_channels), layers=_InjectedLayers(spec)
+        include_top=False,
+        weights=None,
+        input_shape=(None, None, num_channels),
+        layers=_InjectedLayers(spec, stride_in_3x3, symmetric_padding),
     )
     levels = tuple(level for level in LEVELS if level <= max_level)
     outputs = [whole.get_layer(_STAGE_OUTPUTS[depth][level]).output for level in levels]
-    network = tf_keras.Model(whole.inputs, outputs, name=f"resnet{depth}")
-    recomputed_stages = spec.execution.recomputed_stages
-    return Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name=name or f"resnet{depth}_v1")
+    return Backbone(
+        tf_keras.Model(whole.inputs, outputs, name=f"resnet{depth}"),
+        levels=levels,
+        stem=whole.get_layer("pool1_pool").output,
+        pixels=pixels,
+        stride_in_3x3=stride_in_3x3,
+        frozen_stages=frozen_stages,
+        recomputed_stages=spec.execution.recomputed_stages,
+        name=name or f"resnet{depth}_v1",
+    )
 
 
 def resnet_v1_small(
@@ -135,26 +101,35 @@ def resnet_v1_small(
     max_level: int = 5,
     num_channels: int = 3,
     spec: layers.LayerSpec = DEFAULT_SPEC,
+    stride_in_3x3: bool = True,
+    frozen_stages: int = 0,
+    pixels: PixelNormalization = IMAGENET_MEANS,
     name: str | None = None,
 ) -> Backbone:
     """Builds ResNet-18 or -34 of tf-models-official.
 
-    Its batch normalization always has scale and offset, and frozen statistics freeze those as well.
+    Its batch normalization always has scale and offset, and frozen statistics freeze those as well. Strided convolutions
+    and the pooling of the stem pad like "same".
 
     Args:
         depth: 18 or 34.
         max_level: last level that is given, 2 to 5.
         num_channels: channels of the images.
         spec: as for `resnet_v1`; its normalization must be batch normalization.
+        stride_in_3x3: there is no choice.
+        frozen_stages: see `Backbone`.
+        pixels: what the network wants pixels to be.
         name: of the layer.
 
     Raises:
-        ValueError: if `depth` or the normalization is another.
+        ValueError: if `depth` or the normalization is another, or `stride_in_3x3` is False.
     """
     if depth not in (18, 34):
         raise ValueError(f"depth = {depth} is not a small ResNet. Allowed: 18, 34.")
     if not isinstance(spec.norm, layers.BatchNormSpec):
         raise ValueError(f"ResNet-{depth} needs batch normalization, not {spec.norm}.")
+    if not stride_in_3x3:
+        raise ValueError(f"stride_in_3x3 = False, but ResNet-{depth} has no other convolutions. Allowed: True.")
     # Imported here because it takes about a second, which users of the other backbones need not wait for.
     from official.vision.modeling.backbones import resnet
 
@@ -169,21 +144,23 @@ def resnet_v1_small(
             # A config, not an object: each layer then makes an initializer of its own.
             kernel_initializer=tf_keras.initializers.serialize(spec.make_initializer()),
             kernel_regularizer=spec.regularizer,
-            bn_trainable=not (spec.freeze_statistics or spec.norm.freeze_statistics),
+            bn_trainable=spec.norm.trainable and not (spec.freeze_statistics or spec.norm.freeze_statistics),
         )
+    if not spec.norm.trainable:  # see `LayerSpec.make_norm`; the library leaves no choice
+        for layer in whole.submodules:
+            if isinstance(layer, tf_keras.layers.BatchNormalization):
+                layer.fused = False
     levels = tuple(level for level in LEVELS if level <= max_level)
-    network = tf_keras.Model(whole.inputs, [whole.output[str(level)] for level in levels], name=f"resnet{depth}")
-    recomputed_stages = spec.execution.recomputed_stages
-    return Backbone(network, levels=levels, recomputed_stages=recomputed_stages, name=name or f"resnet{depth}_v1")
-
-
-def _stages(network: tf_keras.Model, num_recomputed: int) -> list[layers.Recomputed | tf_keras.Model]:
-    """What leads from each output of a network to the next, the first from its input; [] if none is to be recomputed."""
-    if not num_recomputed:
-        return []
-    starts = [*network.inputs, *network.outputs[:-1]]
-    stages = [tf_keras.Model(start, end, name="stage") for start, end in zip(starts, network.outputs, strict=True)]
-    return [*map(layers.Recomputed, stages[:num_recomputed]), *stages[num_recomputed:]]
+    return Backbone(
+        tf_keras.Model(whole.inputs, [whole.output[str(level)] for level in levels], name=f"resnet{depth}"),
+        levels=levels,
+        stem=next(layer.output for layer in whole.layers if isinstance(layer, tf_keras.layers.MaxPooling2D)),
+        pixels=pixels,
+        stride_in_3x3=stride_in_3x3,
+        frozen_stages=frozen_stages,
+        recomputed_stages=spec.execution.recomputed_stages,
+        name=name or f"resnet{depth}_v1",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,14 +171,22 @@ class _InjectedLayers:
     """
 
     spec: layers.LayerSpec
+    stride_in_3x3: bool
+    symmetric_padding: bool
 
     def Input(self, shape: tuple[int | None, ...]) -> Any:
         return tf_keras.layers.Input(shape=shape)
 
     def Conv2D(self, filters: int, kernel_size: int, *, name: str, strides: int = 1, **_: Any) -> Any:
+        if self.stride_in_3x3 and (match := _STRIDED.fullmatch(name)):
+            strides = int(match[1])
         # Strided 7 x 7 comes after `ZeroPadding2D`; a strided 1 x 1 pads nothing either way.
-        padding = "valid" if strides > 1 else "same"
-        make = layers.SpaceToDepthConv if self.spec.execution.static and name == "conv1_conv" else None
+        padding = "valid" if strides > 1 and kernel_size != 3 else "same"
+        make: type[tf_keras.layers.Conv2D] | None = None
+        if self.spec.execution.static and name == "conv1_conv":
+            make = layers.SpaceToDepthConv
+        elif self.symmetric_padding and strides > 1 and kernel_size == 3:
+            make = layers.SymmetricConv
         return self.spec.make_conv(
             filters, kernel_size, strides=strides, padding=padding, use_bias=False, name=name, make=make
         )
@@ -213,14 +198,15 @@ class _InjectedLayers:
         return self.spec.make_activation(name=name)
 
     def ZeroPadding2D(self, padding: Any, *, name: str) -> Any:
-        if name == "pool1_pad":  # the Object Detection API pads this pooling like "same": only below and to the right
+        if (
+            name == "pool1_pad"
+        ):  # the pooling pads by itself: the Object Detection API like "same", below and to the right
             return tf_keras.layers.Activation("linear", dtype=self.spec.dtype, name=name)
         return tf_keras.layers.ZeroPadding2D(padding, dtype=self.spec.dtype, name=name)
 
     def MaxPooling2D(self, pool_size: int, *, strides: int, name: str) -> Any:
-        return tf_keras.layers.MaxPooling2D(
-            pool_size, strides=strides, padding="same", dtype=self.spec.dtype, name=name
-        )
+        make = layers.SymmetricMaxPool if self.symmetric_padding else tf_keras.layers.MaxPooling2D
+        return make(pool_size, strides=strides, padding="same", dtype=self.spec.dtype, name=name)
 
     def Add(self, *, name: str) -> Any:
         return tf_keras.layers.Add(dtype=self.spec.dtype, name=name)

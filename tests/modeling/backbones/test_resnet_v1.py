@@ -295,3 +295,97 @@ def test_recomputation_computes_twice_and_survives_the_compiler(make_backbone):
         compiled.append(len(re.findall(r" convolution\(| custom-call\([^\n]*[Cc]onv", hlo)))
     assert in_graph == [4, 5, 8]
     assert compiled[2] > compiled[1] > compiled[0] > 0
+
+
+# Options of the best detectors ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def pytorch_like():
+    """ResNet-50 up to level 3 as PyTorch's libraries have it, and frozen up to level 2."""
+    norm = layers.BatchNormSpec(epsilon=0.0, scale=True, trainable=False)
+    return build(
+        50,
+        max_level=3,
+        spec=layers.LayerSpec(norm=norm),
+        stride_in_3x3=True,
+        symmetric_padding=True,
+        frozen_stages=2,
+    )
+
+
+def strides_of(backbone, block):
+    return [backbone.network.get_layer(f"{block}_{i}_conv").strides[0] for i in (0, 1, 2, 3)]
+
+
+def test_the_stride_of_a_stage_moves_to_its_3x3():
+    assert strides_of(default(50), "conv3_block1") == [2, 2, 1, 1]
+    assert strides_of(pytorch_like(), "conv3_block1") == [2, 1, 2, 1]
+    assert strides_of(pytorch_like(), "conv2_block1") == [1, 1, 1, 1]
+    assert [backbone.stride_in_3x3 for backbone in (default(50), pytorch_like(), default(18))] == [False, True, True]
+
+
+def test_symmetric_padding_is_of_strided_convolutions_and_the_pooling():
+    assert not layers_of(default(50), (layers.SymmetricConv, layers.SymmetricMaxPool))
+    found = layers_of(pytorch_like(), (layers.SymmetricConv, layers.SymmetricMaxPool))
+    assert [layer.name for layer in found] == ["pool1_pool", "conv3_block1_2_conv"]
+    with_stride_in_1x1 = build(50, max_level=3, symmetric_padding=True)
+    assert [layer.name for layer in layers_of(with_stride_in_1x1, layers.SymmetricMaxPool)] == ["pool1_pool"]
+    assert not layers_of(with_stride_in_1x1, layers.SymmetricConv)
+
+
+def test_options_change_no_path_and_no_shape():
+    plain = build(50, max_level=3)
+    paths = [{path: v.shape for path, v in variables_by_path(backbone).items()} for backbone in (plain, pytorch_like())]
+    assert paths[0] == paths[1]
+
+
+def test_frozen_norms_and_parts_leave_the_other_kernels_to_train():
+    backbone = pytorch_like()
+    assert {v.name.split("_")[0] for v in backbone.trainable_variables} == {"conv3"}
+    assert all(v.name.endswith("conv/kernel:0") for v in backbone.trainable_variables)
+    assert len(backbone.trainable_variables) == 4 * 3 + 1
+    for variable in backbone.variables:
+        if "moving_mean" in variable.name:
+            variable.assign(tf.random.stateless_normal(variable.shape, [1, 2]))
+    before = [v.numpy() for v in backbone.variables]
+    sizes = {level: f.shape[1:3] for level, f in backbone(IMAGES, training=True).items()}
+    assert sizes == {2: (16, 24), 3: (8, 12)}
+    assert all(np.array_equal(a, b) for a, b in zip(before, backbone.variables, strict=True))
+
+
+def test_features_of_frozen_norms_are_those_of_inference():
+    backbone = pytorch_like()
+    training, inference = (backbone(IMAGES, training=training) for training in (True, False))
+    for level in (2, 3):
+        np.testing.assert_allclose(training[level], inference[level], rtol=1e-5, atol=1e-5)
+
+
+def test_static_execution_computes_the_same_stem_whatever_the_padding():
+    spec = layers.LayerSpec(norm=NORM, execution=Execution(static=True))
+    backbone = build(50, max_level=2, spec=spec, symmetric_padding=True)
+    plain = build(50, max_level=2, spec=layers.LayerSpec(norm=NORM), symmetric_padding=True)
+    plain.set_weights(backbone.get_weights())
+    assert isinstance(backbone.network.get_layer("conv1_conv"), layers.SpaceToDepthConv)
+    np.testing.assert_allclose(
+        backbone(IMAGES, training=False)[2], plain(IMAGES, training=False)[2], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_a_small_network_freezes_its_norms_and_its_first_parts():
+    norm = layers.BatchNormSpec(epsilon=0.0, scale=True, trainable=False)
+    backbone = build(18, spec=layers.LayerSpec(norm=norm), frozen_stages=1)
+    assert all("kernel" in v.name for v in backbone.trainable_variables)
+    assert len(backbone.trainable_variables) == 20  # all but the stem's
+    assert {(norm.epsilon, norm.fused) for norm in norms(backbone)} == {(0.0, False)}
+    with tf.GradientTape() as tape:
+        loss = tf.add_n([tf.reduce_mean(f**2) for f in backbone(IMAGES, training=True).values()])
+    gradients = tape.gradient(loss, backbone.trainable_variables)
+    assert all(np.any(gradient != 0) for gradient in gradients)
+
+
+def test_small_networks_have_no_other_place_for_their_strides():
+    with pytest.raises(
+        ValueError, match=r"stride_in_3x3 = False, but ResNet-18 has no other convolutions\. Allowed: True\."
+    ):
+        build(18, stride_in_3x3=False)

@@ -1,0 +1,287 @@
+"""State dicts of PyTorch models, filed under the paths of our variables: layouts, and the rule that every tensor counts once.
+
+| there | here |
+|---|---|
+| convolution, weight [out, in, height, width] | kernel [height, width, in, out] |
+| linear layer, weight [out, in] | kernel [in, out] |
+| linear layer after flattening [C, S, S], weight [out, C * S * S] | kernel [S * S * C, out]: ours flattens [S, S, C] |
+| bias | bias |
+| normalization, weight, bias, running_mean, running_var | gamma, beta, moving_mean, moving_variance |
+
+Which layer has which name there is the matter of `torchvision` and `detectron2`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from object_detection_fpn.interop.odapi import local_name
+from object_detection_fpn.modeling import fpn, layers
+from object_detection_fpn.modeling.backbones.backbone import Backbone
+from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.training.stored import CheckpointError, some
+from object_detection_fpn.training.weights import variables_by_path
+
+THEIR_NAMES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+"""What PyTorch calls the variables of a layer."""
+BOX_ORDER = (1, 0, 3, 2)
+"""(dx, dy, dw, dh), which PyTorch's detectors predict, in our order (dy, dx, dh, dw)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A layer of ours, and where its tensors stand.
+
+    Attributes:
+        name: of the layer there; its tensors are "name.weight", "name.bias", ...
+        layer: ours.
+        rows: for each of our outputs the row of theirs; None = the same.
+        num_rows: how many rows theirs has; None = as many as we have outputs.
+        flattened_size: S of a linear layer after flattening [C, S, S].
+    """
+
+    name: str
+    layer: tf_keras.layers.Layer
+    rows: np.ndarray | None = None
+    num_rows: int | None = None
+    flattened_size: int | None = None
+
+    def shape_there(self, variable: tf.Variable) -> tuple[int, ...]:
+        """The shape that the tensor of one of the layer's variables must have."""
+        *inner, num_outputs = variable.shape
+        if len(inner) == 3:
+            inner = [inner[2], inner[0], inner[1]]
+        return (self.num_rows or num_outputs, *inner)
+
+    def convert(self, tensor: np.ndarray) -> np.ndarray:
+        """A tensor of the right shape in our layout, float32."""
+        tensor = np.asarray(tensor, np.float32)
+        if self.rows is not None:
+            tensor = tensor[self.rows]
+        if tensor.ndim == 2 and self.flattened_size:
+            side = self.flattened_size
+            tensor = tensor.reshape([len(tensor), -1, side, side]).transpose(0, 2, 3, 1).reshape(tensor.shape)
+        return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+
+
+def box_rows(num_boxes: int, *, first: int = 0) -> np.ndarray:
+    """Rows of a box predictor's weight [(first + num_boxes) * 4, ...] for ours, the first boxes left out."""
+    boxes = np.arange(first, first + num_boxes)[:, np.newaxis] * 4
+    return (boxes + np.array(BOX_ORDER)).reshape(-1)
+
+
+class ResNetLayers(NamedTuple):
+    """A convolution of a ResNet and its normalization."""
+
+    stage: int
+    """2 to 5; 1 for the stem."""
+    block: int
+    """Of the stage, from 0."""
+    conv_index: int
+    """Of the convolution in its block, 1 to 3; 0 for the one of the shortcut."""
+    conv: tf_keras.layers.Layer
+    norm: tf_keras.layers.Layer
+
+
+class HeadLayers(NamedTuple):
+    """The layers of a detector beyond its backbone, as PyTorch's detectors have them."""
+
+    laterals: dict[int, layers.ConvNormActivation]
+    """By level, as `smoothings`."""
+    smoothings: dict[int, layers.ConvNormActivation]
+    rpn_convs: list[tf_keras.layers.Layer]
+    objectness: tf_keras.layers.Layer
+    deltas: tf_keras.layers.Layer
+    num_anchors: int
+    """Of a cell."""
+    box_convs: list[layers.ConvNormActivation]
+    dense: list[tf_keras.layers.Layer]
+    """Of the box head, before the predictors."""
+    flattened_size: int
+    """S of the RoI features [S, S, C], which go into the first of `dense`."""
+    class_predictor: tf_keras.layers.Layer
+    box_predictor: tf_keras.layers.Layer
+    num_classes: int
+    num_boxes: int
+    """`num_classes`, or 1 where all classes share a box."""
+
+
+def resnet_layers(backbone: Backbone, source: str) -> Iterator[ResNetLayers]:
+    """The layers of a ResNet-50, -101 or -152.
+
+    Raises:
+        CheckpointError: if the backbone is another network.
+    """
+    if not re.fullmatch(r"resnet(50|101|152)_v1", backbone.name):
+        raise CheckpointError(
+            f"{source}: these weights are for a ResNet-50, -101 or -152, but the model's backbone is {backbone.name}. Use the "
+            "recipe of this model."
+        )
+    by_name = {layer.name: layer for layer in backbone.network.layers}
+    yield ResNetLayers(1, 0, 1, by_name["conv1_conv"], by_name["conv1_bn"])
+    for name, layer in by_name.items():
+        if match := re.fullmatch(r"conv(\d)_block(\d+)_(\d)_conv", name):
+            stage, block, index = map(int, match.groups())
+            yield ResNetLayers(stage, block - 1, index, layer, by_name[f"{name.removesuffix('conv')}bn"])
+
+
+def head_layers(model: FasterRCNN, source: str) -> HeadLayers:
+    """The layers of a detector that is built like those of PyTorch.
+
+    Raises:
+        CheckpointError: if it is built otherwise; it names the field.
+    """
+    pyramid, rpn_head, box_head = model.feature_extractor.fpn, model.rpn.head, model.box_head
+    needed = None
+    if not isinstance(pyramid, fpn.PaperFPN):
+        needed = "feature_extractor.fpn.style: PAPER"
+    elif len(rpn_head.objectness) > 1:
+        needed = "rpn.share_predictors: true"
+    if needed or box_head is None:
+        raise CheckpointError(
+            f"{source}: the config describes another model. This one has {needed or 'number_of_stages: 2'}. Use its recipe."
+        )
+    assert model.roi_pooler is not None and isinstance(pyramid, fpn.PaperFPN)
+    parts = box_head.feature_extractor.parts
+    return HeadLayers(
+        laterals={int(level): layer for level, layer in pyramid.laterals.items()},
+        smoothings={int(level): layer for level, layer in pyramid.smoothings.items()},
+        rpn_convs=[rpn_head.conv, *(further.conv for further in rpn_head.further_convs)],
+        objectness=rpn_head.objectness[0],
+        deltas=rpn_head.deltas[0],
+        num_anchors=rpn_head.num_anchors,
+        box_convs=[part for part in parts if isinstance(part, layers.ConvNormActivation)],
+        dense=[part for part in parts if isinstance(part, tf_keras.layers.Dense)],
+        flattened_size=model.roi_pooler.output_size,
+        class_predictor=box_head.class_predictor,
+        box_predictor=box_head.box_predictor,
+        num_classes=box_head.num_classes,
+        num_boxes=box_head.num_boxes,
+    )
+
+
+def refuse_other_models(names: Iterable[str], others: Iterable[tuple[str, str]], source: str) -> None:
+    """Refuses a file of another kind of model.
+
+    Args:
+        names: of its tensors.
+        others: (how a name begins that only that kind has, what kind it is).
+        source: name of the file.
+
+    Raises:
+        CheckpointError: if it is of one of these kinds; it says which.
+    """
+    names = list(names)
+    for beginning, kind in others:
+        if any(name.startswith(beginning) for name in names):
+            raise CheckpointError(f"{source}: this file is {kind}.")
+
+
+def file_under_our_paths(
+    tensors: Mapping[str, np.ndarray],
+    entries: Iterable[Entry],
+    model: FasterRCNN,
+    *,
+    source: str,
+    is_ignored: Callable[[str], bool],
+    parts: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Files tensors under the paths of our variables, in our layouts.
+
+    Args:
+        tensors: of the state dict, by name.
+        entries: the table of names.
+        model: what they are for, built.
+        source: name of the file in errors.
+        is_ignored: says of a name whether its tensor is no weight.
+        parts: paths of the model that the entries must fill; None = all of it.
+
+    Returns:
+        {path of our variable: array}, every variable of these parts.
+
+    Raises:
+        CheckpointError: if a tensor is missing, left over or of another shape, or a variable has no tensor.
+    """
+    paths = {id(variable): path for path, variable in variables_by_path(model).items()}
+    wanted = {path for path in paths.values() if parts is None or path.startswith(tuple(f"{part}/" for part in parts))}
+    result: dict[str, np.ndarray] = {}
+    missing: list[str] = []
+    misshapen: list[str] = []
+    used: set[str] = set()
+    for entry in entries:
+        for variable in entry.layer.variables:
+            name = f"{entry.name}.{THEIR_NAMES[local_name(variable)]}"
+            tensor, shape = tensors.get(name), entry.shape_there(variable)
+            used.add(name)
+            if tensor is None:
+                missing.append(name)
+            elif tuple(tensor.shape) != shape:
+                misshapen.append(f"{name} {list(tensor.shape)}, needed {list(shape)}")
+            else:
+                result[paths[id(variable)]] = entry.convert(tensor)
+    left_over = [name for name in tensors if name not in used and not is_ignored(name)]
+    faults = {"missing": missing, "left over": left_over, "of another shape": misshapen}
+    if not (missing or misshapen):
+        faults["variables of the model without a tensor"] = sorted(wanted - result.keys())
+    found = [f"{len(names)} {kind}: {some(names)}" for kind, names in faults.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{source}: these tensors are not those of the model that the config describes. {'; '.join(found)}. Use the "
+            "recipe of this model, with num_classes of the file."
+        )
+    return result
+
+
+def refuse_other_backbone(
+    backbone: Backbone,
+    *,
+    stride_in_3x3: bool,
+    mean: Sequence[float],
+    stddev: Sequence[float],
+    is_bgr: bool,
+    source: str,
+) -> None:
+    """Refuses a backbone that computes something else with the same weights, which no shape betrays.
+
+    Args:
+        backbone: the model's.
+        stride_in_3x3: whether the weights were trained with the stride of a stage in its 3 x 3 convolution.
+        mean: what they want subtracted from each channel, as `stddev` in the order in which they want the channels.
+        stddev: what they want each channel divided by.
+        is_bgr: whether that order is blue, green, red.
+        source: name of the file in errors.
+
+    Raises:
+        CheckpointError: if it does.
+    """
+    if backbone.stride_in_3x3 != stride_in_3x3:
+        where, value = ("3 x 3", "true") if stride_in_3x3 else ("first 1 x 1", "false")
+        raise CheckpointError(
+            f"{source}: these weights were trained with the stride of a stage in the {where} convolution of its first block. "
+            f"Allowed: feature_extractor.resnet {{ stride_in_3x3: {value} }}."
+        )
+    pixels = backbone.pixels
+    fits = [
+        len(ours) == len(theirs) and np.allclose(ours, theirs, atol=0.01)
+        for ours, theirs in ((pixels.mean or (0.0,) * 3, mean), (pixels.stddev or (1.0,) * 3, stddev))
+    ]
+    if pixels.is_bgr != is_bgr or not all(fits):
+        values = f"channel_order: {'BGR' if is_bgr else 'RGB'} mean: {list(mean)} stddev: {list(stddev)}"
+        raise CheckpointError(
+            f"{source}: these weights were trained on other pixels than the config gives them. Allowed: "
+            f"feature_extractor.pixel_normalization {{ {values} }}."
+        )

@@ -1,0 +1,155 @@
+"""The recipes of imported models say what the libraries' models are: their numbers, field by field."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import pytorch_reference as reference
+
+from object_detection_fpn.config import pipeline as config
+from object_detection_fpn.config import recipes
+from object_detection_fpn.protos import backbone_pb2, fpn_pb2, rpn_pb2
+
+CASES = {
+    "resnet50_v1_fpn_torchvision": "torchvision/fasterrcnn_resnet50_fpn",
+    "resnet50_v1_fpn_torchvision_v2": "torchvision/fasterrcnn_resnet50_fpn_v2",
+    "resnet50_v1_fpn_detectron2_1x": "detectron2/faster_rcnn_R_50_FPN_3x",
+    "resnet50_v1_fpn_detectron2_3x": "detectron2/faster_rcnn_R_50_FPN_3x",
+    "resnet101_v1_fpn_detectron2_3x": "detectron2/faster_rcnn_R_101_FPN_3x",
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> reference.Case:
+    return reference.Case(CASES[request.param], request.param)
+
+
+@pytest.fixture
+def recipe(case):
+    return config.load_config(recipes.recipe_path(f"faster_rcnn_{case.recipe}_800x1333_coco17"))
+
+
+@pytest.fixture
+def model(recipe):
+    return recipe.model.faster_rcnn
+
+
+def test_pixels_are_those_of_the_library(case, model):
+    there, here = case.settings["input"], model.feature_extractor.pixel_normalization
+    assert backbone_pb2.PixelNormalization.ChannelOrder.Name(here.channel_order) == there["channel_order"]
+    scale = 255.0 if there["scale"] == "uint8 / 255" else 1.0
+    assert list(here.mean) == pytest.approx([scale * value for value in there["pixel_mean"]])
+    assert list(here.stddev) == pytest.approx([scale * value for value in there["pixel_std"]])
+
+
+def test_images_are_resized_as_by_the_library(case, model):
+    there, here = case.settings["input"], model.image_resizer.keep_aspect_ratio_resizer
+    assert (here.min_dimension, here.max_dimension) == (800, 1333)
+    assert here.half_pixel_centers
+    shrinks_well = not case.is_torchvision  # Pillow's resize of bytes, averaged and rounded
+    assert here.antialias == here.round_pixels == shrinks_well
+    rounding = here.FLOOR if case.is_torchvision else here.ROUND
+    assert here.size_rounding == rounding
+    assert here.pad_to_multiple == model.feature_extractor.pad_to_multiple == there["pad"]["size_divisibility"]
+    padding = list(model.feature_extractor.pixel_normalization.mean)  # 0 after the normalization
+    assert list(here.per_channel_pad_value) == (padding if there["channel_order"] == "RGB" else padding[::-1])
+
+
+def test_backbone_and_pyramid_are_those_of_the_library(case, model):
+    there, here = case.settings["backbone"], model.feature_extractor
+    assert here.type == f"faster_rcnn_resnet{there['depth']}_fpn_keras"
+    assert here.resnet.stride_in_3x3 != there["stride_in_1x1"]
+    assert here.resnet.symmetric_padding
+    assert (here.resnet.batch_norm == here.resnet.FROZEN) == (there["norm"] == "frozen batch norm")
+    assert here.resnet.HasField("batch_norm_epsilon")
+    assert here.resnet.batch_norm_epsilon == pytest.approx(there["norm_eps"])
+    assert here.fpn.style == fpn_pb2.FeaturePyramidNetworks.PAPER
+    assert here.fpn.coarse_levels == fpn_pb2.FeaturePyramidNetworks.MAX_POOL
+    assert here.fpn.additional_layer_depth == case.settings["fpn"]["channels"]
+    has_norm = here.conv_hyperparams.WhichOneof("normalizer_oneof") is not None
+    assert has_norm == case.settings["fpn"]["norm"].startswith("batch norm")
+
+
+def test_anchors_are_those_of_the_library(case, model):
+    there, here = case.settings["anchors"], model.first_stage_anchor_generator.multiscale_anchor_generator
+    levels = range(here.min_level, here.max_level + 1)
+    assert [[here.anchor_scale * 2**level] for level in levels] == there["sizes"]
+    assert [1 / ratio for ratio in here.aspect_ratios] == there["aspect_ratios"]  # height / width there
+    assert here.scales_per_octave == 1
+    assert here.offset == there["offset"]
+    assert here.round_corners == (there["rounded"] != "no")
+    assert here.stride_of_image == isinstance(there["stride"], str)
+
+
+def test_rpn_is_that_of_the_library(case, model):
+    there, here = case.settings["rpn"], model.rpn
+    assert here.num_convolutions == there["convs"]
+    assert model.first_stage_box_predictor_depth == 256
+    assert here.share_predictors
+    assert here.objectness == rpn_pb2.RegionProposalNetwork.SIGMOID
+    assert model.first_stage_nms_iou_threshold == pytest.approx(there["nms_thresh"])
+    assert model.first_stage_nms_score_threshold == (there["score_thresh"] or 0)
+    assert here.min_proposal_side == pytest.approx(there["min_size"])
+    coder = here.box_coder
+    assert [coder.x_scale, coder.y_scale, coder.width_scale, coder.height_scale] == there["box_weights"]
+    assert math.log(coder.max_size_ratio) == pytest.approx(case.settings["box_coder"]["dw_dh_max"])
+    # Those of the libraries: the reference has smaller numbers.
+    assert here.max_candidates_per_level == model.first_stage_max_proposals == 1000
+    assert here.max_candidates_per_level_in_training == 2000
+    assert here.max_proposals_in_training == (2000 if case.is_torchvision else 1000)
+
+
+def test_pooling_is_that_of_the_library(case, model):
+    there, here = case.settings["box_pool"], model.roi_pooling
+    assert [f"P{level}" for level in range(here.min_level, here.max_level + 1)] == there["maps"]
+    assert (here.canonical_level, here.canonical_size) == (there["canonical_level"], there["canonical_scale"])
+    align = here.roi_align
+    names = ("output_size", "sampling_ratio", "aligned")
+    assert [getattr(align, name) for name in names] == [there[name] for name in names]
+    assert f"{here.level_epsilon or here.side_epsilon:.0e}".replace("e-0", "e-") in there["level"]
+
+
+def test_box_head_is_that_of_the_library(case, model):
+    head = model.second_stage_box_predictor.mask_rcnn_box_predictor
+    there = case.settings["box_head"]
+    assert head.num_dense_layers == sum(line == "linear 1024 + relu" for line in there)
+    assert head.dense_depth == 1024
+    has_convolutions = there[0].startswith("conv 3x3 256") and there[0].endswith("four times")
+    assert head.num_convolutions == (4 if has_convolutions else 0)
+    coder = model.second_stage_box_coder
+    weights = case.settings["box_predictor"]["box_weights"]
+    assert [coder.x_scale, coder.y_scale, coder.width_scale, coder.height_scale] == weights
+
+
+def test_detections_are_selected_as_by_the_library(case, model):
+    there, here = case.settings["detections"], model.second_stage_post_processing.batch_non_max_suppression
+    assert here.score_threshold == pytest.approx(there["score_thresh"])
+    assert here.iou_threshold == there["nms_thresh"]
+    assert here.max_total_detections == here.max_detections_per_class == there["detections_per_image"]
+    assert here.min_box_side == pytest.approx(there["min_size"])
+    assert here.clip_before_suppression
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "num_steps", "rate", "drops", "weight_decay"),
+    [
+        ("resnet50_v1_fpn_detectron2_1x", 16, 90_000, 0.02, (60_000, 80_000), 1e-4),
+        ("resnet50_v1_fpn_detectron2_3x", 16, 270_000, 0.02, (210_000, 250_000), 1e-4),
+        ("resnet101_v1_fpn_detectron2_3x", 16, 270_000, 0.02, (210_000, 250_000), 1e-4),
+        ("resnet50_v1_fpn_torchvision", 16, 26 * 7329, 0.02, (16 * 7329, 22 * 7329), 1e-4),
+        ("resnet50_v1_fpn_torchvision_v2", 64, 400 * 1832, 0.1, (352 * 1832, 384 * 1832), 4e-5),
+    ],
+)
+def test_schedule_is_that_of_the_library(name, batch_size, num_steps, rate, drops, weight_decay):
+    """An epoch is 117,266 images, those of COCO's training images with objects."""
+    recipe = config.load_config(recipes.recipe_path(f"faster_rcnn_{name}_800x1333_coco17"))
+    train = recipe.train_config
+    assert (train.batch_size, train.reference_batch_size, train.num_steps) == (batch_size, batch_size, num_steps)
+    rates = train.optimizer.momentum_optimizer.learning_rate.manual_step_learning_rate
+    assert rates.warmup
+    assert rates.initial_learning_rate == pytest.approx(rate / 1000)
+    assert [change.step for change in rates.schedule] == [1000, *drops]
+    assert [change.learning_rate for change in rates.schedule] == pytest.approx([rate, rate / 10, rate / 100])
+    extractor = recipe.model.faster_rcnn.feature_extractor
+    assert extractor.conv_hyperparams.regularizer.l2_regularizer.weight == pytest.approx(weight_decay)
