@@ -65,6 +65,7 @@ BOUNDS = {
     "PixelNormalization.stddev": _POSITIVE,
     "RoiPooling.min_level": Bounds(2, 7),
     "RoiPooling.max_level": Bounds(2, 7),
+    "RoiPooling.canonical_level": Bounds(2, 7),
     "RoiPooling.canonical_size": _POSITIVE,
     "RoiPooling.side_epsilon": _NOT_NEGATIVE,
     "RoiPooling.level_epsilon": _NOT_NEGATIVE,
