@@ -79,7 +79,7 @@ MANY = NMS("score_threshold: 0 max_detections_per_class: 40 max_total_detections
 TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams { batch_norm { } } }"
 SOFT = NMS("soft_nms_sigma: 0.5")
 SMALL_ROIS = POOLING("canonical_size: 16")  # whose levels are then not all the same
-WIDE_BINS = POOLING("max_level: 3") + ALIGN("output_size: 1 sampling_ratio: 0")
+WIDE_BINS = POOLING("max_level: 3 roi_align { output_size: 1 sampling_ratio: 0 }")
 
 EFFECTS = [
     # field, seen in, what it needs, the change

@@ -165,6 +165,11 @@ def test_pools_from_the_pyramid_as_pytorch(golden_dir, execution, library, level
     pooled = pooler(pyramid, tf.constant(boxes), tf.constant([512, 576]))
     assert pooler.output_size == 7
     expected = golden[f"{library}_out7"].transpose(0, 2, 3, 1)[None]
+    if execution.static and not roi_align.sampling_ratio:  # exact up to its bound
+        strides = 2.0 ** (1 + pooler.level_indices(6, tf.constant(boxes), tf.constant([512, 576])).numpy())
+        exact = (boxes[..., 2:] - boxes[..., :2]).max(-1) / strides / 7 <= roi_align.max_static_samples
+        assert 15 < exact.sum() < exact.size
+        pooled, expected = pooled[exact], expected[exact]
     np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -178,7 +183,7 @@ def test_pools_from_the_pyramid_as_pytorch(golden_dir, execution, library, level
         ({"min_level": 3, "max_level": 3}, [1, 1, 1, 1]),
         ({"canonical_level": 4}, [0, 0, 1, 2]),
         ({"canonical_level": 4, "canonical_size": 56.0}, [0, 2, 3, 4]),
-        ({"canonical_level": 7}, [1, 3, 4, 4]),
+        ({"canonical_level": 7}, [0, 3, 4, 4]),
     ],
 )
 def test_levels_pooled_from_are_entries_of_the_whole_pyramid(settings, expected, epsilon):
@@ -204,7 +209,7 @@ def test_levels_that_are_not_set_give_what_the_object_detection_api_gives():
 @BOTH
 def test_roi_align_trains_the_levels_pooled_from_alone(execution):
     pyramid = random_pyramid()
-    levels = roi.RoILevels(first_level=2, min_level=2, max_level=3, canonical_size=40.0)
+    levels = roi.RoILevels(first_level=2, min_level=2, max_level=3, canonical_size=20.0)
     pooler = roi.RoIPooler(levels=levels, roi_align=RoIAlign(output_size=3), execution=execution)
     with tf.GradientTape() as tape:
         tape.watch(pyramid)

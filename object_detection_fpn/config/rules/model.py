@@ -48,10 +48,6 @@ def _rois_are_pooled_from_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str
     for name in ("min_level", "max_level"):
         if pooling.HasField(name) and not pyramid.min_level <= getattr(pooling, name) <= pyramid.max_level:
             yield single(pooling, place, name, "is no level of feature_extractor.fpn", levels)
-            return
-    if pooling.HasField("min_level") and pooling.HasField("max_level") and pooling.max_level < pooling.min_level:
-        allowed = f"{pooling.min_level} to {pyramid.max_level}"
-        yield single(pooling, place, "max_level", f"is below min_level = {pooling.min_level}", allowed)
 
 
 def _no_more_samples_than_proposals(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:

@@ -52,6 +52,11 @@ class RoIAlign:
             raise ValueError(f"output_size = {self.output_size}. Allowed: 1 or more.")
 
     @property
+    def samples_share_cells(self) -> bool:
+        """Whether samples of a bin are so near each other that their cells are worth being merged, natively."""
+        return self.sampling_ratio not in (1, 2)
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) in bins."""
         return (self.output_size, self.output_size) if isinstance(self.output_size, int) else self.output_size
@@ -74,7 +79,7 @@ def locate_bins(
         level_indices: [B, R] int32.
         strides: pixels, of each level of `pyramid`.
         roi_align: how RoIs are sampled.
-        static: T is known before the RoIs are: 2 n. Otherwise it follows from them where that makes it smaller, and the rows
+        static: T is 2 n, known before the RoIs are. Otherwise, where samples share cells, it follows from the RoIs, and rows
             and columns of weight 0 may lie beyond the border.
     """
     _, size = cell_ops.locate(pyramid, level_indices)
@@ -87,7 +92,7 @@ def locate_bins(
         last = tf.cast(num_cells - 1, tf.float32)[..., tf.newaxis, tf.newaxis]
         weight = tf.where((position >= -1.0) & (position <= last + 1.0), weight, 0.0)
         inside = tf.clip_by_value(position, 0.0, last)
-        if static or roi_align.sampling_ratio in (1, 2):
+        if static or not roi_align.samples_share_cells:
             cells, weights = surround(inside, weight, num_cells[..., tf.newaxis, tf.newaxis])
             shape = [*(dim(cells, i) for i in range(3)), 2 * cells.shape[3]]
             found += [tf.reshape(cells, shape), tf.reshape(weights, shape)]

@@ -15,9 +15,6 @@ from object_detection_fpn.ops.dims import dim
 Entries: TypeAlias = "tuple[tf.Tensor, tf.Tensor]"
 """Of a matrix: (row, column) [N, 2] int64 and values [N], row after row."""
 
-# Up to 4 x 4 cells, leaving out entries of weight 0 takes longer than multiplying with them.
-_MAX_DENSE = 4
-
 
 def crop(
     pyramid: Sequence[tf.Tensor],
@@ -46,9 +43,9 @@ def align(
 ) -> tf.Tensor:
     """-> [B * R * height * width, F] float32."""
     between = locate_bins(pyramid, boxes, level_indices, strides=strides, roi_align=roi_align, static=False)
-    num_cells = between.rows.shape[-1]
-    is_dense = num_cells is not None and num_cells <= _MAX_DENSE
-    entries = (_all_entries if is_dense else _nonzero_entries)(pyramid, level_indices, between)
+    # Of two samples, leaving out entries of weight 0 takes longer than multiplying with them.
+    find_entries = _nonzero_entries if roi_align.samples_share_cells else _all_entries
+    entries = find_entries(pyramid, level_indices, between)
     return _multiply(pyramid, entries, _num_values(between))
 
 

@@ -32,7 +32,7 @@ def test_pooling_of_rois_is_accepted(config, changes, change, refusals):
         ([f"{POOLING}.max_level=7"], f"{POOLING}.max_level = 7 is no level of feature_extractor.fpn. Allowed: 2 to 6."),
         (
             [f"{POOLING}.min_level=4", f"{POOLING}.max_level=3"],
-            f"{POOLING}.max_level = 3 is below min_level = 4. Allowed: 4 to 6.",
+            f"{POOLING}.max_level = 3 is below min_level = 4. Allowed: 4 or more.",
         ),
         ([f"{POOLING}.canonical_level=1"], f"{POOLING}.canonical_level = 1 is out of range. Allowed: 2 to 7."),
         ([f"{POOLING}.canonical_size=0"], f"{POOLING}.canonical_size = 0 is out of range. Allowed: above 0."),

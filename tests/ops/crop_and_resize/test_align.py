@@ -62,7 +62,7 @@ def random_case(*, num_rois=20, dtype="float32", seed=0):
     return pyramid, boxes, rng.integers(0, len(SIZES), boxes.shape[:2]).astype(np.int32)
 
 
-ADAPTIVE = [(function, compiled) for function, compiled in MODES if function is not kernel.align]
+ADAPTIVE = [(sparse.align, False), (static.align, True)]  # the kernel does not sample so
 
 
 def golden_case(golden_dir, *, stride, size, ratio, aligned):
@@ -120,7 +120,7 @@ def test_implementations_agree_forward_and_backward(settings):
         wanted = (boxes[..., 2:] - boxes[..., :2]).max(-1) / np.array(STRIDES)[levels] / 5
         boxes[wanted > roi_align.max_static_samples] = 1.0
     upstream = np.random.default_rng(1).normal(size=(*levels.shape, *roi_align.size, 3)).astype(np.float32)
-    modes = [mode for mode in (MODES if roi_align.sampling_ratio else ADAPTIVE) if mode != (static.align, False)]
+    modes = [*ADAPTIVE, *([(kernel.align, False)] if roi_align.sampling_ratio else [])]
     expected, *others = (
         align(pyramid, boxes, levels, mode=mode, roi_align=roi_align, upstream=upstream) for mode in modes
     )
@@ -177,13 +177,14 @@ def test_adaptive_sampling_is_bounded_where_shapes_are_static(max_samples):
     assert not np.allclose(bounded[:, 0], exact[:, 0], atol=1e-3)
 
 
-@pytest.mark.parametrize("ratio", [0, 2, 4])
+@pytest.mark.parametrize("ratio", [0, 2])
 @pytest.mark.parametrize(
     "boxes", [np.zeros((2, 0, 4)), np.tile([[[-90.0, -90, -60, -60]]], (2, 3, 1))], ids=["no", "far"]
 )
 def test_without_anything_to_sample_all_is_zero(boxes, ratio):
     pyramid, _, _ = random_case()
-    roi_align, levels = RoIAlign(output_size=4, sampling_ratio=ratio), np.zeros(boxes.shape[:2], np.int32)
+    roi_align = RoIAlign(output_size=4, sampling_ratio=ratio, max_static_samples=2)
+    levels = np.zeros(boxes.shape[:2], np.int32)
     for mode in ADAPTIVE:
         upstream = np.ones((*levels.shape, 4, 4, 3), np.float32)
         found = align(pyramid, boxes.astype(np.float32), levels, mode=mode, roi_align=roi_align, upstream=upstream)
@@ -197,7 +198,7 @@ def test_boxes_that_are_not_finite_give_finite_values(ratio):
     boxes = np.array([[[0.1, 0.1, v, v] for v in values] + [[-3e38, -3e38, 3e38, 3e38]]], np.float32)
     features = [np.ones((1, 5, 6, 2), np.float32)]
     for mode in ADAPTIVE:
-        roi_align = RoIAlign(output_size=2, sampling_ratio=ratio)
+        roi_align = RoIAlign(output_size=2, sampling_ratio=ratio, max_static_samples=2)
         pooled = align(features, boxes, np.zeros((1, 6), np.int32), mode=mode, roi_align=roi_align)
         assert np.all(np.isfinite(pooled))
 
@@ -225,11 +226,11 @@ def test_unknown_shapes_are_taken(function, ratio):
 def test_adaptive_bins_touch_no_more_cells_than_they_must():
     """Samples less than a cell apart share their cells."""
     features, levels = tf.zeros([1, 20, 20, 1]), tf.zeros([1, 2], tf.int32)
-    boxes = tf.constant([[[0.0, 0.0, 28.0, 28.0], [1.0, 1.0, 57.0, 8.0]]])
+    boxes = tf.constant([[[1.0, 0.0, 57.0, 28.0], [1.0, 1.0, 57.0, 8.0]]])  # bins of 2 rows, and of 1 column or less
     between = locate_bins(
         [features], boxes, levels, strides=[4.0], roi_align=RoIAlign(output_size=7, sampling_ratio=0), static=False
     )
-    assert between.rows.shape == (1, 2, 7, 4)  # bins of 2 cells, between the halves of which 3 lie, or 4 at the border
+    assert between.rows.shape == (1, 2, 7, 3)
     assert between.columns.shape == (1, 2, 7, 2)
     np.testing.assert_allclose(tf.reduce_sum(between.column_weights, -1), np.ones([1, 2, 7]), rtol=1e-6)
 
