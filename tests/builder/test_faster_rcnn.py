@@ -17,12 +17,10 @@ from object_detection_fpn.modeling import hard_examples, layers, proposals, targ
 from object_detection_fpn.modeling import pooler as roi
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.heads import rpn as rpn_head
-from object_detection_fpn.ops import losses
 from object_detection_fpn.ops.crop_and_resize import RoIAlign
 from object_detection_fpn.protos import (
     faster_rcnn_pb2,
     image_resizer_pb2,
-    losses_pb2,
     pipeline_pb2,
 )
 
@@ -279,22 +277,6 @@ def test_second_stage():
 
 
 @pytest.mark.parametrize(
-    "text, loss, settings",
-    [
-        ("weighted_sigmoid { }", losses.sigmoid_cross_entropy, None),
-        ("weighted_softmax { logit_scale: 2 }", losses.softmax_cross_entropy, {"logit_scale": 2.0}),
-        ("weighted_logits_softmax { logit_scale: 2 }", losses.softmax_cross_entropy_of_logits, {"logit_scale": 2.0}),
-        ("weighted_sigmoid_focal { }", losses.sigmoid_focal_loss, {"gamma": 2.0, "alpha": None}),
-        ("weighted_sigmoid_focal { gamma: 1 alpha: 0 }", losses.sigmoid_focal_loss, {"gamma": 1.0, "alpha": 0.0}),
-    ],
-)
-def test_classification_losses(text, loss, settings):
-    found = builder.build_classification_loss(parse(text, losses_pb2.ClassificationLoss))
-    assert getattr(found, "func", found) == loss
-    assert getattr(found, "keywords", None) == settings
-
-
-@pytest.mark.parametrize(
     "text, miner",
     [
         ("", hard_examples.HardExampleMiner(localization_weight=3.0, classification_weight=2.0, iou_threshold=0.75)),
@@ -321,12 +303,6 @@ def test_hard_examples(text, miner):
     assert builder.build_model(model_message(weights)).box_head._loss.miner is None
 
 
-def test_the_default_classification_loss_is_softmax_cross_entropy():
-    loss = builder.build_classification_loss(losses_pb2.ClassificationLoss())
-    logits, wanted = tf.constant([0.5, 4.0]), tf.constant([0.0, 1.0])
-    assert loss(logits, wanted) == losses.softmax_cross_entropy(logits, wanted)
-
-
 @pytest.mark.parametrize(
     "text, num_boxes, rate",
     [
@@ -350,6 +326,43 @@ def test_box_predictor(text, num_boxes, rate):
     for predictor in (head.class_predictor, head.box_predictor):
         assert predictor.kernel_regularizer.get_config() == {"l2": 0.5}
         assert predictor.kernel_initializer.get_config()["stddev"] == 9
+
+
+def head_of(text):
+    return builder.build_model(
+        model_message(f"second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {text} }} }}")
+    ).box_head
+
+
+def test_hidden_layers_of_the_box_head():
+    text = """
+    num_convolutions: 2 convolution_depth: 12 num_dense_layers: 1 dense_depth: 20
+    hidden_hyperparams {
+      activation: SWISH batch_norm { train: false }
+      initializer { random_normal_initializer { stddev: 9 } } regularizer { l2_regularizer { weight: 1 } }
+    }
+    """
+    features = head_of(text).feature_extractor
+    conv1, conv2, fc1 = features.parts
+    assert conv2.conv.kernel.shape == (3, 3, 12, 12)
+    assert fc1.kernel.shape == (3 * 3 * 12, 20)
+    assert conv1.norm._freeze_statistics
+    assert (conv1.activation.activation, fc1.activation) == (tf.nn.silu, tf.nn.silu)
+    for layer in (conv1.conv, fc1):
+        assert layer.kernel_initializer.get_config()["stddev"] == 9
+        assert layer.kernel_regularizer.get_config() == {"l2": 0.5}
+
+
+def test_dense_layers_of_the_box_head_without_hidden_hyperparameters():
+    features = head_of("num_dense_layers: 3 dense_depth: 20").feature_extractor
+    assert [layer.name for layer in features.parts] == ["fc1", "norm", "fc2", "fc3"]
+    assert features.fc3.kernel.shape == (20, 20)
+
+
+def test_first_values_of_the_box_predictor():
+    head = head_of("box_initializer { random_normal_initializer { stddev: 9 } }")
+    assert head.box_predictor.kernel_initializer.get_config()["stddev"] == 9
+    assert "stddev" not in head.class_predictor.kernel_initializer.get_config()
 
 
 def test_one_stage_has_no_box_head():
