@@ -114,16 +114,28 @@ def compare_crop_and_resize(golden: Path) -> Differences:
     pyramid = [tf.constant(stored[f"feature_{level}"]) for level in range(4)]
     boxes, levels = tf.constant(stored["boxes"]), tf.constant(stored["levels"])
     crop = functools.partial(crop_ops.multilevel_crop_and_resize, pyramid, boxes, levels)
-    align = functools.partial(crop_ops.multilevel_roi_align, pyramid, boxes, levels)
+    crop_within = functools.partial(crop_ops.multilevel_crop_and_resize, pyramid, level_indices=levels, static=True)
     single = functools.partial(crop_ops.multilevel_crop_and_resize, pyramid[:1], boxes, tf.zeros_like(levels))
     actual = {
         "matmul_7x7": crop(crop_size=7, static=True),
         "matmul_14x14_extrapolate_0.5": crop(crop_size=14, static=True, extrapolation_value=0.5),
         "native_7x7": crop(crop_size=7),
-        "roi_align_7x7_2x2samples": align(crop_size=7, samples_per_cell=2, static=True),
+        "roi_align_7x7_2x2samples": _mean_of_samples(crop_within, boxes, num_cells=7, samples_per_cell=2),
         "single_level_matmul_5x3": single(crop_size=(5, 3), static=True),
     }
     return {name: _difference(crops, stored[name]) for name, crops in actual.items()}
+
+
+def _mean_of_samples(
+    crop: Callable[..., tf.Tensor], boxes: tf.Tensor, *, num_cells: int, samples_per_cell: int
+) -> tf.Tensor:
+    """RoIAlign in the API's coordinates: a crop that begins and ends half a sample within the box, averaged over each cell."""
+    num_samples = num_cells * samples_per_cell
+    inset = (boxes[..., 2:] - boxes[..., :2]) * (0.5 / num_samples)
+    inner = tf.concat([boxes[..., :2] + inset, boxes[..., 2:] - inset], axis=-1)
+    samples = crop(inner, crop_size=num_samples).numpy()
+    cells = samples.reshape(*samples.shape[:2], num_cells, samples_per_cell, num_cells, samples_per_cell, -1)
+    return tf.constant(cells.mean(axis=(3, 5)))
 
 
 def compare_box_coder(golden: Path) -> Differences:

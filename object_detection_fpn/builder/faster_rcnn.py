@@ -14,7 +14,8 @@ from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import box_coder
-from object_detection_fpn.protos import anchor_generator_pb2, box_predictor_pb2, faster_rcnn_pb2
+from object_detection_fpn.ops.crop_and_resize import RoIAlign
+from object_detection_fpn.protos import anchor_generator_pb2, box_predictor_pb2, faster_rcnn_pb2, roi_pooling_pb2
 
 _OPTIONAL_OUTPUTS = {
     "raw_detections": "return_raw_detections_during_predict",
@@ -95,11 +96,34 @@ def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tup
 
 
 def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution()) -> pooler.RoIPooler:
+    """Levels and RoIAlign of `model.faster_rcnn.roi_pooling`, or crop and max pooling."""
+    message, pyramid = config.roi_pooling, config.feature_extractor.fpn
+    levels = pooler.RoILevels(
+        first_level=pyramid.min_level,
+        min_level=message.min_level if message.HasField("min_level") else pyramid.min_level,
+        max_level=message.max_level if message.HasField("max_level") else pyramid.max_level,
+        canonical_level=message.canonical_level if message.HasField("canonical_level") else None,
+        canonical_size=message.canonical_size,
+        side_epsilon=message.side_epsilon,
+        level_epsilon=message.level_epsilon,
+    )
+    if message.HasField("roi_align"):
+        return pooler.RoIPooler(levels=levels, roi_align=build_roi_align(message.roi_align), execution=execution)
     return pooler.RoIPooler(
+        levels=levels,
         crop_size=config.initial_crop_size,
         pool_size=config.maxpool_kernel_size,
         pool_stride=config.maxpool_stride,
         execution=execution,
+    )
+
+
+def build_roi_align(message: roi_pooling_pb2.RoiAlign) -> RoIAlign:
+    return RoIAlign(
+        output_size=message.output_size,
+        sampling_ratio=message.sampling_ratio,
+        aligned=message.aligned,
+        max_static_samples=message.max_static_samples,
     )
 
 

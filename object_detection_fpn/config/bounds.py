@@ -65,6 +65,7 @@ BOUNDS = {
     "PixelNormalization.stddev": _POSITIVE,
     "RoiPooling.min_level": Bounds(2, 7),
     "RoiPooling.max_level": Bounds(2, 7),
+    "RoiPooling.canonical_level": Bounds(2, 7),
     "RoiPooling.canonical_size": _POSITIVE,
     "RoiPooling.side_epsilon": _NOT_NEGATIVE,
     "RoiPooling.level_epsilon": _NOT_NEGATIVE,
@@ -206,3 +207,12 @@ BOUNDS = {
     "AdjustGamma.gain": _NOT_NEGATIVE,
 }
 """Numbers, defaults included, that a field of a present message may have; of a repeated field each of them."""
+
+NEED_NOT_BE_SET = {
+    "WeightedSmoothL1LocalizationLoss.beta",
+    "RoiPooling.min_level",
+    "RoiPooling.max_level",
+    "RoiPooling.canonical_level",
+    "RegionProposalNetwork.max_proposals_in_training",
+}
+"""Fields without a default that mean something while they are not set; bounds are for the values of those that are."""

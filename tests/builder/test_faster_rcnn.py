@@ -12,7 +12,9 @@ from google.protobuf import text_format
 from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import hard_examples, layers, proposals, targets
+from object_detection_fpn.modeling import pooler as roi
 from object_detection_fpn.modeling.heads import rpn as rpn_head
+from object_detection_fpn.ops.crop_and_resize import RoIAlign
 from object_detection_fpn.protos import (
     image_resizer_pb2,
     pipeline_pb2,
@@ -134,6 +136,42 @@ def test_first_stage():
     )
     assert rpn._sampler == targets.AnchorSampler(num_samples=100, positive_fraction=0.25)
     assert rpn._loss == rpn_head.RpnLoss(localization_weight=2.0, objectness_weight=3.0)
+
+
+def test_roi_pooling_that_is_not_set_is_that_of_the_object_detection_api():
+    pooler = builder.build_model(model_message()).roi_pooler
+    assert pooler._roi_align is None
+    assert pooler._levels == roi.RoILevels(first_level=2, min_level=2, max_level=6)
+    assert (pooler._levels.canonical_level, pooler._levels.canonical_size) == (None, 224.0)
+
+
+def test_roi_pooling():
+    text = """
+        initial_crop_size: 0
+        roi_pooling {
+          min_level: 3 max_level: 5 canonical_level: 4 canonical_size: 112 side_epsilon: 0.25 level_epsilon: 0.5
+          roi_align { output_size: 5 sampling_ratio: 0 aligned: false max_static_samples: 3 }
+        }
+    """
+    model = builder.build_model(model_message(text), execution=Execution(static=True))
+    pooler = model.roi_pooler
+    assert pooler._levels == roi.RoILevels(
+        first_level=2,
+        min_level=3,
+        max_level=5,
+        canonical_level=4,
+        canonical_size=112.0,
+        side_epsilon=0.25,
+        level_epsilon=0.5,
+    )
+    assert pooler._roi_align == RoIAlign(output_size=5, sampling_ratio=0, aligned=False, max_static_samples=3)
+    assert pooler._static
+    assert model.box_head.feature_extractor.fc1.kernel.shape == (5 * 5 * 8, 1024)
+
+
+def test_roi_align_with_its_defaults():
+    model = builder.build_model(model_message("roi_pooling { roi_align { } }"))
+    assert model.roi_pooler._roi_align == RoIAlign(output_size=7, sampling_ratio=2, aligned=True, max_static_samples=4)
 
 
 def test_second_stage():

@@ -36,6 +36,7 @@ from object_detection_fpn.protos import (
     multiscale_anchor_generator_pb2,
     pipeline_pb2,
     post_processing_pb2,
+    roi_pooling_pb2,
 )
 from object_detection_fpn.records import Groundtruth, Inputs
 
@@ -55,6 +56,7 @@ FILES = (
     model_pb2,
     multiscale_anchor_generator_pb2,
     post_processing_pb2,
+    roi_pooling_pb2,
 )
 
 # Where the rows' texts belong in a FasterRcnn.
@@ -71,6 +73,8 @@ CALIBRATE = "second_stage_post_processing {{ calibration_config {{ {} }} }}".for
 CLASS_LOSS = "second_stage_classification_loss {{ {} }}".format
 BOX_LOSS = "second_stage_localization_loss {{ {} }}".format
 MINER = "hard_example_miner {{ {} }}".format
+POOLING = "roi_pooling {{ {} }}".format
+ALIGN = "roi_pooling {{ roi_align {{ {} }} }}".format
 CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
 
 LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
@@ -81,6 +85,8 @@ MANY = NMS(ALL)
 MANY_CLIPPED = NMS(ALL + "clip_before_suppression: true")
 TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams { batch_norm { } } }"
 SOFT = NMS("soft_nms_sigma: 0.5")
+SMALL_ROIS = POOLING("canonical_size: 16")  # whose levels are then not all the same
+WIDE_BINS = POOLING("max_level: 3 roi_align { output_size: 1 sampling_ratio: 0 }")
 CONVOLUTIONS = HEAD("num_convolutions: 1 hidden_hyperparams { }")
 
 EFFECTS = [
@@ -204,6 +210,17 @@ EFFECTS = [
         HEAD("dropout_keep_probability: 0.9"),
     ),
     ("MaskRCNNBoxPredictor.share_box_across_classes", "variables", "", HEAD("share_box_across_classes: true")),
+    # pooling of RoIs
+    ("RoiPooling.min_level", "inference", "", POOLING("min_level: 4")),
+    ("RoiPooling.max_level", "inference", SMALL_ROIS, POOLING("max_level: 3")),
+    ("RoiPooling.canonical_level", "inference", "", POOLING("canonical_level: 7")),
+    ("RoiPooling.canonical_size", "inference", "", SMALL_ROIS),
+    ("RoiPooling.side_epsilon", "inference", "", POOLING("side_epsilon: 3")),
+    ("RoiPooling.level_epsilon", "inference", "", POOLING("level_epsilon: 3")),
+    ("RoiAlign.output_size", "variables", ALIGN(""), ALIGN("output_size: 3")),
+    ("RoiAlign.sampling_ratio", "inference", ALIGN(""), ALIGN("sampling_ratio: 1")),
+    ("RoiAlign.aligned", "inference", ALIGN(""), ALIGN("aligned: false")),
+    ("RoiAlign.max_static_samples", "static inference", WIDE_BINS, ALIGN("max_static_samples: 1")),
     ("MaskRCNNBoxPredictor.num_convolutions", "variables", HEAD("hidden_hyperparams { }"), HEAD("num_convolutions: 1")),
     ("MaskRCNNBoxPredictor.convolution_depth", "variables", CONVOLUTIONS, HEAD("convolution_depth: 8")),
     ("MaskRCNNBoxPredictor.num_dense_layers", "variables", "", HEAD("num_dense_layers: 1")),
@@ -403,14 +420,14 @@ def parse(*texts):
     return config
 
 
-def build(config):
+def build(config, execution=Execution()):
     tf_keras.utils.set_random_seed(0)
-    return builder.build_model(model_pb2.DetectionModel(faster_rcnn=config))
+    return builder.build_model(model_pb2.DetectionModel(faster_rcnn=config), execution=execution)
 
 
-def build_lively(config):
+def build_lively(config, execution=Execution()):
     """A model whose scores and boxes are spread as those of a trained one."""
-    model, random = build(config), np.random.RandomState(0)
+    model, random = build(config, execution), np.random.RandomState(0)
     scales = [(predictor, 0.15) for predictor in (*model.rpn.head.objectness, *model.rpn.head.deltas)]
     if model.box_head is not None:  # whose boxes go far, some beyond the image
         scales += [(model.box_head.class_predictor, 0.15), (model.box_head.box_predictor, 3.0)]
@@ -442,8 +459,8 @@ def statistics(config):
     return [variable for variable in model.variables if "moving" in variable.name]
 
 
-def inference(config):
-    predictions = predict(build_lively(config))
+def inference(config, execution=Execution()):
+    predictions = predict(build_lively(config, execution))
     return predictions.pyramid, predictions.box and predictions.box.class_logits
 
 
@@ -486,6 +503,7 @@ OBSERVATIONS = {
     "proposals": lambda config: predict(build_lively(config)).rois,
     "inference": inference,
     "resnet50": resnet50,
+    "static inference": lambda config: inference(config, Execution(static=True)),
     "raw": lambda config: predict(build(config)).box.raw_boxes,
     "detections": detections,
     "suppression": suppression,

@@ -1,4 +1,4 @@
-"""Pooling of RoIs: the level of each, sizes, max pooling, precision."""
+"""Pooling of RoIs: the level of each, sizes, max pooling, RoIAlign, precision."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import pooler as roi
+from object_detection_fpn.ops.crop_and_resize import RoIAlign
 
 BOTH = pytest.mark.parametrize("execution", [Execution(), Execution(static=True)], ids=["native", "static"])
 
@@ -140,3 +141,96 @@ def test_the_gradient_reaches_the_features_of_the_rois_level_alone(execution):
 def test_a_window_wider_than_the_crop_is_refused():
     with pytest.raises(ValueError, match=r"pool_size = 8 exceeds crop_size = 7\."):
         roi.RoIPooler(crop_size=7, pool_size=8)
+
+
+# Levels and RoIAlign ---------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "library, levels, roi_align",
+    [
+        ("torchvision", {"level_epsilon": 1e-6}, RoIAlign(sampling_ratio=2, aligned=False)),
+        ("detectron2", {"side_epsilon": 1e-8}, RoIAlign(sampling_ratio=0, aligned=True)),
+    ],
+)
+def test_pools_from_the_pyramid_as_pytorch(golden_dir, execution, library, levels, roi_align):
+    """From P2..P5; P6, which is not pooled from, and P1 lie beside them."""
+    golden = np.load(golden_dir / "pytorch/ops/multiscale_roi_align.npz")
+    pyramid = [tf.constant(golden[f"P{level}"].transpose(0, 2, 3, 1)) for level in (2, 3, 4, 5)]
+    pyramid = [tf.fill([1, 256, 288, 1], np.nan), *pyramid, tf.fill([1, 8, 9, 1], np.nan)]
+    levels = roi.RoILevels(first_level=1, min_level=2, max_level=5, canonical_level=4, **levels)
+    pooler = roi.RoIPooler(levels=levels, roi_align=roi_align, execution=execution)
+    boxes = golden["boxes"][None][..., [1, 0, 3, 2]]
+    pooled = pooler(pyramid, tf.constant(boxes), tf.constant([512, 576]))
+    assert pooler.output_size == 7
+    expected = golden[f"{library}_out7"].transpose(0, 2, 3, 1)[None]
+    if execution.static and not roi_align.sampling_ratio:  # exact up to its bound
+        strides = 2.0 ** (1 + pooler.level_indices(6, tf.constant(boxes), tf.constant([512, 576])).numpy())
+        exact = (boxes[..., 2:] - boxes[..., :2]).max(-1) / strides / 7 <= roi_align.max_static_samples
+        assert 15 < exact.sum() < exact.size
+        pooled, expected = pooled[exact], expected[exact]
+    np.testing.assert_allclose(pooled, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, [0, 1, 2, 3]),  # P5, the last but one, for 224 pixels
+        ({"min_level": 4}, [2, 2, 2, 3]),
+        ({"max_level": 5}, [0, 0, 1, 2]),  # P4: the last but one of those that are pooled from
+        ({"min_level": 3, "max_level": 3}, [1, 1, 1, 1]),
+        ({"canonical_level": 4}, [0, 0, 1, 2]),
+        ({"canonical_level": 4, "canonical_size": 56.0}, [0, 2, 3, 4]),
+        ({"canonical_level": 7}, [0, 3, 4, 4]),
+    ],
+)
+def test_levels_pooled_from_are_entries_of_the_whole_pyramid(settings, expected, epsilon):
+    levels = roi.RoILevels(**{"first_level": 2, "min_level": 2, "max_level": 6, "level_epsilon": epsilon, **settings})
+    pooler = roi.RoIPooler(levels=levels, crop_size=2, pool_size=1, pool_stride=1)
+    boxes, size = tf.constant([[[0.0, 0.0, side, side] for side in (10, 60, 120, 230)]]), tf.constant([512, 512])
+    assert pooler.level_indices(5, boxes, size).numpy().tolist() == [expected]
+    features = pooler(constant_pyramid(), boxes, size)
+    assert features[0, :, 0, 0, 0].numpy().tolist() == expected
+
+
+def test_levels_that_are_not_set_give_what_the_object_detection_api_gives():
+    """To the last bit: also for RoIs whose side is a power of two times the canonical one."""
+    random = np.random.RandomState(0)
+    sides = np.concatenate([224.0 * 2.0 ** random.randint(-3, 2, [300, 2]), random.uniform(0, 500, [300, 2])])
+    corners = random.uniform(0, 300, [600, 2])
+    boxes = tf.constant(np.concatenate([corners, corners + sides], -1)[None], tf.float32)
+    levels = roi.RoILevels(first_level=2, min_level=2, max_level=6)
+    found = roi.RoIPooler(levels=levels).level_indices(5, boxes, tf.constant([800, 1333]))
+    np.testing.assert_array_equal(found, roi.RoIPooler().level_indices(5, boxes, tf.constant([800, 1333])))
+
+
+@BOTH
+def test_roi_align_trains_the_levels_pooled_from_alone(execution):
+    pyramid = random_pyramid()
+    levels = roi.RoILevels(first_level=2, min_level=2, max_level=3, canonical_size=20.0)
+    pooler = roi.RoIPooler(levels=levels, roi_align=RoIAlign(output_size=3), execution=execution)
+    with tf.GradientTape() as tape:
+        tape.watch(pyramid)
+        pooled = pooler(pyramid, BOXES, tf.constant([64, 64]))
+    assert pooled.shape == (2, 3, 3, 3, 3)
+    gradients = tape.gradient(pooled, pyramid)
+    assert [g is not None and bool(np.any(g != 0)) for g in gradients] == [True, True, False]
+
+
+def test_roi_align_needs_levels():
+    with pytest.raises(ValueError, match=r"roi_align is given without levels"):
+        roi.RoIPooler(roi_align=RoIAlign())
+
+
+@pytest.mark.parametrize("first, low, high", [(3, 2, 5), (2, 4, 3)])
+def test_levels_out_of_order_are_refused(first, low, high):
+    with pytest.raises(ValueError, match=rf"first_level = {first}, min_level = {low}, max_level = {high}\. Allowed:"):
+        roi.RoILevels(first_level=first, min_level=low, max_level=high)
+
+
+def test_levels_that_the_pyramid_lacks_are_refused():
+    pooler = roi.RoIPooler(levels=roi.RoILevels(first_level=2, min_level=2, max_level=5))
+    with pytest.raises(ValueError, match=r"max_level = 5 is above the pyramid's 3 levels\."):
+        pooler(random_pyramid(), BOXES, tf.constant([64, 64]))

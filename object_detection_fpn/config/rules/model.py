@@ -30,6 +30,8 @@ def _second_stage_is_complete(message: faster_rcnn_pb2.FasterRcnn, path: str) ->
         return
     for name in fields.SECOND_STAGE:
         yield from unset(message, path, name)
+    if message.roi_pooling.HasField("roi_align"):
+        return  # which has its own size
     for name in fields.SECOND_STAGE_SIZES:
         if not message.HasField(name):
             yield Problem(join(path, name), "is not set", "1 or more (usually 14, pooled by 2 with stride 2)")
@@ -39,6 +41,16 @@ def _second_stage_is_complete(message: faster_rcnn_pb2.FasterRcnn, path: str) ->
         crop = message.initial_crop_size
         problem = f"is above initial_crop_size = {crop}"
         yield single(message, path, "maxpool_kernel_size", problem, f"1 to {crop}")
+
+
+def _rois_are_pooled_from_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
+    pyramid, pooling = message.feature_extractor.fpn, message.roi_pooling
+    if not message.feature_extractor.HasField("fpn"):
+        return  # said elsewhere
+    place, levels = join(path, "roi_pooling"), f"{pyramid.min_level} to {pyramid.max_level}"
+    for name in ("min_level", "max_level"):
+        if pooling.HasField(name) and not pyramid.min_level <= getattr(pooling, name) <= pyramid.max_level:
+            yield single(pooling, place, name, "is no level of feature_extractor.fpn", levels)
 
 
 def _no_more_samples_than_proposals(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
@@ -183,6 +195,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "TrainEvalPipelineConfig": (_padding_colour_has_all_channels,),
     "FasterRcnn": (
         _second_stage_is_complete,
+        _rois_are_pooled_from_pyramid,
         _no_more_samples_than_proposals,
         _anchors_fit_pyramid,
         _calibrated_classes_exist,

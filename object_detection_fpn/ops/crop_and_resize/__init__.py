@@ -2,7 +2,7 @@
 
 A crop of side S samples S x S points of a box bilinearly, corners aligned: the first point lies on the box's corner, the last
 on the opposite one, and a normalized coordinate y is row y * (H - 1) of a level with H rows. RoIAlign samples the insides of
-S x S cells instead and averages over each.
+S x S bins instead and averages over each; pixel y is row y / stride there, or half a row less.
 """
 
 from __future__ import annotations
@@ -11,14 +11,24 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from object_detection_fpn.ops.crop_and_resize.align import RoIAlign
+from object_detection_fpn.ops.crop_and_resize.kernel import align as kernel_align
 from object_detection_fpn.ops.crop_and_resize.kernel import crop as kernel_crop
-from object_detection_fpn.ops.crop_and_resize.levels import assign_levels
+from object_detection_fpn.ops.crop_and_resize.levels import assign_levels, assign_levels_in_pixels
 from object_detection_fpn.ops.crop_and_resize.samples import as_coordinates
+from object_detection_fpn.ops.crop_and_resize.sparse import align as sparse_align
 from object_detection_fpn.ops.crop_and_resize.sparse import crop as sparse_crop
+from object_detection_fpn.ops.crop_and_resize.static import align as static_align
 from object_detection_fpn.ops.crop_and_resize.static import crop as static_crop
 from object_detection_fpn.ops.dims import dim
 
-__all__ = ["assign_levels", "multilevel_crop_and_resize", "multilevel_roi_align"]
+__all__ = [
+    "RoIAlign",
+    "assign_levels",
+    "assign_levels_in_pixels",
+    "multilevel_crop_and_resize",
+    "multilevel_roi_align",
+]
 
 
 def multilevel_crop_and_resize(
@@ -59,53 +69,41 @@ def multilevel_crop_and_resize(
 
 def multilevel_roi_align(
     pyramid: Sequence[tf.Tensor],
-    boxes_normalized: tf.Tensor,
+    boxes: tf.Tensor,
     level_indices: tf.Tensor,
     *,
-    crop_size: int | tuple[int, int],
-    samples_per_cell: int,
+    strides: Sequence[float],
+    roi_align: RoIAlign,
     static: bool = False,
-    extrapolation_value: float = 0.0,
 ) -> tf.Tensor:
-    """Pools each RoI from its own pyramid level by RoIAlign (Mask R-CNN, section 3).
+    """Pools each RoI from its own pyramid level by RoIAlign (Mask R-CNN, section 3), in the coordinates of PyTorch's libraries.
 
-    A RoI is divided into S x S cells, each cell is sampled bilinearly at the centres of n x n equal parts, and the samples
-    of a cell are averaged. A normalized coordinate y is row y * (H - 1), as for `multilevel_crop_and_resize`.
+    A RoI is divided into S x S bins, each bin is sampled bilinearly at the centres of n x n equal parts, and the samples of a
+    bin are averaged. Beyond the border of a level, samples have the border's value within one cell, and 0 further away.
+
+    Without `static`, `sparse` computes it, or, on a machine with a GPU and unless sampling is adaptive, `kernel`. All give the
+    same, except that `static` bounds adaptive sampling.
 
     Args:
-        pyramid: as for `multilevel_crop_and_resize`, like all arguments that are not here.
-        boxes_normalized: [B, R, 4] float32, shares of the padded image.
+        pyramid: per level [B, H, W, F] of any float type, finest first.
+        boxes: [B, R, 4] float32, pixels of the padded image; may reach beyond it. Boxes that are not finite are taken as the
+            image's first corner. No gradient passes to them.
         level_indices: [B, R] int32 in [0, len(pyramid)).
-        crop_size: S, or (height, width) in cells.
-        samples_per_cell: n.
-        static: as for `multilevel_crop_and_resize`.
-        extrapolation_value: what lies around each level.
+        strides: pixels from cell to cell, of each level.
+        roi_align: how RoIs are sampled.
+        static: in static shapes, which XLA compiles.
 
     Returns:
         [B, R, S, S, F] of the pyramid's type, interpolated and averaged in float32.
 
     Raises:
-        ValueError: if `crop_size` or `samples_per_cell` is below 1.
+        ValueError: if there are not as many strides as levels.
     """
-    if samples_per_cell < 1:
-        raise ValueError(f"samples_per_cell = {samples_per_cell}. Allowed: 1 or more.")
-    height, width = _as_size(crop_size)
-    num_rows, num_columns = height * samples_per_cell, width * samples_per_cell
-    boxes = tf.cast(boxes_normalized, tf.float32)
-    # The first and last sample lie half a part inside the box: as the corners of a smaller box, all come to their places.
-    size = boxes[..., 2:] - boxes[..., :2]
-    inset = size * tf.constant([0.5 / num_rows, 0.5 / num_columns])
-    samples = multilevel_crop_and_resize(
-        [tf.cast(features, tf.float32) for features in pyramid],
-        tf.concat([boxes[..., :2] + inset, boxes[..., 2:] - inset], axis=-1),
-        level_indices,
-        crop_size=(num_rows, num_columns),
-        static=static,
-        extrapolation_value=extrapolation_value,
-    )
-    batch, num_rois, num_filters = dim(level_indices, 0), dim(level_indices, 1), pyramid[0].shape[-1]
-    cells = [batch, num_rois, height, samples_per_cell, width, samples_per_cell, num_filters]
-    return tf.cast(tf.reduce_mean(tf.reshape(samples, cells), axis=[3, 5]), pyramid[0].dtype)
+    if len(strides) != len(pyramid):
+        raise ValueError(f"strides = {list(strides)} for {len(pyramid)} levels. Allowed: one for each level.")
+    with tf.name_scope("crop_and_resize"):
+        align = static_align if static else _native_align(roi_align)
+        return align_by(align, pyramid, boxes, level_indices, strides=strides, roi_align=roi_align)
 
 
 def crop_by(
@@ -123,9 +121,29 @@ def crop_by(
     return tf.reshape(tf.cast(crops, pyramid[0].dtype), [batch, num_rois, *size, num_filters])
 
 
+def align_by(
+    align: Callable[..., tf.Tensor],
+    pyramid: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    level_indices: tf.Tensor,
+    *,
+    strides: Sequence[float],
+    roi_align: RoIAlign,
+) -> tf.Tensor:
+    """`multilevel_roi_align` by the implementation `align`: that of `kernel`, `sparse` or `static`."""
+    values = align(pyramid, as_coordinates(boxes), level_indices, strides=strides, roi_align=roi_align)
+    batch, num_rois, num_filters = dim(level_indices, 0), dim(level_indices, 1), pyramid[0].shape[-1]
+    return tf.reshape(tf.cast(values, pyramid[0].dtype), [batch, num_rois, *roi_align.size, num_filters])
+
+
 def _native_crop() -> Callable[..., tf.Tensor]:
     """The implementation that suits this machine."""
     return kernel_crop if tf.config.list_physical_devices("GPU") else sparse_crop
+
+
+def _native_align(roi_align: RoIAlign) -> Callable[..., tf.Tensor]:
+    is_adaptive = roi_align.sampling_ratio == 0
+    return sparse_align if is_adaptive or not tf.config.list_physical_devices("GPU") else kernel_align
 
 
 def _as_size(crop_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -35,23 +35,6 @@ def reference():
     return _reference
 
 
-@pytest.fixture
-def align(monkeypatch):
-    """RoIAlign by any implementation."""
-
-    def align(pyramid, boxes, levels, *, mode, **kwargs):
-        function, compiled = mode
-        monkeypatch.setattr(crop_ops, "static_crop", function)
-
-        @tf.function(jit_compile=compiled, autograph=False)
-        def run(pyramid, boxes, levels):
-            return crop_ops.multilevel_roi_align(pyramid, boxes, levels, static=True, **kwargs)
-
-        return run([tf.constant(features) for features in pyramid], boxes, levels)
-
-    return align
-
-
 def _crop(pyramid, boxes, levels, *, crop_size, mode, extrapolation_value=0.0):
     function, compiled = mode
 

@@ -52,28 +52,6 @@ def test_crops_need_not_be_square(mode, crop, random_case):
     np.testing.assert_allclose(crops, square[:, :, :, ::2], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("crop_size, samples_per_cell", [((2, 3), 2), (1, 1), (3, 1)])
-def test_roi_align_averages_samples_inside_of_each_cell(mode, crop_size, samples_per_cell, align):
-    """On a ramp, whose mean over a cell is its value at the cell's centre."""
-    rows, columns = np.meshgrid(np.arange(9.0), np.arange(17.0), indexing="ij")
-    ramp = (3 * rows + columns)[np.newaxis, :, :, np.newaxis].astype(np.float32)
-    box = np.array([[[0.25, 0.125, 0.75, 1.0]]], np.float32)
-    levels = np.zeros((1, 1), np.int32)
-    pooled = align([ramp], box, levels, crop_size=crop_size, samples_per_cell=samples_per_cell, mode=mode)
-    height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-    y = 8 * (0.25 + 0.5 * (np.arange(height) + 0.5) / height)
-    x = 16 * (0.125 + 0.875 * (np.arange(width) + 0.5) / width)
-    np.testing.assert_allclose(pooled[0, 0, :, :, 0], 3 * y[:, None] + x, rtol=1e-5)
-
-
-def test_roi_align_keeps_the_type_of_the_pyramid(align, random_case):
-    pyramid, boxes, levels = random_case()
-    pyramid = [tf.cast(features, tf.bfloat16) for features in pyramid]
-    pooled = align(pyramid, boxes, levels, crop_size=2, samples_per_cell=2, mode=(kernel.crop, False))
-    assert pooled.dtype == tf.bfloat16
-    assert pooled.shape == (2, 9, 2, 2, 3)
-
-
 def test_whole_image_at_its_own_size_is_itself(mode, crop):
     features = np.arange(2 * 5 * 5 * 2, dtype=np.float32).reshape(2, 5, 5, 2)
     boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1, 1))
@@ -209,11 +187,6 @@ def test_bad_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         features, boxes, levels = tf.zeros([1, 2, 2, 1]), tf.zeros([1, 1, 4]), tf.zeros([1, 1], tf.int32)
         crop_ops.multilevel_crop_and_resize([features], boxes, levels, **values)
-
-
-def test_no_samples_are_refused(align, random_case):
-    with pytest.raises(ValueError, match=r"samples_per_cell = 0\. Allowed: 1 or more"):
-        align(*random_case(), crop_size=2, samples_per_cell=0, mode=(sparse.crop, False))
 
 
 def _crops_and_gradient(function, pyramid, boxes, levels, *, compiled, upstream):
