@@ -39,7 +39,9 @@ class Interpolation:
     def __post_init__(self) -> None:
         check_method(self.method)
         if self.half_pixel_centers and self.method not in _KERNELS:
-            raise ValueError(f'half_pixel_centers does not go with method = "{self.method}". Allowed: bilinear, bicubic.')
+            raise ValueError(
+                f'half_pixel_centers does not go with method = "{self.method}". Allowed: bilinear, bicubic.'
+            )
         if self.antialias and not self.half_pixel_centers:
             raise ValueError("antialias needs half_pixel_centers.")
 
@@ -117,3 +119,7 @@ def _scale(image: tf.Tensor, size: tf.Tensor, method: str) -> tf.Tensor:
 
 def _to_whole(image: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(tf.floor(tf.cast(image, tf.float32) + 0.5), 0.0, _MAX_PIXEL)
+
+
+AS_TENSORFLOW_1 = Interpolation()
+"""What the Object Detection API does where nothing else is asked for."""

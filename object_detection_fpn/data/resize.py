@@ -12,7 +12,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from object_detection_fpn.data.resample import Interpolation, Method, check_method, resample
+from object_detection_fpn.data.resample import AS_TENSORFLOW_1, Interpolation, Method, check_method, resample
 
 SizeRounding = Literal["object_detection_api", "floor", "round"]
 _SIZE_ROUNDINGS = ("object_detection_api", "floor", "round")
@@ -63,7 +63,7 @@ def keep_aspect_ratio(
     max_dimension: int,
     min_dimensions: Sequence[int] = (),
     size_rounding: SizeRounding = "object_detection_api",
-    interpolation: Interpolation = Interpolation(),
+    interpolation: Interpolation = AS_TENSORFLOW_1,
     pad_to_max_dimension: bool = False,
     pad_to_multiple: int = 0,
     per_channel_pad_value: Sequence[float] = (),

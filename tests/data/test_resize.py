@@ -271,7 +271,9 @@ def test_padding_to_a_multiple_has_the_value_asked_for(size, padded):
     assert np.all(image.numpy()[outside] == [1.5, 2.0, 3.0])
 
 
-@pytest.mark.parametrize("is_gray, value", [(False, [100.0, 50.0, 20.0]), (True, [0.2989 * 100 + 0.587 * 50 + 0.114 * 20])])
+@pytest.mark.parametrize(
+    "is_gray, value", [(False, [100.0, 50.0, 20.0]), (True, [0.2989 * 100 + 0.587 * 50 + 0.114 * 20])]
+)
 def test_what_a_batch_adds_to_its_images_has_that_value_too(is_gray, value):
     resizer = resize.keep_aspect_ratio(
         min_dimension=2, max_dimension=9, per_channel_pad_value=(100, 50, 20), convert_to_grayscale=is_gray
