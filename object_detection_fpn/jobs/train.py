@@ -90,12 +90,12 @@ def train(
             "Several workers cannot evaluate while they train: evaluate beside them, in a process of its own."
         )
     settings, reader = config.train_config, config.train_input_reader
-    if from_label_map and not settings.restore_classes_by_name:
+    if from_label_map is not None and not settings.restore_classes_by_name:
         raise SettingsError(
             f"The label map of the checkpoint, {from_label_map}, has no use: train_config.restore_classes_by_name is false. "
             "Set it to true, or leave out --from_label_map."
         )
-    names_there = label_map_lib.load_label_map(from_label_map) if from_label_map else None
+    names_there = label_map_lib.load_label_map(from_label_map) if from_label_map is not None else None
     if data_service_address:
         data_service.wait_for_service(data_service_address)
     is_tpu = strategies.is_tpu(strategy)

@@ -210,7 +210,7 @@ SAMPLING = {
 
 @pytest.fixture(scope="module")
 def golden(golden_dir):
-    return dict(np.load(golden_dir / "pytorch" / "ops" / "resize.npz"))
+    return dict(np.load(golden_dir / "pytorch" / "resize.npz"))
 
 
 @pytest.mark.parametrize("rounding, column", [("floor", 4), ("round", 6)])

@@ -182,7 +182,7 @@ def test_scaled_squares_have_one_size_and_pad_or_cut(draw_example):
 
 @pytest.fixture(scope="module")
 def jitter(golden_dir):
-    return dict(np.load(golden_dir / "pytorch" / "ops" / "large_scale_jitter.npz"))
+    return dict(np.load(golden_dir / "pytorch" / "large_scale_jitter.npz"))
 
 
 def test_scaled_squares_have_the_sizes_of_large_scale_jitter(jitter, draw_example):
