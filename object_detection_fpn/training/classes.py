@@ -157,7 +157,7 @@ def move_classes(
         source: the checkpoint, for warnings.
     """
     variables = variables_by_path(model)
-    layers = {path: columns[layer] for path in variables if (layer := path.rpartition("/")[0]) in columns}
+    layers = {path: columns[name] for path in variables if (name := path.rpartition("/")[0]) in columns}
     stored = {path: layer for path, layer in layers.items() if path in weights}
     num_here, num_there = _num_classes(variables, layers), _num_classes(weights, stored)
     if num_here is None or num_there is None:
