@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling import fpn, pooler, postprocess, targets
+from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.records import BoxOutputs, Detections, Groundtruth, Inputs, Predictions, Proposals
@@ -143,6 +144,10 @@ class FasterRCNN(tf_keras.layers.Layer):
         if parts is None or self.box_head is not None:
             return parts
         return tuple(part for part in parts if not part.startswith("box_head"))
+
+    def class_columns(self) -> dict[str, ClassColumns]:
+        """See `Detector`."""
+        return {} if self.box_head is None else {f"box_head/{k}": v for k, v in self.box_head.class_columns().items()}
 
     def _pool(self, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
         """The pyramid within boxes [B, R, 4], pixels: [B, R, S, S, F]."""
