@@ -16,13 +16,12 @@ from object_detection_fpn.builder.faster_rcnn import (
     BACKBONES,
     build_anchor_generator,
     build_box_head,
-    build_classification_loss,
     build_feature_extractor,
-    build_miner,
     build_roi_pooler,
     build_rpn,
 )
 from object_detection_fpn.builder.layer_spec import build_layer_spec
+from object_detection_fpn.builder.losses import build_classification_loss, build_localization_loss, build_miner
 from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
 from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
 from object_detection_fpn.builder.training import (
@@ -51,6 +50,7 @@ __all__ = [
     "build_feature_extractor",
     "build_layer_spec",
     "build_learning_rate",
+    "build_localization_loss",
     "build_metrics",
     "build_miner",
     "build_model",

@@ -7,15 +7,15 @@ import functools
 from collections.abc import Callable
 
 from object_detection_fpn.builder.layer_spec import build_layer_spec
+from object_detection_fpn.builder.losses import build_classification_loss, build_miner
 from object_detection_fpn.builder.postprocess import build_postprocessor
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import fpn, hard_examples, pooler, proposals, targets
+from object_detection_fpn.modeling import fpn, pooler, proposals, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
-from object_detection_fpn.ops import losses
-from object_detection_fpn.protos import anchor_generator_pb2, box_predictor_pb2, faster_rcnn_pb2, losses_pb2
+from object_detection_fpn.protos import anchor_generator_pb2, box_predictor_pb2, faster_rcnn_pb2
 
 BACKBONES: dict[str, Callable[..., resnet_v1.Backbone]] = {
     "faster_rcnn_resnet18_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
@@ -172,41 +172,4 @@ def build_box_head(
             miner=build_miner(config, execution=execution) if config.HasField("hard_example_miner") else None,
         ),
         postprocessor=build_postprocessor(config.second_stage_post_processing, execution=execution),
-    )
-
-
-def build_classification_loss(message: losses_pb2.ClassificationLoss) -> losses.ClassificationLoss:
-    """The loss of `second_stage_classification_loss`; softmax cross-entropy when it names none."""
-    kind = message.WhichOneof("classification_loss")
-    if kind == "weighted_sigmoid":
-        return losses.sigmoid_cross_entropy
-    if kind == "weighted_sigmoid_focal":
-        focal = message.weighted_sigmoid_focal
-        alpha = focal.alpha if focal.HasField("alpha") else None
-        return functools.partial(losses.sigmoid_focal_loss, gamma=focal.gamma, alpha=alpha)
-    if kind == "weighted_logits_softmax":
-        scale = message.weighted_logits_softmax.logit_scale
-        return functools.partial(losses.softmax_cross_entropy_of_logits, logit_scale=scale)
-    return functools.partial(losses.softmax_cross_entropy, logit_scale=message.weighted_softmax.logit_scale)
-
-
-def build_miner(
-    config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution()
-) -> hard_examples.HardExampleMiner:
-    """The miner of `hard_example_miner`; it ranks RoIs by the losses as they are weighted in the total."""
-    message = config.hard_example_miner
-    ranks_by = losses_pb2.HardExampleMiner.LossType.Name(message.loss_type)
-    localization, classification = {
-        "BOTH": (config.second_stage_localization_loss_weight, config.second_stage_classification_loss_weight),
-        "CLASSIFICATION": (0.0, 1.0),
-        "LOCALIZATION": (1.0, 0.0),
-    }[ranks_by]
-    return hard_examples.HardExampleMiner(
-        num_examples=message.num_hard_examples or None,
-        iou_threshold=message.iou_threshold,
-        localization_weight=localization,
-        classification_weight=classification,
-        max_negatives_per_positive=message.max_negatives_per_positive or None,
-        min_negatives=message.min_negatives_per_image,
-        static=execution.static,
     )

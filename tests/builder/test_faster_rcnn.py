@@ -16,11 +16,9 @@ from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import hard_examples, layers, proposals, targets
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.heads import rpn as rpn_head
-from object_detection_fpn.ops import losses
 from object_detection_fpn.protos import (
     faster_rcnn_pb2,
     image_resizer_pb2,
-    losses_pb2,
     pipeline_pb2,
 )
 
@@ -241,22 +239,6 @@ def test_second_stage():
 
 
 @pytest.mark.parametrize(
-    "text, loss, settings",
-    [
-        ("weighted_sigmoid { }", losses.sigmoid_cross_entropy, None),
-        ("weighted_softmax { logit_scale: 2 }", losses.softmax_cross_entropy, {"logit_scale": 2.0}),
-        ("weighted_logits_softmax { logit_scale: 2 }", losses.softmax_cross_entropy_of_logits, {"logit_scale": 2.0}),
-        ("weighted_sigmoid_focal { }", losses.sigmoid_focal_loss, {"gamma": 2.0, "alpha": None}),
-        ("weighted_sigmoid_focal { gamma: 1 alpha: 0 }", losses.sigmoid_focal_loss, {"gamma": 1.0, "alpha": 0.0}),
-    ],
-)
-def test_classification_losses(text, loss, settings):
-    found = builder.build_classification_loss(parse(text, losses_pb2.ClassificationLoss))
-    assert getattr(found, "func", found) == loss
-    assert getattr(found, "keywords", None) == settings
-
-
-@pytest.mark.parametrize(
     "text, miner",
     [
         ("", hard_examples.HardExampleMiner(localization_weight=3.0, classification_weight=2.0, iou_threshold=0.75)),
@@ -281,12 +263,6 @@ def test_hard_examples(text, miner):
     static = builder.build_model(model_message(mined), execution=Execution(static=True))
     assert static.box_head._loss.miner.static
     assert builder.build_model(model_message(weights)).box_head._loss.miner is None
-
-
-def test_the_default_classification_loss_is_softmax_cross_entropy():
-    loss = builder.build_classification_loss(losses_pb2.ClassificationLoss())
-    logits, wanted = tf.constant([0.5, 4.0]), tf.constant([0.0, 1.0])
-    assert loss(logits, wanted) == losses.softmax_cross_entropy(logits, wanted)
 
 
 @pytest.mark.parametrize(
