@@ -15,13 +15,19 @@ from object_detection_fpn.builder.execution import inference_execution, training
 from object_detection_fpn.builder.faster_rcnn import (
     BACKBONES,
     build_anchor_generator,
+    build_box_feature_extractor,
     build_box_head,
     build_feature_extractor,
     build_roi_pooler,
     build_rpn,
 )
 from object_detection_fpn.builder.layer_spec import build_layer_spec
-from object_detection_fpn.builder.losses import build_classification_loss, build_localization_loss, build_miner
+from object_detection_fpn.builder.losses import (
+    build_box_loss,
+    build_classification_loss,
+    build_localization_loss,
+    build_miner,
+)
 from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
 from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
 from object_detection_fpn.builder.training import (
@@ -42,7 +48,9 @@ __all__ = [
     "OPTIMIZERS",
     "build_anchor_generator",
     "build_augmentations",
+    "build_box_feature_extractor",
     "build_box_head",
+    "build_box_loss",
     "build_calibration",
     "build_classification_loss",
     "build_dataset",

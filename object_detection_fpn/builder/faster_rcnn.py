@@ -6,8 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-from object_detection_fpn.builder.layer_spec import build_layer_spec
-from object_detection_fpn.builder.losses import build_classification_loss, build_miner
+from object_detection_fpn.builder.layer_spec import build_initializer, build_layer_spec
+from object_detection_fpn.builder.losses import build_box_loss
 from object_detection_fpn.builder.postprocess import build_postprocessor
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, pooler, proposals, targets
@@ -15,6 +15,7 @@ from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.ops import box_coder
 from object_detection_fpn.protos import anchor_generator_pb2, box_predictor_pb2, faster_rcnn_pb2
 
 BACKBONES: dict[str, Callable[..., resnet_v1.Backbone]] = {
@@ -150,26 +151,41 @@ def build_box_head(
 ) -> box.BoxHead:
     """Box features and predictors of `model.faster_rcnn.second_stage_box_predictor`, their loss and post-processing."""
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
-    features = box.BoxFeatureExtractor(
+    return box.BoxHead(
+        feature_extractor=build_box_feature_extractor(config, extractor, roi_pooler, execution=execution),
+        num_classes=config.num_classes,
+        share_box_across_classes=message.share_box_across_classes,
+        dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else None,
+        spec=build_layer_spec(message.fc_hyperparams, execution=execution),
+        box_initializer=build_initializer(message.box_initializer) if message.HasField("box_initializer") else None,
+        loss=build_box_loss(config, decode=box_coder.decode, execution=execution),
+        postprocessor=build_postprocessor(config.second_stage_post_processing, execution=execution),
+    )
+
+
+def build_box_feature_extractor(
+    config: faster_rcnn_pb2.FasterRcnn,
+    extractor: fpn.FeatureExtractor,
+    roi_pooler: pooler.RoIPooler,
+    *,
+    execution: Execution = Execution(),
+) -> box.BoxFeatureExtractor:
+    """The layers before the predictors of `mask_rcnn_box_predictor`."""
+    message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
+    hidden = None
+    if message.HasField("hidden_hyperparams"):
+        hidden = build_layer_spec(message.hidden_hyperparams, execution=execution)
+    return box.BoxFeatureExtractor(
         in_size=roi_pooler.output_size,
         in_filters=extractor.fpn.num_filters,
+        num_units=message.dense_depth,
+        num_dense_layers=message.num_dense_layers,
+        num_convolutions=message.num_convolutions,
+        convolution_depth=message.convolution_depth,
         spec=build_layer_spec(
             config.feature_extractor.conv_hyperparams,
             freeze_statistics=not config.feature_extractor.batch_norm_trainable,
             execution=execution,
         ),
-    )
-    return box.BoxHead(
-        feature_extractor=features,
-        num_classes=config.num_classes,
-        share_box_across_classes=message.share_box_across_classes,
-        dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else None,
-        spec=build_layer_spec(message.fc_hyperparams, execution=execution),
-        loss=box.BoxLoss(
-            localization_weight=config.second_stage_localization_loss_weight,
-            classification_weight=config.second_stage_classification_loss_weight,
-            classification_loss=build_classification_loss(config.second_stage_classification_loss),
-            miner=build_miner(config, execution=execution) if config.HasField("hard_example_miner") else None,
-        ),
-        postprocessor=build_postprocessor(config.second_stage_post_processing, execution=execution),
+        hidden=hidden,
     )

@@ -27,7 +27,7 @@ def build_layer_spec(
 ) -> layers.LayerSpec:
     """What `conv_hyperparams` and `fc_hyperparams` say of layers."""
     return layers.LayerSpec(
-        initializer=_build_initializer(message.initializer),
+        initializer=build_initializer(message.initializer),
         regularizer=_build_regularizer(message.regularizer),
         activation=_ACTIVATIONS[message.activation],
         norm=_build_norm(message),
@@ -47,7 +47,8 @@ def _build_regularizer(message: hyperparams_pb2.Regularizer) -> tf_keras.regular
     return None
 
 
-def _build_initializer(message: hyperparams_pb2.Initializer) -> Callable[[], tf_keras.initializers.Initializer]:
+def build_initializer(message: hyperparams_pb2.Initializer) -> Callable[[], tf_keras.initializers.Initializer]:
+    """Makes a new initializer of each layer's first values; Keras's own where the message names none."""
     initializers = tf_keras.initializers
     kind = message.WhichOneof("initializer_oneof")
     if kind == "truncated_normal_initializer":

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import hard_examples
+from object_detection_fpn.modeling.heads import box
 from object_detection_fpn.ops import losses
 from object_detection_fpn.protos import faster_rcnn_pb2, losses_pb2
 
@@ -37,6 +38,26 @@ def build_localization_loss(
     if smooth.HasField("beta"):
         return losses.SmoothL1(delta=smooth.beta, factor=1.0 / smooth.beta)
     return losses.SmoothL1(delta=smooth.delta)
+
+
+def build_box_loss(
+    config: faster_rcnn_pb2.FasterRcnn,
+    *,
+    decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    execution: Execution = Execution(),
+) -> box.BoxLoss:
+    """The losses of the `second_stage_*` fields; `decode` as `build_localization_loss`."""
+    return box.BoxLoss(
+        localization_weight=config.second_stage_localization_loss_weight,
+        classification_weight=config.second_stage_classification_loss_weight,
+        localization_loss=build_localization_loss(config.second_stage_localization_loss, decode=decode),
+        classification_loss=build_classification_loss(config.second_stage_classification_loss),
+        normalization=losses_pb2.LossNormalization.Name(config.second_stage_loss_normalization),
+        num_configured=config.second_stage_batch_size,
+        class_weights=tuple(config.second_stage_class_weights),
+        label_smoothing=config.second_stage_label_smoothing,
+        miner=build_miner(config, execution=execution) if config.HasField("hard_example_miner") else None,
+    )
 
 
 def build_classification_loss(message: losses_pb2.ClassificationLoss) -> losses.ClassificationLoss:

@@ -32,6 +32,8 @@ def build_suppression(message: post_processing_pb2.BatchNonMaxSuppression) -> nm
         max_classes_per_detection=message.max_classes_per_detection,
         keep_empty=message.use_combined_nms,
         soft_nms_sigma=0.0 if message.use_hard_nms else message.soft_nms_sigma,
+        clip_before_suppression=message.clip_before_suppression,
+        min_box_side=message.min_box_side,
     )
 
 

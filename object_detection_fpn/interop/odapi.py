@@ -120,7 +120,7 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
 
     if model.box_head is not None:
         features = model.box_head.feature_extractor
-        with_weights = [layer for layer in (features.fc1, features.norm, features.fc2) if layer.variables]
+        with_weights = [layer for layer in features.parts if layer.variables]
         for i, layer in enumerate(with_weights):
             yield f"{_BOX_FEATURES}/layer_with_weights-{i}", layer
         box_layers = f"{_BOX_HEADS}/_box_prediction_head/_box_encoder_layers"

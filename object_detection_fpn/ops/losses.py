@@ -14,6 +14,7 @@ _EPSILON = 1e-7  # added to areas and lengths that divide, as torchvision and De
 LocalizationLoss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 """(deltas [..., 4], target deltas [..., 4], anchors [..., 4] pixels, which both are encoded against) -> [...] float32."""
 
+
 ClassificationLoss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """(logits [..., C+1], targets [..., C+1]: one-hot, or what the groundtruth says of each class) -> [...]."""
 

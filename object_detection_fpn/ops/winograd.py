@@ -14,6 +14,7 @@ from object_detection_fpn.ops.dims import dim
 
 _TILE, _KERNEL = 4, 3
 _WINDOW = _TILE + _KERNEL - 1
+_GROUP_PIXELS = 4096  # of small images, such as the features of RoIs, that are taken together
 # Where the algorithm evaluates its polynomials, beside infinity. Points c, -c, 1/c and -1/c round little (Alam et al. 2022):
 # these with a sixth of the error of the usual 0, 1, -1, 2, -2.
 _POINTS = np.array([0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
@@ -22,7 +23,8 @@ _POINTS = np.array([0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)])
 def conv2d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """Convolves with stride 1 and "same" padding, as `tf.nn.conv2d` does, to within a few millionths of the largest result.
 
-    Images are taken one after the other: what is in the making is up to 4.5 times as large as an image's inputs or results.
+    Images are taken one after the other, or small ones in groups: what is in the making is up to 4.5 times as large as the
+    inputs or results of one of them.
 
     Args:
         inputs: [B, H, W, F] float32.
@@ -35,34 +37,53 @@ def conv2d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     of_input, of_kernel, of_output = (tf.constant(np.kron(matrix, matrix), tf.float32) for matrix in _transforms())
     kernel = tf.reshape(of_kernel @ tf.reshape(kernel, [_KERNEL**2, in_filters * filters]), [-1, in_filters, filters])
 
-    def convolve(image: tf.Tensor) -> tf.Tensor:
-        """[H, W, F] -> [H, W, G]."""
-        height, width = dim(image, 0), dim(image, 1)
+    def convolve(images: tf.Tensor) -> tf.Tensor:
+        """[n, H, W, F] -> [n, H, W, G]."""
+        num, height, width = (dim(images, axis) for axis in range(3))
         rows, columns = -(-height // _TILE), -(-width // _TILE)
-        tiles = tf.reshape(_cut_tiles(image, rows, columns), [_WINDOW**2, rows * columns * in_filters])
-        products = tf.reshape(of_input @ tiles, [_WINDOW**2, rows * columns, in_filters]) @ kernel
-        outputs = of_output @ tf.reshape(products, [_WINDOW**2, rows * columns * filters])
-        outputs = tf.transpose(tf.reshape(outputs, [_TILE, _TILE, rows, columns, filters]), [2, 0, 3, 1, 4])
-        return tf.reshape(outputs, [rows * _TILE, columns * _TILE, filters])[:height, :width]
+        num_tiles = num * rows * columns
+        tiles = tf.reshape(_cut_tiles(images, rows, columns), [_WINDOW**2, num_tiles * in_filters])
+        products = tf.reshape(of_input @ tiles, [_WINDOW**2, num_tiles, in_filters]) @ kernel
+        outputs = of_output @ tf.reshape(products, [_WINDOW**2, num_tiles * filters])
+        outputs = tf.transpose(tf.reshape(outputs, [_TILE, _TILE, num, rows, columns, filters]), [2, 3, 0, 4, 1, 5])
+        return tf.reshape(outputs, [num, rows * _TILE, columns * _TILE, filters])[:, :height, :width]
 
-    if inputs.shape[0] == 1:
-        return convolve(inputs[0])[tf.newaxis]
-    spec = tf.TensorSpec([*inputs.shape[1:3], filters], inputs.dtype)
-    return tf.map_fn(convolve, inputs, fn_output_signature=spec, parallel_iterations=1)
+    num, height, width = inputs.shape[:3]
+    if num == 1:
+        return convolve(inputs)
+    at_most = 1 if height is None or width is None else max(1, _GROUP_PIXELS // (height * width))
+    count = dim(inputs, 0)
+    num_groups = count if at_most == 1 else _at_least_one(-(-count // at_most))
+    group = 1 if at_most == 1 else -(-count // num_groups)  # as even as can be: the last one is filled with zeros
+    sizes = [dim(inputs, axis) for axis in range(1, 4)]
+    filled = inputs if at_most == 1 else tf.pad(inputs, [[0, num_groups * group - count], [0, 0], [0, 0], [0, 0]])
+    groups = tf.reshape(filled, [num_groups, group, *sizes])
+    spec = tf.TensorSpec([groups.shape[1], height, width, filters], inputs.dtype)
+    outputs = tf.map_fn(convolve, groups, fn_output_signature=spec, parallel_iterations=1)
+    outputs = tf.reshape(outputs, [num_groups * group, *sizes[:2], filters])[:count]
+    return tf.ensure_shape(outputs, [num, height, width, filters])
 
 
-def _cut_tiles(image: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
-    """[H, W, F] -> [36, rows * columns, F]: place in the tile, tile. Beyond the border are zeros."""
-    height, width, num_filters = dim(image, 0), dim(image, 1), image.shape[2]
+def _at_least_one(number: int | tf.Tensor) -> int | tf.Tensor:
+    return max(number, 1) if isinstance(number, int) else tf.maximum(number, 1)
+
+
+def _cut_tiles(images: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
+    """[n, H, W, F] -> [36, n * rows * columns, F]: place in the tile, tile. Beyond the border are zeros."""
+    num, height, width = (dim(images, axis) for axis in range(3))
+    num_filters = images.shape[3]
     padded_height, padded_width = rows * _TILE + _KERNEL - 1, columns * _TILE + _KERNEL - 1
-    padded = tf.pad(image, [[1, padded_height - 1 - height], [1, padded_width - 1 - width], [0, 0]])
+    below, right = padded_height - 1 - height, padded_width - 1 - width
+    padded = tf.pad(images, [[0, 0], [1, below], [1, right], [0, 0]])
     # One constant where the size is known, instead of twenty operations to trace.
-    count_up = np.arange if isinstance(rows, int) and isinstance(columns, int) else tf.range
+    count_up = np.arange if all(isinstance(size, int) for size in (num, rows, columns)) else tf.range
     row = count_up(_WINDOW)[:, np.newaxis] + count_up(rows) * _TILE  # [6, rows]
     column = count_up(_WINDOW)[:, np.newaxis] + count_up(columns) * _TILE
-    pixels = tf.cast(row[:, np.newaxis, :, np.newaxis] * padded_width + column[np.newaxis, :, np.newaxis, :], tf.int32)
+    pixels = row[:, np.newaxis, :, np.newaxis] * padded_width + column[np.newaxis, :, np.newaxis, :]
+    first = count_up(num)[np.newaxis, np.newaxis, :, np.newaxis, np.newaxis] * (padded_height * padded_width)
+    pixels = tf.cast(first + pixels[:, :, np.newaxis], tf.int32)  # [6, 6, n, rows, columns]
     return tf.gather(
-        tf.reshape(padded, [padded_height * padded_width, num_filters]), tf.reshape(pixels, [_WINDOW**2, -1])
+        tf.reshape(padded, [num * padded_height * padded_width, num_filters]), tf.reshape(pixels, [_WINDOW**2, -1])
     )
 
 

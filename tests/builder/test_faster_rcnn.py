@@ -290,6 +290,43 @@ def test_box_predictor(text, num_boxes, rate):
         assert predictor.kernel_initializer.get_config()["stddev"] == 9
 
 
+def head_of(text):
+    return builder.build_model(
+        model_message(f"second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {text} }} }}")
+    ).box_head
+
+
+def test_hidden_layers_of_the_box_head():
+    text = """
+    num_convolutions: 2 convolution_depth: 12 num_dense_layers: 1 dense_depth: 20
+    hidden_hyperparams {
+      activation: SWISH batch_norm { train: false }
+      initializer { random_normal_initializer { stddev: 9 } } regularizer { l2_regularizer { weight: 1 } }
+    }
+    """
+    features = head_of(text).feature_extractor
+    conv1, conv2, fc1 = features.parts
+    assert conv2.conv.kernel.shape == (3, 3, 12, 12)
+    assert fc1.kernel.shape == (3 * 3 * 12, 20)
+    assert conv1.norm._freeze_statistics
+    assert (conv1.activation.activation, fc1.activation) == (tf.nn.silu, tf.nn.silu)
+    for layer in (conv1.conv, fc1):
+        assert layer.kernel_initializer.get_config()["stddev"] == 9
+        assert layer.kernel_regularizer.get_config() == {"l2": 0.5}
+
+
+def test_dense_layers_of_the_box_head_without_hidden_hyperparameters():
+    features = head_of("num_dense_layers: 3 dense_depth: 20").feature_extractor
+    assert [layer.name for layer in features.parts] == ["fc1", "norm", "fc2", "fc3"]
+    assert features.fc3.kernel.shape == (20, 20)
+
+
+def test_first_values_of_the_box_predictor():
+    head = head_of("box_initializer { random_normal_initializer { stddev: 9 } }")
+    assert head.box_predictor.kernel_initializer.get_config()["stddev"] == 9
+    assert "stddev" not in head.class_predictor.kernel_initializer.get_config()
+
+
 def test_one_stage_has_no_box_head():
     model = builder.build_model(model_message("number_of_stages: 1"))
     assert (model.num_stages, model.box_head, model.roi_pooler) == (1, None, None)

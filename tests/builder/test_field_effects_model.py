@@ -64,15 +64,19 @@ POST = "second_stage_post_processing {{ {} }}".format
 NMS = "second_stage_post_processing {{ batch_non_max_suppression {{ {} }} }}".format
 CALIBRATE = "second_stage_post_processing {{ calibration_config {{ {} }} }}".format
 CLASS_LOSS = "second_stage_classification_loss {{ {} }}".format
+BOX_LOSS = "second_stage_localization_loss {{ {} }}".format
 MINER = "hard_example_miner {{ {} }}".format
 CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
 
 LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
 MIN_LEVEL, MAX_LEVEL = (FPN(level) + ANCHORS(level) for level in LEVELS)
 AGNOSTIC = NMS("use_class_agnostic_nms: true max_total_detections: 40")
-MANY = NMS("score_threshold: 0 max_detections_per_class: 40 max_total_detections: 120")
+ALL = "score_threshold: 0 max_detections_per_class: 40 max_total_detections: 120 "
+MANY = NMS(ALL)
+MANY_CLIPPED = NMS(ALL + "clip_before_suppression: true")
 TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams { batch_norm { } } }"
 SOFT = NMS("soft_nms_sigma: 0.5")
+CONVOLUTIONS = HEAD("num_convolutions: 1 hidden_hyperparams { }")
 
 EFFECTS = [
     # field, seen in, what it needs, the change
@@ -180,7 +184,37 @@ EFFECTS = [
         HEAD("dropout_keep_probability: 0.9"),
     ),
     ("MaskRCNNBoxPredictor.share_box_across_classes", "variables", "", HEAD("share_box_across_classes: true")),
+    ("MaskRCNNBoxPredictor.num_convolutions", "variables", HEAD("hidden_hyperparams { }"), HEAD("num_convolutions: 1")),
+    ("MaskRCNNBoxPredictor.convolution_depth", "variables", CONVOLUTIONS, HEAD("convolution_depth: 8")),
+    ("MaskRCNNBoxPredictor.num_dense_layers", "variables", "", HEAD("num_dense_layers: 1")),
+    ("MaskRCNNBoxPredictor.dense_depth", "variables", "", HEAD("dense_depth: 8")),
+    (
+        "MaskRCNNBoxPredictor.hidden_hyperparams",
+        "variables",
+        CONVOLUTIONS,
+        HEAD("hidden_hyperparams { batch_norm { } }"),
+    ),
+    (
+        "MaskRCNNBoxPredictor.box_initializer",
+        "values",
+        "",
+        HEAD("box_initializer { random_normal_initializer { stddev: 0.5 } }"),
+    ),
     # losses of the second stage
+    ("WeightedSmoothL1LocalizationLoss.delta", "losses", "", BOX_LOSS("weighted_smooth_l1 { delta: 0.5 }")),
+    ("WeightedSmoothL1LocalizationLoss.beta", "losses", "", BOX_LOSS("weighted_smooth_l1 { beta: 0.5 }")),
+    ("LocalizationLoss.l1_localization_loss", "losses", "", BOX_LOSS("l1_localization_loss { }")),
+    ("LocalizationLoss.weighted_giou", "losses", "", BOX_LOSS("weighted_giou { }")),
+    ("LocalizationLoss.distance_iou", "losses", BOX_LOSS("weighted_giou { }"), BOX_LOSS("distance_iou { }")),
+    ("LocalizationLoss.complete_iou", "losses", BOX_LOSS("distance_iou { }"), BOX_LOSS("complete_iou { }")),
+    (
+        "FasterRcnn.second_stage_loss_normalization",
+        "losses",
+        "second_stage_batch_size: 40",
+        "second_stage_loss_normalization: CONFIGURED",
+    ),
+    ("FasterRcnn.second_stage_class_weights", "losses", "", "second_stage_class_weights: [0.5, 1, 1, 1]"),
+    ("FasterRcnn.second_stage_label_smoothing", "losses", "", "second_stage_label_smoothing: 0.1"),
     ("ClassificationLoss.weighted_sigmoid", "losses", "", CLASS_LOSS("weighted_sigmoid { }")),
     ("WeightedSoftmaxClassificationLoss.logit_scale", "losses", "", CLASS_LOSS("weighted_softmax { logit_scale: 2 }")),
     (
@@ -222,6 +256,8 @@ EFFECTS = [
     ("BatchNonMaxSuppression.max_classes_per_detection", "suppression", AGNOSTIC, NMS("max_classes_per_detection: 2")),
     ("BatchNonMaxSuppression.soft_nms_sigma", "suppression", "", SOFT),
     ("BatchNonMaxSuppression.use_combined_nms", "suppression", MANY, NMS("use_combined_nms: true")),
+    ("BatchNonMaxSuppression.clip_before_suppression", "suppression", MANY, MANY_CLIPPED),
+    ("BatchNonMaxSuppression.min_box_side", "suppression", MANY_CLIPPED, NMS("min_box_side: 9")),
     ("BatchNonMaxSuppression.use_hard_nms", "suppression", SOFT, NMS("use_hard_nms: true")),
     (
         "XYPairs.XYPair.x",

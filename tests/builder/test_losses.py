@@ -7,8 +7,9 @@ import tensorflow as tf
 from google.protobuf import text_format
 
 from object_detection_fpn import builder
+from object_detection_fpn.modeling.heads import box
 from object_detection_fpn.ops import losses
-from object_detection_fpn.protos import losses_pb2
+from object_detection_fpn.protos import faster_rcnn_pb2, losses_pb2
 
 
 def parse(text, message_type):
@@ -56,3 +57,34 @@ def test_the_default_classification_loss_is_softmax_cross_entropy():
     loss = builder.build_classification_loss(losses_pb2.ClassificationLoss())
     logits, wanted = tf.constant([0.5, 4.0]), tf.constant([0.0, 1.0])
     assert loss(logits, wanted) == losses.softmax_cross_entropy(logits, wanted)
+
+
+def box_loss(text):
+    return builder.build_box_loss(parse(text, faster_rcnn_pb2.FasterRcnn), decode=decode)
+
+
+def test_the_losses_of_the_second_stage():
+    found = box_loss(
+        """
+        second_stage_localization_loss { complete_iou { } }
+        second_stage_loss_normalization: CONFIGURED
+        second_stage_batch_size: 100
+        second_stage_class_weights: [0.5, 1, 2]
+        second_stage_label_smoothing: 0.125
+        second_stage_localization_loss_weight: 2
+        second_stage_classification_loss_weight: 3
+        """
+    )
+    assert found == box.BoxLoss(
+        localization_weight=2.0,
+        classification_weight=3.0,
+        localization_loss=losses.DecodedBoxes(losses.complete_iou_loss, decode),
+        classification_loss=found.classification_loss,
+        normalization="CONFIGURED",
+        num_configured=100,
+        class_weights=(0.5, 1.0, 2.0),
+        label_smoothing=0.125,
+    )
+    assert box_loss("second_stage_loss_normalization: BATCH").normalization == "BATCH"
+    default = box_loss("")
+    assert default == box.BoxLoss(classification_loss=default.classification_loss)

@@ -64,6 +64,12 @@ def test_every_score_converter_of_the_language_can_be_built():
     assert set(postprocess.SCORE_CONVERTERS) == set(post_processing_pb2.PostProcessing.ScoreConverter.keys())
 
 
+def test_clipping_before_suppression():
+    found = postprocessor("batch_non_max_suppression { clip_before_suppression: true min_box_side: 0.5 }").suppression
+    assert (found.clip_before_suppression, found.min_box_side) == (True, 0.5)
+    assert not postprocessor("").suppression.clip_before_suppression
+
+
 def test_combined_suppression_keeps_what_lies_outside():
     assert postprocessor("batch_non_max_suppression { use_combined_nms: true }").suppression.keep_empty
 

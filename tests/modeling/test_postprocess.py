@@ -17,6 +17,8 @@ TRUE_SHAPES = tf.constant([[100, 200, 3]])
 SCORES = np.array([[0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.2, 0.1, 0.7], [0.0, 1.0, 0.0]])
 LEFT_BY_A_TENTH = [0.0, -1.0, 0.0, 0.0]
 
+YX = [1, 0, 3, 2]  # from (x, y) to (y, x)
+
 BOTH = pytest.mark.parametrize("static", [False, True])
 
 
@@ -165,3 +167,52 @@ def test_proposals_of_one_stage_are_detections_of_class_0():
     np.testing.assert_allclose(detections.class_scores[0].numpy().sum(-1), [1, 1, 1, 0], atol=1e-6)
     np.testing.assert_allclose(detections.raw_boxes, [[[0, 0, 0.5, 0], [0.8, 0.75, 1, 1]]], atol=1e-6)
     np.testing.assert_allclose(detections.raw_class_scores, [[[0.2, 0.8], [0.5, 0.5]]], atol=1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "case, image",
+    [
+        ("torchvision_fasterrcnn_resnet50_fpn", 0),
+        ("torchvision_fasterrcnn_resnet50_fpn", 1),
+        ("torchvision_fasterrcnn_resnet50_fpn_v2", 0),
+        ("detectron2_faster_rcnn_R_50_FPN_3x", 0),
+        ("detectron2_faster_rcnn_R_50_FPN_3x", 1),
+    ],
+)
+def test_detections_of_the_pytorch_libraries(golden_dir, static, case, image):
+    """Their logits and deltas of a box head give their detections, in pixels of the resized image."""
+    stored = np.load(golden_dir / "pytorch" / f"detections_{case}.npz")
+    golden = {name.removeprefix(f"image{image}/"): stored[name] for name in stored}
+    is_torchvision = case.startswith("torchvision")
+    logits, labels = golden["class_logits"], golden["labels"]
+    deltas = golden["box_deltas"].reshape(len(logits), -1, 4)[..., YX]
+    if is_torchvision:  # the background, column 0, has box deltas, too
+        deltas, labels = deltas[:, 1:], labels - 1
+    else:  # the background is the last column
+        logits = np.roll(logits, 1, axis=-1)
+    sizes = {True: [(205, 288), (284, 224)], False: [(206, 288), (285, 224)]}
+    height, width = sizes[is_torchvision][image]
+    postprocessor = postprocess.Postprocessor(
+        suppression=nms.Suppression(
+            score_threshold=0.05,
+            iou_threshold=0.5,
+            max_detections_per_class=100,
+            max_total_detections=100,
+            clip_before_suppression=True,
+            min_box_side=0.01 if is_torchvision else 0.0,
+        ),
+        static=static,
+    )
+    detections = postprocessor(
+        BoxOutputs(tf.constant(logits[None]), tf.constant(deltas[None]), tf.zeros([0])),
+        Proposals(
+            tf.constant(golden["proposals"][None][..., YX]), tf.zeros([1, len(logits)]), tf.constant([len(logits)])
+        ),
+        tf.constant([[height, width, 3]]),
+    )
+    assert detections.num_detections == [100]
+    np.testing.assert_array_equal(detections.classes[0], labels)
+    np.testing.assert_allclose(detections.scores[0], golden["scores"], atol=1e-6)
+    boxes = detections.boxes[0].numpy() * [height, width, height, width]
+    np.testing.assert_allclose(boxes, golden["boxes_input"][:, YX], atol=1e-3)

@@ -52,6 +52,21 @@ def test_static_and_unknown_shapes(batch, side):
         np.testing.assert_allclose(outputs, convolve(inputs, kernel), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("batch", [None, 150])
+def test_many_small_images_are_taken_in_groups(batch):
+    """Of 7 x 7 pixels 83 are one group, so that the second one is as large as the first, or filled."""
+    convolve_some = tf.function(
+        lambda inputs, kernel: winograd.conv2d(inputs, kernel),
+        input_signature=[tf.TensorSpec([batch, 7, 7, 4]), tf.TensorSpec([3, 3, 4, 5])],
+        autograph=False,
+    )
+    kernel = draw(3, 3, 4, 5)
+    for count in [batch] if batch else [0, 1, 83, 151]:
+        inputs = draw(count, 7, 7, 4, seed=2)
+        outputs = convolve_some(tf.constant(inputs, tf.float32), tf.constant(kernel, tf.float32))
+        np.testing.assert_allclose(outputs, convolve(inputs, kernel), rtol=0, atol=1e-4)
+
+
 def test_a_batch_without_images():
     outputs = winograd.conv2d(tf.zeros([0, 8, 8, 2]), tf.zeros([3, 3, 2, 3]))
     assert outputs.shape == (0, 8, 8, 3)

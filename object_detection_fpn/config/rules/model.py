@@ -15,11 +15,14 @@ from object_detection_fpn.protos import (
     box_predictor_pb2,
     calibration_pb2,
     faster_rcnn_pb2,
+    losses_pb2,
     pipeline_pb2,
     post_processing_pb2,
 )
 
 _BACKBONE_MAX_LEVEL = 5  # a ResNet's last stage; coarser levels are made by the pyramid
+
+_NUM_GROUPS = 32  # of group normalization, see `modeling.layers`
 
 
 def _second_stage_is_complete(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
@@ -51,6 +54,31 @@ def _predictions_have_no_groups(message: box_predictor_pb2.MaskRCNNBoxPredictor,
         yield Problem(place, "does not fit: predictions are no groups of features", "batch_norm, or to leave it out")
 
 
+def _hidden_layers_are_specified(message: box_predictor_pb2.MaskRCNNBoxPredictor, path: str) -> Iterator[Problem]:
+    if message.num_convolutions > 0 and not message.HasField("hidden_hyperparams"):
+        yield single(message, path, "num_convolutions", "needs hidden_hyperparams", "0, or hidden_hyperparams { }")
+    has_groups = message.num_convolutions > 0 and message.hidden_hyperparams.HasField("group_norm")
+    if has_groups and message.convolution_depth % _NUM_GROUPS:
+        problem = "does not go with hidden_hyperparams.group_norm"
+        yield single(message, path, "convolution_depth", problem, f"multiples of {_NUM_GROUPS}")
+
+
+def _box_losses_fit(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
+    num_weights, num_classes = len(message.second_stage_class_weights), message.num_classes
+    if num_weights not in (0, num_classes + 1):
+        place = join(path, "second_stage_class_weights")
+        allowed = f"{num_classes + 1} for num_classes = {num_classes}, background first"
+        yield Problem(place, f"has {num_weights} values", allowed)
+    kind = message.second_stage_classification_loss.WhichOneof("classification_loss")
+    if message.second_stage_label_smoothing and kind == "weighted_logits_softmax":
+        problem = "does not go with second_stage_classification_loss.weighted_logits_softmax"
+        yield single(message, path, "second_stage_label_smoothing", problem, "0")
+    is_configured = message.second_stage_loss_normalization == losses_pb2.CONFIGURED
+    if is_configured and message.HasField("hard_example_miner"):
+        name = "second_stage_loss_normalization"
+        yield Problem(join(path, name), "does not go with hard_example_miner", "PER_IMAGE, BATCH", "CONFIGURED")
+
+
 def _suppression_is_one_kind(message: post_processing_pb2.BatchNonMaxSuppression, path: str) -> Iterator[Problem]:
     if not message.change_coordinate_frame:
         problem = (
@@ -61,6 +89,8 @@ def _suppression_is_one_kind(message: post_processing_pb2.BatchNonMaxSuppression
         yield single(message, path, "use_class_agnostic_nms", "does not go with use_combined_nms = true", "false")
     if message.use_combined_nms and message.soft_nms_sigma and not message.use_hard_nms:
         yield single(message, path, "soft_nms_sigma", "does not go with use_combined_nms = true", "0")
+    if message.min_box_side and not message.clip_before_suppression:
+        yield single(message, path, "min_box_side", "needs clip_before_suppression = true", "0")
 
 
 def _calibration_is_a_function(message: calibration_pb2.CalibrationConfig, path: str) -> Iterator[Problem]:
@@ -156,13 +186,14 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _no_more_samples_than_proposals,
         _anchors_fit_pyramid,
         _calibrated_classes_exist,
+        _box_losses_fit,
     ),
     "FasterRcnnFeatureExtractor": (
         _extractor_is_known,
         _padding_fits_pyramid,
     ),
     "FeaturePyramidNetworks": (_levels_exist,),
-    "MaskRCNNBoxPredictor": (_predictions_have_no_groups,),
+    "MaskRCNNBoxPredictor": (_predictions_have_no_groups, _hidden_layers_are_specified),
     "BatchNonMaxSuppression": (_suppression_is_one_kind,),
     "CalibrationConfig": (_calibration_is_a_function,),
     "ConditionalShapeResizer": (_condition_is_valid,),

@@ -118,7 +118,8 @@ class FasterRCNN(tf_keras.layers.Layer):
         if self.box_head is not None:
             assert predictions.box is not None
             box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
-            losses |= self.box_head.loss(predictions.box, box_targets, predictions.rois)
+            is_trained = predictions.seed is not None
+            losses |= self.box_head.loss(predictions.box, box_targets, predictions.rois, training=is_trained)
         return losses
 
     def regularization_loss(self) -> tf.Tensor:

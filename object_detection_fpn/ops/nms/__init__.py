@@ -86,12 +86,12 @@ def multiclass_nms(
 ) -> NmsDetections:
     """Turns scored boxes of all classes into detections, in the order of steps of the Object Detection API.
 
-    Suppression looks at the boxes before they are clipped; its survivors are clipped to the window, those left without area
-    are dropped, and the best of all classes are kept.
+    Suppression looks at the boxes before they are clipped, unless its settings say otherwise; its survivors are clipped to the
+    window, those left without area are dropped, and the best of all classes are kept.
 
     Args:
         boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1. Where C is 1 and suppression
-            is `static` and not soft, a function of rows too: few of many boxes are looked at.
+            is `static`, not soft and without `min_box_side`, a function of rows too: few of many boxes are looked at.
         scores: [B, R, C] float32, without background; NaN counts as below the threshold.
         suppression: thresholds and numbers of detections.
         clip_window: [B, 4] float32 in the frame of the boxes.
@@ -117,6 +117,12 @@ def _multiclass_nms(
         is_valid = tf.range(dim(scores, 1)) < num_valid[:, tf.newaxis]
         scores = tf.where(is_valid[:, :, tf.newaxis], scores, NEVER)
     scores = tf.where(scores > suppression.score_threshold, scores, NEVER)
+    if suppression.clip_before_suppression:
+        boxes = _clip_before(boxes, clip_window)
+    if suppression.min_box_side:
+        assert not callable(boxes)
+        side = tf.reduce_min(boxes[..., 2:] - boxes[..., :2], axis=-1)  # [B, R, C or 1]
+        scores = tf.where(side >= suppression.min_box_side, scores, NEVER)
     suppress = functools.partial(
         _suppress,
         iou_threshold=suppression.iou_threshold,
@@ -149,6 +155,12 @@ def _multiclass_nms(
         roi_indices=tf.where(is_real, tf.gather(candidates.roi_indices, best, batch_dims=1), 0),
         num=tf.math.count_nonzero(is_real, axis=1, dtype=tf.int32),
     )
+
+
+def _clip_before(boxes: tf.Tensor | BoxLookUp, window: tf.Tensor) -> tf.Tensor | BoxLookUp:
+    if callable(boxes):
+        return lambda rows: box_ops.clip(boxes(rows), window)
+    return box_ops.clip(boxes, window[:, tf.newaxis])
 
 
 def _suppress(

@@ -28,9 +28,11 @@ class Suppression:
         keep_empty: keep the boxes that clipping leaves without area, as `tf.image.combined_non_max_suppression` does.
         soft_nms_sigma: 0 drops overlapping boxes. Above 0, their scores decay instead by exp(-IoU^2 / (2 soft_nms_sigma)),
             whatever `iou_threshold` is (Soft-NMS, Bodla et al. 2017, Gaussian).
+        clip_before_suppression: suppression looks at boxes that are clipped to the window already.
+        min_box_side: boxes with a side below it, after that clipping, take no part.
 
     Raises:
-        ValueError: if a number of boxes, detections or classes is below 1.
+        ValueError: if a number of boxes, detections or classes is below 1, or `min_box_side` is there without clipping.
     """
 
     iou_threshold: float = 0.6
@@ -41,11 +43,15 @@ class Suppression:
     max_classes_per_detection: int = 1
     keep_empty: bool = False
     soft_nms_sigma: float = 0.0
+    clip_before_suppression: bool = False
+    min_box_side: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_detections_per_class", "max_total_detections", "max_classes_per_detection"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}. Allowed: 1 or more.")
+        if self.min_box_side and not self.clip_before_suppression:
+            raise ValueError(f"min_box_side = {self.min_box_side:g} needs clip_before_suppression = True.")
 
 
 class Kept(NamedTuple):

@@ -156,6 +156,10 @@ _CHANGES = [
     {"soft_nms_sigma": 1e-4},  # decays to 0
     {"soft_nms_sigma": 0.4, "score_threshold": float("-inf"), "keep_empty": True},
     {"soft_nms_sigma": 0.4, "max_detections_per_class": 30, "max_total_detections": 4},
+    {"clip_before_suppression": True, "iou_threshold": 0.2},
+    {"clip_before_suppression": True, "min_box_side": 3.0},
+    {"clip_before_suppression": True, "min_box_side": 3.0, "class_agnostic": True},
+    {"clip_before_suppression": True, "soft_nms_sigma": 0.4},
 ]
 
 
@@ -202,3 +206,49 @@ def test_soft_nms_keeps_boxes_above_the_iou_threshold(mode, multiclass):
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} = 0. Allowed: 1 or more"):
         nms.Suppression(**{name: 0})
+
+
+def test_clipped_boxes_may_overlap_more(mode, multiclass):
+    boxes = tf.constant([[[[0.0, 0, 10, 10]], [[0.0, 0, 10, 40]]]])  # IoU 1/4; within the window equal
+    scores, window = tf.constant([[[0.8], [0.6]]]), tf.constant([[0.0, 0.0, 10.0, 10.0]])
+    assert multiclass(boxes, scores, window, mode=mode).num == [2]
+    assert multiclass(boxes, scores, window, mode=mode, clip_before_suppression=True).num == [1]
+
+
+def test_boxes_with_a_short_side_suppress_nothing(mode, multiclass):
+    """The best box is 2 wide within the window, and would suppress the second."""
+    boxes = tf.constant([[[[0.0, -8, 10, 2]], [[0.0, 0, 10, 3]], [[0.0, 20, 2, 25]]]])
+    scores, window = tf.constant([[[0.8], [0.6], [0.4]]]), tf.constant([[0.0, 0.0, 30.0, 30.0]])
+    for side, rows in ((0.0, [0, 2]), (2.0, [0, 2]), (2.5, [1]), (3.0, [1]), (3.5, [])):
+        found = multiclass(boxes, scores, window, mode=mode, clip_before_suppression=True, min_box_side=side)
+        assert found.roi_indices[0, : found.num[0]].numpy().tolist() == rows
+
+
+def test_a_shortest_side_without_clipping_is_refused():
+    with pytest.raises(ValueError, match="min_box_side = 3 needs clip_before_suppression = True"):
+        nms.Suppression(min_box_side=3.0)
+
+
+@pytest.mark.parametrize(
+    "case, threshold",
+    [*((name, t) for name in ("small", "large", "one_class") for t in (0.3, 0.5, 0.7)), ("edge", 0.5)],
+)
+def test_agrees_with_the_pytorch_libraries(golden_dir, mode, multiclass, case, threshold):
+    golden = np.load(golden_dir / "pytorch" / "batched_nms.npz")
+    boxes, scores, classes = (golden[f"{case}_{name}"] for name in ("boxes", "scores", "classes"))
+    num, expected = len(boxes), golden[f"{case}_keep_{threshold}"]
+    of_classes = np.where(classes[:, None] == np.arange(classes.max() + 1), scores[:, None], -np.inf)
+    found = multiclass(
+        boxes[None, :, None, [1, 0, 3, 2]],  # from (x, y)
+        of_classes[None].astype(np.float32),
+        np.array([[-1e6, -1e6, 1e6, 1e6]], np.float32),
+        mode=mode,
+        iou_threshold=threshold,
+        score_threshold=float("-inf"),
+        max_detections_per_class=num,
+        max_total_detections=num,
+        keep_empty=True,  # two boxes of "edge" are
+    )
+    assert found.num == [len(expected)]
+    np.testing.assert_array_equal(found.roi_indices[0, : len(expected)], expected)
+    np.testing.assert_array_equal(found.classes[0, : len(expected)], classes[expected])
