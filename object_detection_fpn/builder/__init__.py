@@ -14,12 +14,11 @@ from object_detection_fpn.builder.data import (
 from object_detection_fpn.builder.execution import inference_execution, training_execution
 from object_detection_fpn.builder.faster_rcnn import (
     BACKBONES,
-    build_anchor_generator,
     build_box_feature_extractor,
     build_box_head,
     build_feature_extractor,
     build_roi_pooler,
-    build_rpn,
+    build_roi_sampler,
 )
 from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.builder.losses import (
@@ -30,6 +29,7 @@ from object_detection_fpn.builder.losses import (
 )
 from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
 from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
+from object_detection_fpn.builder.rpn import build_anchor_generator, build_box_coder, build_rpn
 from object_detection_fpn.builder.training import (
     METRICS,
     OPTIMIZERS,
@@ -48,6 +48,7 @@ __all__ = [
     "OPTIMIZERS",
     "build_anchor_generator",
     "build_augmentations",
+    "build_box_coder",
     "build_box_feature_extractor",
     "build_box_head",
     "build_box_loss",
@@ -66,6 +67,7 @@ __all__ = [
     "build_postprocessor",
     "build_resizer",
     "build_roi_pooler",
+    "build_roi_sampler",
     "build_rpn",
     "build_score_converter",
     "dtype_name",

@@ -34,8 +34,9 @@ def multiscale_anchors(
 ) -> tf.Tensor:
     """Lays anchors over a pyramid whose level l has cells of 2^l pixels.
 
-    The anchors of level l are centred on its cells, or at another `offset` within them. Their areas are (2^l * anchor_scale * 2^(s / scales_per_octave))^2 for
-    s = 0 .. scales_per_octave - 1, their shapes width / height = aspect ratio.
+    The anchors of level l are centred on its cells, or at another `offset` within them. Their areas are
+    (2^l * anchor_scale * 2^(s / scales_per_octave))^2 for s = 0 .. scales_per_octave - 1, their shapes width / height = aspect
+    ratio.
 
     Args:
         feature_sizes: (height, width) in cells of each level, finest first; Python ints give a static K.

@@ -41,9 +41,9 @@ def match_boxes(
 
     An anchor is background below `unmatched_threshold`, ignored from there to below `matched_threshold`, and matched from
     `matched_threshold` on. With `force_match` each real groundtruth box also gets the anchor with which it has the largest IoU,
-    however low that is; if several ask for one anchor, the first gets it. Ties go to the lowest index. With `match_ties` as well
-    it gets all anchors with which it has the largest IoU, if that is not 0, and each of them is matched to the groundtruth box
-    with which it has the largest IoU itself, which may be another (torchvision and Detectron2).
+    however low that is; if several ask for one anchor, the first gets it. Ties go to the lowest index. With `match_ties` it
+    gets all anchors with which it has the largest IoU, if that is not 0, and each of them is matched to the groundtruth
+    box with which it has the largest IoU itself, which may be another (torchvision and Detectron2).
 
     Args:
         boxes: [B or 1, K, 4] float32, the anchors, in the frame of `gt_boxes`.

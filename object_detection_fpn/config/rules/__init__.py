@@ -7,9 +7,9 @@ A rule takes a message and its path, and yields what is wrong with it. To refuse
 from __future__ import annotations
 
 from object_detection_fpn.config.problems import Rule
-from object_detection_fpn.config.rules import augmentations, data, evaluation, model, training
+from object_detection_fpn.config.rules import augmentations, data, evaluation, model, rpn, training
 
-_PARTS = (model, training, augmentations, data, evaluation)
+_PARTS = (model, rpn, training, augmentations, data, evaluation)
 
 
 def rules_of(message_name: str) -> tuple[Rule, ...]:

@@ -41,13 +41,6 @@ def _second_stage_is_complete(message: faster_rcnn_pb2.FasterRcnn, path: str) ->
         yield single(message, path, "maxpool_kernel_size", problem, f"1 to {crop}")
 
 
-def _no_more_samples_than_proposals(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
-    limit = message.first_stage_max_proposals
-    if message.number_of_stages == 2 and message.second_stage_batch_size > limit:
-        problem = f"is above first_stage_max_proposals = {limit}"
-        yield single(message, path, "second_stage_batch_size", problem, f"1 to {limit}")
-
-
 def _predictions_have_no_groups(message: box_predictor_pb2.MaskRCNNBoxPredictor, path: str) -> Iterator[Problem]:
     if message.fc_hyperparams.HasField("group_norm"):
         place = f"{path}.fc_hyperparams.group_norm"
@@ -183,7 +176,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "TrainEvalPipelineConfig": (_padding_colour_has_all_channels,),
     "FasterRcnn": (
         _second_stage_is_complete,
-        _no_more_samples_than_proposals,
         _anchors_fit_pyramid,
         _calibrated_classes_exist,
         _box_losses_fit,

@@ -109,7 +109,7 @@ class RPNHead(tf_keras.layers.Layer):
     def _predict(
         self, hidden: tf.Tensor, objectness: tf_keras.layers.Conv2D, deltas: tf_keras.layers.Conv2D
     ) -> tf.Tensor:
-        """[B, H, W, n] -> [B, H, W, A * (1 + 1 + 4)]: background logits of all anchors of a cell, if any, object logits, deltas.
+        """[B, H, W, n] -> [B, H, W, A * (num_logits + 4)]: each logit of all anchors of a cell, then the deltas.
 
         As one convolution: the finest level's features are as large as all others together, and are read, and their gradient
         summed, once. Its filters are in this order so that its outputs need not be brought into it.
