@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import hard_examples
+from object_detection_fpn.modeling import hard_examples, loss_normalization
 from object_detection_fpn.modeling.heads import box
 from object_detection_fpn.ops import losses
 from object_detection_fpn.protos import faster_rcnn_pb2, losses_pb2
@@ -17,6 +17,12 @@ _LOSSES_OF_BOXES = {
     "weighted_giou": losses.generalized_iou_loss,
     "distance_iou": losses.distance_iou_loss,
     "complete_iou": losses.complete_iou_loss,
+}
+
+NORMALIZATIONS: dict[int, loss_normalization.LossNormalization] = {
+    losses_pb2.PER_IMAGE: "PER_IMAGE",
+    losses_pb2.BATCH: "BATCH",
+    losses_pb2.CONFIGURED: "CONFIGURED",
 }
 
 
@@ -52,7 +58,7 @@ def build_box_loss(
         classification_weight=config.second_stage_classification_loss_weight,
         localization_loss=build_localization_loss(config.second_stage_localization_loss, decode=decode),
         classification_loss=build_classification_loss(config.second_stage_classification_loss),
-        normalization=losses_pb2.LossNormalization.Name(config.second_stage_loss_normalization),
+        normalization=NORMALIZATIONS[config.second_stage_loss_normalization],
         num_configured=config.second_stage_batch_size,
         class_weights=tuple(config.second_stage_class_weights),
         label_smoothing=config.second_stage_label_smoothing,

@@ -201,7 +201,10 @@ DOCUMENTATION = ("Hyperparams.op", "XYPairs.training_data_type")
 _ONLY_FASTER_RCNN = "this package trains Faster R-CNN with FPN only: write faster_rcnn instead"
 _ONLY_MASK_RCNN_HEAD = "a head on pooled features is what Faster R-CNN has: write mask_rcnn_box_predictor instead"
 _ONLY_MULTISCALE = "a pyramid needs anchors for each level: write multiscale_anchor_generator instead"
-_OTHER_BOX_LOSS = "is not supported: write weighted_smooth_l1, l1_localization_loss, weighted_giou, distance_iou or complete_iou instead"
+_OTHER_BOX_LOSS = (
+    "is not supported: write weighted_smooth_l1, l1_localization_loss, weighted_giou, distance_iou or complete_iou "
+    "instead"
+)
 _NO_KEYPOINTS = "keypoints are not supported: leave it out"
 _OTHER_LOSS = "write weighted_softmax, weighted_sigmoid, weighted_sigmoid_focal or weighted_logits_softmax instead"
 

@@ -152,7 +152,8 @@ def test_evaluation_losses_are_of_all_proposals(model, groundtruth):
     values = model.loss(predictions, groundtruth)
     assert tuple(values) == model.loss_names and set(values) == RPN_LOSSES | BOX_LOSSES
     targets = model._roi_sampler.targets(predictions.rois, groundtruth)
-    expected = box.BoxLoss()(predictions.box.class_logits, predictions.box.box_deltas, targets, predictions.rois)
+    outputs = predictions.box
+    expected = box.BoxLoss()(outputs.class_logits, outputs.box_deltas, targets, predictions.rois, is_batch=False)
     for name in BOX_LOSSES:
         np.testing.assert_array_equal(values[name], expected[name])
 
@@ -169,6 +170,19 @@ def test_evaluation_losses_of_an_image_are_those_of_a_batch_of_one(make_model, g
         for name in model.loss_names:
             assert together[name].shape == [2]
             np.testing.assert_allclose(together[name][i], values[name][0], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_images_are_a_batch_in_training_alone(model, groundtruth, monkeypatch, training):
+    predictions = model.predict(model.preprocess(INPUTS), training=training, groundtruth=groundtruth)
+    few = tf.constant([3, 9], tf.int32)  # RoIs, of images whose loss in a batch is divided by 6
+    predictions = predictions._replace(rois=predictions.rois._replace(num_proposals=few))
+    alone = model.loss(predictions, groundtruth)
+    monkeypatch.setattr(model.box_head, "_loss", box.BoxLoss(normalization="BATCH"))
+    together = model.loss(predictions, groundtruth)
+    for name in BOX_LOSSES:
+        expected = alone[name] * ([0.5, 1.5] if training else 1.0)
+        np.testing.assert_allclose(together[name], expected, rtol=1e-5, err_msg=name)
 
 
 def test_detections_lie_in_the_true_images(model):
@@ -252,7 +266,8 @@ def test_with_a_miner_all_proposals_train(make_model, groundtruth):
     there = there._replace(weights=tf.ones([2, 2]))
     values = mean_losses(model, predictions, there)
     targets = model._roi_sampler.targets(predictions.rois, there)
-    everything = box.BoxLoss()(predictions.box.class_logits, predictions.box.box_deltas, targets, predictions.rois)
+    outputs = predictions.box
+    everything = box.BoxLoss()(outputs.class_logits, outputs.box_deltas, targets, predictions.rois, is_batch=True)
     everything = {name: tf.reduce_mean(loss) for name, loss in everything.items()}
     assert 0 < values[box.LOCALIZATION_LOSS] <= everything[box.LOCALIZATION_LOSS]
     assert 0 < values[box.CLASSIFICATION_LOSS] < everything[box.CLASSIFICATION_LOSS]
