@@ -14,10 +14,11 @@ from object_detection_fpn.config.rules import (
     feature_extractor,
     model,
     resizers,
+    rpn,
     training,
 )
 
-_PARTS = (model, feature_extractor, resizers, training, augmentations, data, evaluation)
+_PARTS = (model, feature_extractor, rpn, resizers, training, augmentations, data, evaluation)
 
 
 def rules_of(message_name: str) -> tuple[Rule, ...]:

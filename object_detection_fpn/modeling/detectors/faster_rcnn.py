@@ -94,7 +94,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         image_size = tf.shape(inputs.images)[1:3]
         pyramid = self.feature_extractor(inputs.images, training=training)
         rpn_outputs = self.rpn(pyramid, image_size, training=training)
-        rois = self.rpn.propose(rpn_outputs, inputs.true_shapes)
+        rois = self.rpn.propose(rpn_outputs, pyramid, inputs.true_shapes, training=training)
         if training and groundtruth is not None and self.num_stages == 2:
             assert seed is not None
             rois = self._roi_sampler(rois, groundtruth, seed=seed + [0, 1])
@@ -132,7 +132,9 @@ class FasterRCNN(tf_keras.layers.Layer):
         true_shapes = inputs.true_shapes
         if self.box_head is None:
             assert predictions.rpn is not None and predictions.rois is not None
-            return postprocess.proposals_as_detections(predictions.rpn, predictions.rois, true_shapes)
+            return postprocess.proposals_as_detections(
+                predictions.rpn, predictions.rois, true_shapes, coder=self.rpn.coder
+            )
         detections = self.box_head.postprocess(predictions, true_shapes)
         if self._outputs.isdisjoint(("box_features", "roi_features")):
             return detections
