@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from object_detection_fpn.cli import evaluate, export, predict, train
 from object_detection_fpn.cli.process import guarded
-from object_detection_fpn.tools import data_service, demo
+from object_detection_fpn.tools import data_service, demo, import_weights
 from object_detection_fpn.tools.convert import command as convert
 from object_detection_fpn.tools.planning import command as planning
 
@@ -37,6 +37,9 @@ COMMANDS = {
     "export": Command(export, "Write a checkpoint as a SavedModel."),
     "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
     "convert": Command(convert, "Convert COCO JSON and images to TFRecords and a label map."),
+    "import-weights": Command(
+        import_weights, "Turn weights of torchvision or Detectron2 into a checkpoint and its config."
+    ),
     "data-service": Command(
         data_service, "Run a part of the data service, which prepares training batches in other processes."
     ),

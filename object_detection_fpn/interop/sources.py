@@ -4,19 +4,21 @@
 |---|---|
 | `ckpt-N`, or a folder with such | a checkpoint of a training run, of this package or of the Object Detection API |
 | a folder with `saved_model.pb`, or the export's folder around it | an exported model of either |
+| `.pth`, `.pt`, `.safetensors`, `.pkl` | a detector of torchvision or Detectron2, or a ResNet of theirs for the backbone |
 | `.h5`, `.keras`, the word `imagenet`, some checkpoints | a ResNet that was trained to classify, for the backbone |
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.tables import IMAGENET
-from object_detection_fpn.interop import classification, label_maps, odapi
+from object_detection_fpn.interop import classification, label_maps, libraries, odapi, torch_files
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
@@ -25,8 +27,8 @@ from object_detection_fpn.training import weights as weights_lib
 from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint, resolve_checkpoint
 
 _ALLOWED = (
-    "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or weights of a "
-    "ResNet classifier"
+    "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), weights of torchvision "
+    "or Detectron2 (.pth, .pkl), or weights of a ResNet classifier"
 )
 
 
@@ -41,6 +43,18 @@ class Source(NamedTuple):
     """A whole model, its `keys` by the paths of our variables."""
     backbone: dict[str, Any] | None = None
     """Or a backbone alone: {path of our variable: array}."""
+    imported: dict[str, Any] | None = None
+    """Or a whole model of another library: {path of our variable: array}."""
+
+    @property
+    def is_detector(self) -> bool:
+        return self.detector is not None or self.imported is not None
+
+    def weights(self) -> Mapping[str, Any]:
+        """{path of our variable: array}, for fine-tuning."""
+        if self.detector is not None:
+            return self.detector.weights()
+        return self.imported or self.backbone or {}
 
 
 def find(path: str, model: Detector) -> Source:
@@ -60,6 +74,8 @@ def find(path: str, model: Detector) -> Source:
     if path.endswith(classification.FILE_SUFFIXES):
         weights = classification.weights_by_path(classification.read_file(path), model, path)
         return Source(path, "weights of a Keras model", backbone=weights)
+    if path.endswith(torch_files.FILE_SUFFIXES):
+        return _find_in_torch_file(path, model)
     stored = StoredCheckpoint(_resolve(path))
     graph = ObjectGraph(stored)
     if not graph:
@@ -85,7 +101,7 @@ def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> 
     """Gives a model all its weights, to evaluate or export it.
 
     Args:
-        path: a checkpoint or exported model, of this package or of the Object Detection API.
+        path: a checkpoint or exported model, of this package or of the Object Detection API, or a detector of another library.
         model: the model, built.
         use_averages: whether the trained variables get their moving averages instead of their last values.
 
@@ -96,6 +112,13 @@ def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> 
         CheckpointError: as `find`, or if it is of another model or a backbone, or has no averages but they are wanted.
     """
     source = find(path, model)
+    if source.imported is not None:
+        if use_averages:
+            raise CheckpointError(
+                f"{source.path}: no moving averages in this file. Set eval_config.use_moving_averages: false."
+            )
+        weights_lib.assign_whole_model(model, source.imported, source=source.path)
+        return weights_lib.Restored(source.path, 0)
     if source.detector is None:
         raise CheckpointError(
             f"{source.path}: a backbone alone ({source.origin}), with which nothing can be detected. Train with it as "
@@ -131,16 +154,16 @@ def restore_for_fine_tuning(
         ConfigError: if the label map of the source is found but is none.
     """
     source = find(path, model)
-    if source.detector is None and kind not in ("", "classification"):
+    if not source.is_detector and kind not in ("", "classification"):
         raise CheckpointError(
             f'{source.path}: a backbone alone ({source.origin}), but fine_tune_checkpoint_type is "{kind}". '
             'Allowed: "classification", or to leave it out.'
         )
-    kind = kind or ("full" if source.detector else "classification")
-    weights = source.detector.weights() if source.detector else source.backbone or {}
+    kind = kind or ("full" if source.is_detector else "classification")
+    weights = source.weights()
     parts = model.restorable_parts(kind)
     title = f"Weights from {source.path} ({source.origin}), {kind}"
-    columns = model.class_columns() if source.detector and label_map and kind != "classification" else {}
+    columns = model.class_columns() if source.is_detector and label_map and kind != "classification" else {}
     there = (from_label_map or label_maps.find_label_map(source.path)) if columns else None
     if not label_map or not there:
         return weights_lib.assign_weights(model, weights, parts=parts, source=source.path), title
@@ -150,6 +173,23 @@ def restore_for_fine_tuning(
     parts = None if parts is None else (*parts, *columns)
     report = weights_lib.assign_weights(model, moved.weights, parts=parts, source=source.path)
     return moved.described(report), title
+
+
+def _find_in_torch_file(path: str, model: Detector) -> Source:
+    file = torch_files.read_file(path)
+    if not isinstance(model, FasterRCNN):
+        raise CheckpointError(f"{path}: these weights are for a Faster R-CNN.")
+    found = libraries.find_weights(file, model, path)
+    title = libraries.LIBRARIES[found.library].title
+    origin = f"{'a detector' if found.is_detector else 'a ResNet'} of {title}"
+    if file.part:
+        origin += f', its part "{file.part}"'
+    return Source(
+        path,
+        origin,
+        backbone=None if found.is_detector else found.weights,
+        imported=found.weights if found.is_detector else None,
+    )
 
 
 def _resolve(path: str) -> str:

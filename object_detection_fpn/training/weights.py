@@ -109,19 +109,28 @@ def restore_model(
             f"{stored.path}: no moving averages in this checkpoint. It was trained without; use its own weights "
             "(eval_config.use_moving_averages: false)."
         )
+    assign_whole_model(model, weights, source=stored.path)
+    return Restored(stored.path, int(stored.read(STEP)) if STEP in stored.shapes else 0)
+
+
+def assign_whole_model(model: tf_keras.layers.Layer, weights: Mapping[str, Any], *, source: str) -> WeightsReport:
+    """Assigns weights to every variable of a model; as `assign_weights`, but nothing may be missing.
+
+    Raises:
+        CheckpointError: if a variable has no weights, or some of another shape. No variable is changed then.
+    """
     variables = variables_by_path(model)
     unfit = [
         f"{name} {list(variable.shape)}"
         for name, variable in variables.items()
-        if name not in weights or tuple(variable.shape) != weights[name].shape
+        if name not in weights or tuple(variable.shape) != tuple(weights[name].shape)
     ]
     if unfit:
         raise CheckpointError(
-            f"{stored.path}: this checkpoint is of another model; it lacks {len(unfit)} of the model's "
+            f"{source}: this checkpoint is of another model; it lacks {len(unfit)} of the model's "
             f"{len(variables)} variables: {some(unfit)}. Use the configuration it was trained with."
         )
-    assign_weights(model, weights, source=stored.path)
-    return Restored(stored.path, int(stored.read(STEP)) if STEP in stored.shapes else 0)
+    return assign_weights(model, weights, source=source)
 
 
 def restore_for_fine_tuning(

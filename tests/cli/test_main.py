@@ -91,6 +91,9 @@ _FLAGS = {
     "predict --config": ("predict IMAGES --output_dir NEW --checkpoint NEW", "file"),
     "predict --label_map": ("predict IMAGES --output_dir NEW --saved_model NEW", "file"),
     "predict --output_dir": ("predict IMAGES --saved_model NEW", "folder"),
+    "import-weights --config": ("import-weights NEW --from torchvision --output NEW", "file"),
+    "import-weights --output": ("import-weights NEW --from torchvision --config RECIPE", "folder"),
+    "import-weights --label_map": ("import-weights NEW --from torchvision --output NEW --config RECIPE", "file"),
     "plan --config": ("plan --tpu v5e-8", "file"),
     "demo --output_dir": ("demo", "folder"),
 }

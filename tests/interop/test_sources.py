@@ -233,7 +233,7 @@ def test_other_models_are_refused_by_their_names(build_small, as_objects, tmp_pa
         [line] = str(caught.value).splitlines()
         assert line.startswith(f"{path}: {words}")
         assert (
-            ". Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), or "
+            ". Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), "
             in line
         )
 
