@@ -45,6 +45,8 @@ flags.DEFINE_string(
     None,
     "HOST:PORT of the dispatcher of `odfpn data-service` whose workers prepare the batches.",
 )
+flags.DEFINE_bool("auto_scale_lr", False, "Multiply the learning rates by batch_size / reference_batch_size.")
+flags.DEFINE_string("from_label_map", None, "Label map of fine_tune_checkpoint, for restore_classes_by_name.")
 flags.mark_flags_as_required(["pipeline_config_path", "model_dir"])
 
 

@@ -72,13 +72,15 @@ class RpnOutputs(NamedTuple):
     """What the region proposal network says of every anchor, finest level first, then rows, columns, anchors of a cell."""
 
     objectness_logits: tf.Tensor
-    """[B, K, 2] float32, background then object."""
+    """[B, K, 2] float32, background then object, scored by a softmax; or [B, K, 1], object alone, scored by a sigmoid."""
     box_deltas: tf.Tensor
     """[B, K, 4] float32, encoded against `anchors`."""
     anchors: tf.Tensor
     """[K, 4] float32, pixels, clipped to the image where the model clips anchors."""
     is_valid: tf.Tensor
     """[K] bool, False for anchors that neither propose nor train (outside the image)."""
+    is_trained: tf.Tensor | None = None
+    """[K] bool, False for anchors that do not train although they may propose; None: all valid ones train."""
 
 
 class Proposals(NamedTuple):

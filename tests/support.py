@@ -19,7 +19,7 @@ from object_detection_fpn.modeling import fpn, hard_examples, layers, postproces
 from object_detection_fpn.modeling import pooler as roi
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.modeling.detectors import faster_rcnn
-from object_detection_fpn.modeling.heads import box, rpn
+from object_detection_fpn.modeling.heads import box, rpn, rpn_head
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import nms
 from object_detection_fpn.protos import faster_rcnn_pb2, model_pb2
@@ -166,7 +166,7 @@ def make_model(
     generate = functools.partial(
         anchor_ops.multiscale_anchors, min_level=2, anchor_scale=4.0, aspect_ratios=(1.0, 2.0), scales_per_octave=1
     )
-    head = rpn.RPNHead(in_filters=8, num_levels=5, num_anchors=2, num_filters=8, spec=spec)
+    head = rpn_head.RPNHead(in_filters=8, num_levels=5, num_anchors=2, num_filters=8, spec=spec)
     pooler = box_head = None
     if num_stages == 2:
         pooler = roi.RoIPooler(crop_size=6, execution=dataclasses.replace(spec.execution, static=static))

@@ -13,11 +13,10 @@ from object_detection_fpn.builder.data import (
 )
 from object_detection_fpn.builder.execution import inference_execution, training_execution
 from object_detection_fpn.builder.faster_rcnn import (
-    build_anchor_generator,
     build_box_feature_extractor,
     build_box_head,
     build_roi_pooler,
-    build_rpn,
+    build_roi_sampler,
 )
 from object_detection_fpn.builder.feature_extractor import BACKBONES, build_feature_extractor, build_pyramid
 from object_detection_fpn.builder.layer_spec import build_layer_spec
@@ -29,6 +28,7 @@ from object_detection_fpn.builder.losses import (
 )
 from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
 from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
+from object_detection_fpn.builder.rpn import build_anchor_generator, build_box_coder, build_rpn
 from object_detection_fpn.builder.training import (
     METRICS,
     OPTIMIZERS,
@@ -47,6 +47,7 @@ __all__ = [
     "OPTIMIZERS",
     "build_anchor_generator",
     "build_augmentations",
+    "build_box_coder",
     "build_box_feature_extractor",
     "build_box_head",
     "build_box_loss",
@@ -66,6 +67,7 @@ __all__ = [
     "build_pyramid",
     "build_resizer",
     "build_roi_pooler",
+    "build_roi_sampler",
     "build_rpn",
     "build_score_converter",
     "dtype_name",

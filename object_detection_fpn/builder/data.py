@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import tensorflow as tf
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.text import is_repeated
-from object_detection_fpn.data import decoder, pipeline, preparing, resize
+from object_detection_fpn.data import decoder, pipeline, preparing, resample, resize
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
 from object_detection_fpn.data.preparing import Augmentation
 from object_detection_fpn.data.report import DataReport
@@ -109,7 +110,7 @@ AUGMENTATIONS: dict[str, Callable[[Any], Augmentation]] = {
 }
 
 
-_RESIZE_METHODS: dict[int, resize.Method] = {
+_RESIZE_METHODS: dict[int, resample.Method] = {
     image_resizer_pb2.BILINEAR: "bilinear",
     image_resizer_pb2.NEAREST_NEIGHBOR: "nearest",
     image_resizer_pb2.BICUBIC: "bicubic",
@@ -117,18 +118,33 @@ _RESIZE_METHODS: dict[int, resize.Method] = {
 }
 
 
-def build_resizer(message: image_resizer_pb2.ImageResizer) -> resize.Resizer:
-    """The resizer of `model.faster_rcnn.image_resizer`, for training, evaluation and serving alike."""
+_SIZE_ROUNDINGS: dict[int, resize.SizeRounding] = {
+    image_resizer_pb2.KeepAspectRatioResizer.OBJECT_DETECTION_API: "object_detection_api",
+    image_resizer_pb2.KeepAspectRatioResizer.FLOOR: "floor",
+    image_resizer_pb2.KeepAspectRatioResizer.ROUND: "round",
+}
+
+
+def build_resizer(message: image_resizer_pb2.ImageResizer, *, is_training: bool = False) -> resize.Resizer:
+    """The resizer of `model.faster_rcnn.image_resizer`; that of evaluation and serving draws nothing at random."""
     kind = message.WhichOneof("image_resizer_oneof")
     chosen = getattr(message, kind)
     if kind == "keep_aspect_ratio_resizer":
         return resize.keep_aspect_ratio(
             min_dimension=chosen.min_dimension,
             max_dimension=chosen.max_dimension,
+            min_dimensions=tuple(chosen.min_dimensions_in_training) if is_training else (),
+            size_rounding=_SIZE_ROUNDINGS[chosen.size_rounding],
+            interpolation=resample.Interpolation(
+                method=_RESIZE_METHODS[chosen.resize_method],
+                half_pixel_centers=chosen.half_pixel_centers,
+                antialias=chosen.antialias,
+                round_pixels=chosen.round_pixels,
+            ),
             pad_to_max_dimension=chosen.pad_to_max_dimension,
-            method=_RESIZE_METHODS[chosen.resize_method],
-            convert_to_grayscale=chosen.convert_to_grayscale,
+            pad_to_multiple=chosen.pad_to_multiple,
             per_channel_pad_value=tuple(chosen.per_channel_pad_value),
+            convert_to_grayscale=chosen.convert_to_grayscale,
         )
     if kind == "fixed_shape_resizer":
         return resize.fixed_shape(
@@ -185,11 +201,12 @@ def build_dataset(
     """
     training, evaluation = config.train_config, config.eval_config
     num_classes = model_config.num_classes(config.model)
-    resizer = build_resizer(model_config.image_resizer(config.model))
+    resizer = build_resizer(model_config.image_resizer(config.model), is_training=is_training)
     if not is_training and evaluation.force_no_resize:
-        resizer = resize.pad_to_multiple(
+        unchanged = resize.pad_to_multiple(
             multiple=1, convert_to_grayscale=model_config.num_image_channels(config.model) == 1
         )
+        resizer = dataclasses.replace(unchanged, pad_values=resizer.pad_values)
     steps, first_crop = list(training.data_augmentation_options), None
     if is_training and reader.decode_and_crop:
         constraints = crop.CropConstraints(**_keywords(steps.pop(0).random_crop_image))

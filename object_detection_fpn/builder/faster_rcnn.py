@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-
 from object_detection_fpn.builder.feature_extractor import build_feature_extractor
 from object_detection_fpn.builder.layer_spec import build_initializer, build_layer_spec
 from object_detection_fpn.builder.losses import build_box_loss
 from object_detection_fpn.builder.postprocess import build_postprocessor
+from object_detection_fpn.builder.rpn import build_box_coder, build_rpn
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import fpn, pooler, proposals, targets
+from object_detection_fpn.modeling import fpn, pooler, targets
 from object_detection_fpn.modeling.detectors import faster_rcnn
-from object_detection_fpn.modeling.heads import box, rpn
-from object_detection_fpn.ops import anchors as anchor_ops
-from object_detection_fpn.ops import box_coder
+from object_detection_fpn.modeling.heads import box
 from object_detection_fpn.ops.crop_and_resize import RoIAlign
-from object_detection_fpn.protos import anchor_generator_pb2, box_predictor_pb2, faster_rcnn_pb2, roi_pooling_pb2
+from object_detection_fpn.protos import box_predictor_pb2, faster_rcnn_pb2, roi_pooling_pb2
 
 _OPTIONAL_OUTPUTS = {
     "raw_detections": "return_raw_detections_during_predict",
@@ -34,65 +31,24 @@ def build_faster_rcnn(
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
         rpn=build_rpn(config, extractor, execution=execution),
-        roi_sampler=targets.RoISampler(
-            num_samples=None if config.HasField("hard_example_miner") else config.second_stage_batch_size,
-            positive_fraction=config.second_stage_balance_fraction,
-            static=execution.static,
-        ),
+        roi_sampler=build_roi_sampler(config, execution=execution),
         roi_pooler=roi_pooler,
         box_head=build_box_head(config, extractor, roi_pooler, execution=execution) if roi_pooler else None,
         outputs=[name for name, field in _OPTIONAL_OUTPUTS.items() if has_box_head and getattr(config, field)],
     )
 
 
-def build_rpn(config: faster_rcnn_pb2.FasterRcnn, extractor: fpn.FeatureExtractor, *, execution: Execution) -> rpn.RPN:
-    """The region proposal network of the `first_stage_*` fields."""
-    generate_anchors, num_anchors = build_anchor_generator(config.first_stage_anchor_generator)
-    head = rpn.RPNHead(
-        in_filters=extractor.fpn.num_filters,
-        num_levels=extractor.max_level - extractor.min_level + 1,
-        num_anchors=num_anchors,
-        num_filters=config.first_stage_box_predictor_depth,
-        kernel_size=config.first_stage_box_predictor_kernel_size,
-        dilation_rate=config.first_stage_atrous_rate,
-        spec=build_layer_spec(config.first_stage_box_predictor_conv_hyperparams, execution=execution),
+def build_roi_sampler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution()) -> targets.RoISampler:
+    """The choice of the proposals that train the second stage, and their targets."""
+    return targets.RoISampler(
+        num_samples=None if config.HasField("hard_example_miner") else config.second_stage_batch_size,
+        positive_fraction=config.second_stage_balance_fraction,
+        threshold=config.second_stage_matched_threshold,
+        min_background_iou=config.second_stage_min_background_iou,
+        add_groundtruth=config.add_groundtruth_to_proposals,
+        coder=build_box_coder(config.second_stage_box_coder),
+        static=execution.static,
     )
-    return rpn.RPN(
-        head=head,
-        generate_anchors=generate_anchors,
-        clip_anchors=config.clip_anchors_to_image,
-        decoder=proposals.ProposalDecoder(
-            max_proposals=config.first_stage_max_proposals,
-            iou_threshold=config.first_stage_nms_iou_threshold,
-            score_threshold=config.first_stage_nms_score_threshold,
-            keep_empty=config.use_combined_nms_in_first_stage,
-            static=execution.static,
-        ),
-        sampler=targets.AnchorSampler(
-            num_samples=config.first_stage_minibatch_size,
-            positive_fraction=config.first_stage_positive_balance_fraction,
-            static=execution.static,
-        ),
-        loss=rpn.RpnLoss(
-            localization_weight=config.first_stage_localization_loss_weight,
-            objectness_weight=config.first_stage_objectness_loss_weight,
-        ),
-        execution=execution,
-    )
-
-
-def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tuple[rpn.AnchorGenerator, int]:
-    """The generator and how many anchors a cell has."""
-    multiscale = message.multiscale_anchor_generator
-    aspect_ratios = tuple(multiscale.aspect_ratios)
-    generate = functools.partial(
-        anchor_ops.multiscale_anchors,
-        min_level=multiscale.min_level,
-        anchor_scale=multiscale.anchor_scale,
-        aspect_ratios=aspect_ratios,
-        scales_per_octave=multiscale.scales_per_octave,
-    )
-    return generate, len(aspect_ratios) * multiscale.scales_per_octave
 
 
 def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution()) -> pooler.RoIPooler:
@@ -136,6 +92,7 @@ def build_box_head(
 ) -> box.BoxHead:
     """Box features and predictors of `model.faster_rcnn.second_stage_box_predictor`, their loss and post-processing."""
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
+    coder = build_box_coder(config.second_stage_box_coder)
     return box.BoxHead(
         feature_extractor=build_box_feature_extractor(config, extractor, roi_pooler, execution=execution),
         num_classes=config.num_classes,
@@ -143,8 +100,8 @@ def build_box_head(
         dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else None,
         spec=build_layer_spec(message.fc_hyperparams, execution=execution),
         box_initializer=build_initializer(message.box_initializer) if message.HasField("box_initializer") else None,
-        loss=build_box_loss(config, decode=box_coder.decode, execution=execution),
-        postprocessor=build_postprocessor(config.second_stage_post_processing, execution=execution),
+        loss=build_box_loss(config, decode=coder.decode, execution=execution),
+        postprocessor=build_postprocessor(config.second_stage_post_processing, coder=coder, execution=execution),
     )
 
 

@@ -11,7 +11,7 @@ from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.protos import hyperparams_pb2
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     hyperparams_pb2.Hyperparams.NONE: "linear",
     hyperparams_pb2.Hyperparams.RELU: "relu",
     hyperparams_pb2.Hyperparams.RELU_6: "relu6",
@@ -29,7 +29,7 @@ def build_layer_spec(
     return layers.LayerSpec(
         initializer=build_initializer(message.initializer),
         regularizer=_build_regularizer(message.regularizer),
-        activation=_ACTIVATIONS[message.activation],
+        activation=ACTIVATIONS[message.activation],
         norm=_build_norm(message),
         force_use_bias=message.force_use_bias,
         freeze_statistics=freeze_statistics,

@@ -8,17 +8,22 @@ import tensorflow as tf
 
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import calibration, postprocess
-from object_detection_fpn.ops import nms
+from object_detection_fpn.ops import box_coder, nms
 from object_detection_fpn.protos import calibration_pb2, post_processing_pb2
 
 
 def build_postprocessor(
-    message: post_processing_pb2.PostProcessing, *, execution: Execution = Execution()
+    message: post_processing_pb2.PostProcessing,
+    *,
+    coder: box_coder.BoxCoder = box_coder.BoxCoder(),
+    execution: Execution = Execution(),
 ) -> postprocess.Postprocessor:
+    """Decoding by `coder`, scores and suppression."""
     return postprocess.Postprocessor(
         score_converter=build_score_converter(message),
         suppression=build_suppression(message.batch_non_max_suppression),
         static=execution.static,
+        coder=coder,
     )
 
 

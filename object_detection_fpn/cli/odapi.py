@@ -19,6 +19,7 @@ from object_detection_fpn.tools.command import (
     check_xla_cache,
     load_config,
     say,
+    scale_learning_rates,
     usage,
 )
 
@@ -104,6 +105,8 @@ def run_model_main(flags: Any) -> int:
         if is_evaluation and flags.num_workers > 1:
             raise UsageError("Evaluation works on one worker, on all its devices: leave out --num_workers.")
         config = load_config(flags.pipeline_config_path, overrides, require_data=uses)
+        if flags.auto_scale_lr and not is_evaluation:
+            scale_learning_rates(config, flags.pipeline_config_path)
         with usage():
             strategy = strategies.make_strategy(
                 use_tpu=flags.use_tpu,
@@ -134,6 +137,7 @@ def run_model_main(flags: Any) -> int:
                 evaluate_checkpoints=flags.train_and_eval,
                 sample_1_of_n_eval_examples=flags.sample_1_of_n_eval_examples,
                 data_service_address=check_service_address(flags.data_service_address),
+                from_label_map=flags.from_label_map,
             )
 
     return guarded(act, xla_cache_dir=flags.xla_cache_dir)

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="dispatcher of `odfpn data-service` that prepares the batches",
     )
+    command.add_starts(parser)
     command.add_tpu(parser)
     parser.add_argument(
         "--num_workers",
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
         overrides.append(f"train_config.num_steps={arguments.num_steps}")
     uses = ["train", "eval"] if arguments.train_and_eval else ["train"]
     config = command.load_config(arguments.config, overrides, require_data=uses)
+    if arguments.auto_scale_lr:
+        command.scale_learning_rates(config, arguments.config)
     with command.usage():
         strategy = strategies.make_strategy(
             use_tpu=arguments.use_tpu,
@@ -71,4 +74,5 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         evaluate_checkpoints=arguments.train_and_eval,
         data_service_address=command.check_service_address(arguments.data_service_address),
+        from_label_map=arguments.from_label_map,
     )

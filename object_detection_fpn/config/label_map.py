@@ -75,6 +75,21 @@ class LabelMap:
             return [(item.display_name, item.id, item.name) for item in items]
         return [(item.name, item.id, item.display_name) for item in items]
 
+    def class_names(self, num_classes: int | None = None) -> list[tuple[str, ...]]:
+        """All names of each class of a model, best first: what records call it, the other name, then those of further items.
+
+        Args:
+            num_classes: of the model; None = `max_id`.
+
+        Returns:
+            A tuple for each class, empty where its id has no name.
+        """
+        names: list[dict[str, None]] = [{} for _ in range(num_classes or self.max_id)]
+        for label, id, other in self._labels():
+            if id <= len(names):
+                names[id - 1] |= {label: None, other: None}
+        return [tuple(texts) for texts in names]
+
     def hierarchy(self, num_classes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The relations of the classes, [C, C] bool each.
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from object_detection_fpn.data.example import with_none, without_none
 from object_detection_fpn.data.preparing import PreparedImage
+from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.data.source import reader
 from object_detection_fpn.records import Batch, Groundtruth, Inputs
 
@@ -33,8 +34,11 @@ def fill_up(images: tf.data.Dataset, *, group_size: int) -> tf.data.Dataset:
     return reader.keep_flagged(images.concatenate(blanks).scan(tf.constant(0, tf.int64), number))
 
 
-def batch(images: tf.data.Dataset, num_rows: int, *, drop_remainder: bool) -> tf.data.Dataset:
-    """Puts `num_rows` images at a time into one `PreparedImage` of their tensors, padded to the largest image."""
+def batch(images: tf.data.Dataset, num_rows: int, *, resizer: Resizer, drop_remainder: bool) -> tf.data.Dataset:
+    """Puts `num_rows` images at a time into one `PreparedImage` of their tensors, padded to the largest image.
+
+    The padding is that of `resizer`, from which the images come.
+    """
     spec = images.element_spec
     if spec.image.shape.is_fully_defined():
         return images.batch(num_rows, drop_remainder=drop_remainder, num_parallel_calls=tf.data.AUTOTUNE)
@@ -45,7 +49,8 @@ def batch(images: tf.data.Dataset, num_rows: int, *, drop_remainder: bool) -> tf
 
     @reader.without_autograph
     def pack(*tensors):
-        return with_none(tensors, like=spec)
+        rows = with_none(tensors, like=spec)
+        return rows._replace(image=resizer.fill_padding(rows.image, rows.true_shape))
 
     return images.map(unpack).padded_batch(num_rows, drop_remainder=drop_remainder).map(pack)
 

@@ -170,7 +170,9 @@ def make_dataset(
         num_replicas = input_context.num_replicas_in_sync // input_context.num_input_pipelines
     if not is_training:
         images = batching.fill_up(images, group_size=num_rows * max(num_replicas, 1))
-    batches = batching.batch(images, num_rows, drop_remainder=drop_remainder or not is_training)
+    batches = batching.batch(
+        images, num_rows, resizer=preparing.resizer, drop_remainder=drop_remainder or not is_training
+    )
     to_batch = functools.partial(batching.to_batch, keep_strings=not is_training)
     if service is None:
         batches = batches.map(reader.without_autograph(to_batch))

@@ -19,6 +19,8 @@ from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.data.source.reader import RecordIssues
 from object_detection_fpn.ops import boxes as box_ops
 
+_RESIZING = -1  # the number of the resizer among the augmentations, whose seeds differ by it
+
 Augmentation = Callable[..., Example]
 """Called as `augmentation(example, seed=[2] int32)`, usually a function of `data.augment` with its keywords bound."""
 
@@ -28,7 +30,7 @@ class Preparing:
     """What is done with decoded examples."""
 
     resizer: Resizer
-    """See `data.resize`."""
+    """See `data.resize`; of training where it draws sizes at random."""
     augmentations: Sequence[Augmentation] = ()
     """Applied in this order, in training only."""
     max_num_boxes: int = 100
@@ -89,7 +91,7 @@ def prepare(
     original_shape = tf.shape(example.image)[:2]
     for i, augmentation in enumerate(preparing.augmentations, start=num_done):
         example = augmentation(example, seed=augmentation_seed(seed, i))
-    image, true_shape = preparing.resizer(example.image)
+    image, true_shape = preparing.resizer(example.image, seed=augmentation_seed(seed, _RESIZING))
     objects = example.objects
     if preparing.merge_multiple_label_boxes:
         objects = merge_equal_boxes(objects, num_classes=num_classes)

@@ -1,8 +1,7 @@
 """Image resizers that agree with the TensorFlow Object Detection API: one factory for each of its messages.
 
-Sampling is that of TensorFlow 1: output pixel `y` reads input coordinate `y * input_size / output_size`, without
-half-pixel centres; `tf.image.resize` cannot do this any more, the kernels behind it can. The conditional resizer aligns
-corners.
+Pixels are sampled as `data.resample` says; the conditional resizer aligns corners. `keep_aspect_ratio` also knows the rules
+by which torchvision and Detectron2 resize.
 """
 
 from __future__ import annotations
@@ -13,72 +12,138 @@ from typing import Literal
 
 import tensorflow as tf
 
-Method = Literal["bilinear", "nearest", "bicubic", "area"]
-_METHODS = ("bilinear", "nearest", "bicubic", "area")
+from object_detection_fpn.data.resample import AS_TENSORFLOW_1, Interpolation, Method, check_method, resample
+
+SizeRounding = Literal["object_detection_api", "floor", "round"]
+_SIZE_ROUNDINGS = ("object_detection_api", "floor", "round")
 
 
 @dataclasses.dataclass(frozen=True)
 class Resizer:
-    """Resizes one image; called with [h, w, c] uint8 or float32, values in [0, 255].
+    """Resizes one image; called with [h, w, c] uint8 or float32, values in [0, 255], and in training with a seed [2] int32.
 
     Returns the image float32 [H, W, c] and its true shape [3] int32 (height, width, channels) without padding, which
     stands at the bottom and right.
     """
 
-    resize: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    resize: Callable[[tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]
     static_size: tuple[int | None, int | None] = (None, None)
     """(H, W), where they are the same for every image."""
     num_channels: int | None = None
     """1 after conversion to grayscale, None where channels are kept."""
+    pad_values: tuple[float, ...] = ()
+    """The value of the padding for each channel of the image that comes in; empty for 0."""
 
-    def __call__(self, image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        resized, true_shape = self.resize(image)
+    def __call__(self, image: tf.Tensor, *, seed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        resized, true_shape = self.resize(image, seed)
         resized.set_shape([*self.static_size, self.num_channels or image.shape[-1]])
         return resized, tf.ensure_shape(true_shape, [3])
+
+    def fill_padding(self, images: tf.Tensor, true_shapes: tf.Tensor) -> tf.Tensor:
+        """Gives a batch that was padded to its largest image the value that padding has, with what stands there already.
+
+        Args:
+            images: [B, H, W, c] float32, as they come out of this resizer.
+            true_shapes: [B, 3] int32.
+        """
+        if not self.pad_values:
+            return images
+        values = tf.constant(self.pad_values, tf.float32)
+        if self.num_channels == 1:
+            values = tf.image.rgb_to_grayscale(values[tf.newaxis, tf.newaxis])[0, 0]
+        height, width = tf.unstack(tf.shape(images)[1:3])
+        is_row = tf.sequence_mask(true_shapes[:, 0], height)[:, :, tf.newaxis, tf.newaxis]
+        is_column = tf.sequence_mask(true_shapes[:, 1], width)[:, tf.newaxis, :, tf.newaxis]
+        return tf.where(is_row & is_column, images, values)
 
 
 def keep_aspect_ratio(
     *,
     min_dimension: int,
     max_dimension: int,
+    min_dimensions: Sequence[int] = (),
+    size_rounding: SizeRounding = "object_detection_api",
+    interpolation: Interpolation = AS_TENSORFLOW_1,
     pad_to_max_dimension: bool = False,
-    method: Method = "bilinear",
-    convert_to_grayscale: bool = False,
+    pad_to_multiple: int = 0,
     per_channel_pad_value: Sequence[float] = (),
+    convert_to_grayscale: bool = False,
 ) -> Resizer:
     """Scales the shorter side to `min_dimension`, or, if the longer side would exceed it, that one to `max_dimension`.
 
     Args:
         min_dimension: pixels.
         max_dimension: pixels.
+        min_dimensions: pixels; an image that comes with a seed gets one of them at random in place of `min_dimension`.
+        size_rounding: how scaled sides become whole pixels, see `scaled_size`.
+        interpolation: of pixels.
         pad_to_max_dimension: pad to a square of `max_dimension`, which makes the size static.
-        method: interpolation.
-        convert_to_grayscale: give one channel instead of three.
+        pad_to_multiple: pad both sides to multiples of this many pixels; 0 = not.
         per_channel_pad_value: one value for each channel of the image (before conversion to grayscale); empty for 0.
+        convert_to_grayscale: give one channel instead of three.
 
     Raises:
-        ValueError: if a dimension is below 1, `min_dimension` exceeds `max_dimension`, or the method is unknown; when
-            called, if the number of pad values differs from the number of channels.
+        ValueError: if a dimension is below 1 or a shorter side exceeds `max_dimension`, the rounding is unknown, or both kinds
+            of padding are asked for; when called, if the number of pad values differs from the number of channels.
     """
-    _check_method(method)
-    _check_positive(min_dimension=min_dimension, max_dimension=max_dimension)
-    if min_dimension > max_dimension:
-        raise ValueError(f"min_dimension = {min_dimension} exceeds max_dimension = {max_dimension}.")
+    for name, sides in (("min_dimension", [min_dimension]), ("min_dimensions", min_dimensions)):
+        for side in sides:
+            _check_positive(**{name: side}, max_dimension=max_dimension)
+            if side > max_dimension:
+                raise ValueError(f"{name} = {side} exceeds max_dimension = {max_dimension}.")
+    if size_rounding not in _SIZE_ROUNDINGS:
+        raise ValueError(f'size_rounding = "{size_rounding}" is unknown. Allowed: {", ".join(_SIZE_ROUNDINGS)}.')
+    if pad_to_multiple and pad_to_max_dimension:
+        raise ValueError(f"pad_to_multiple = {pad_to_multiple} does not go with pad_to_max_dimension.")
 
-    def resize(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size = tf.cast(tf.shape(image)[:2], tf.float32)
-        large = tf.round(size * (float(min_dimension) / tf.reduce_min(size)))
-        small = tf.round(size * (float(max_dimension) / tf.reduce_max(size)))
-        new_size = tf.where(tf.reduce_max(large) > float(max_dimension), small, large)
-        # A strip such as 10000 x 20 must keep at least one pixel of its short side.
-        new_size = tf.maximum(tf.cast(new_size, tf.int32), 1)
-        resized = resample(image, new_size, method)
+    def resize(image: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        short: tf.Tensor | int = min_dimension
+        if min_dimensions and seed is not None:
+            choice = tf.random.stateless_uniform([], seed, maxval=len(min_dimensions), dtype=tf.int32)
+            short = tf.constant(min_dimensions, tf.int32)[choice]
+        new_size = scaled_size(tf.shape(image)[:2], short, max_dimension, size_rounding)
+        resized = interpolation(image, new_size)
         if pad_to_max_dimension:
             resized = _pad(resized, tf.constant([max_dimension, max_dimension]), per_channel_pad_value)
+        elif pad_to_multiple:
+            resized = _pad(resized, -(-new_size // pad_to_multiple) * pad_to_multiple, per_channel_pad_value)
         return _finish(resized, new_size, convert_to_grayscale)
 
     static_size = (max_dimension, max_dimension) if pad_to_max_dimension else (None, None)
-    return Resizer(resize, static_size, 1 if convert_to_grayscale else None)
+    return Resizer(resize, static_size, 1 if convert_to_grayscale else None, tuple(per_channel_pad_value))
+
+
+def scaled_size(
+    size: tf.Tensor, min_dimension: tf.Tensor | int, max_dimension: int, rounding: SizeRounding
+) -> tf.Tensor:
+    """The size that `keep_aspect_ratio` gives an image.
+
+    "object_detection_api" rounds float32 numbers, half to even. "floor" cuts off float64 products of the sides and one scale,
+    as torchvision does; so it may miss the asked side by one pixel. "round" rounds float64 products half up, as Detectron2
+    does: the shorter side becomes `min_dimension`, and both shrink once more where the longer one then is too long.
+
+    Args:
+        size: [2] int32, height and width.
+        min_dimension: of the shorter side, pixels.
+        max_dimension: of the longer side, pixels.
+        rounding: one of these three.
+
+    Returns:
+        [2] int32, at least 1: a strip such as 10000 x 20 keeps a pixel of its short side.
+    """
+    dtype = tf.float32 if rounding == "object_detection_api" else tf.float64
+    sides, shortest, longest = (tf.cast(x, dtype) for x in (size, min_dimension, max_dimension))
+    short, long = tf.reduce_min(sides), tf.reduce_max(sides)
+    if rounding == "object_detection_api":
+        large, small = tf.round(sides * (shortest / short)), tf.round(sides * (longest / long))
+        scaled = tf.where(tf.reduce_max(large) > longest, small, large)
+    elif rounding == "floor":
+        scaled = tf.floor(sides * tf.minimum(shortest / short, longest / long))
+    else:
+        scaled = tf.where(sides == short, shortest, sides * (shortest / short))
+        scaled *= tf.minimum(longest / tf.reduce_max(scaled), 1.0)
+        scaled = tf.floor(scaled + 0.5)
+    return tf.maximum(tf.cast(scaled, tf.int32), 1)
 
 
 def fixed_shape(*, height: int, width: int, method: Method = "bilinear", convert_to_grayscale: bool = False) -> Resizer:
@@ -87,10 +152,10 @@ def fixed_shape(*, height: int, width: int, method: Method = "bilinear", convert
     Raises:
         ValueError: if a dimension is below 1 or the method is unknown.
     """
-    _check_method(method)
+    check_method(method)
     _check_positive(height=height, width=width)
 
-    def resize(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def resize(image: tf.Tensor, _: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         new_size = tf.constant([height, width])
         return _finish(resample(image, new_size, method), new_size, convert_to_grayscale)
 
@@ -105,7 +170,7 @@ def pad_to_multiple(*, multiple: int, convert_to_grayscale: bool = False) -> Res
     """
     _check_positive(multiple=multiple)
 
-    def resize(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def resize(image: tf.Tensor, _: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         size = tf.shape(image)[:2]
         padded = _pad(tf.cast(image, tf.float32), -(-size // multiple) * multiple)
         return _finish(padded, size, convert_to_grayscale)
@@ -115,7 +180,7 @@ def pad_to_multiple(*, multiple: int, convert_to_grayscale: bool = False) -> Res
 
 def identity() -> Resizer:
     """Leaves every image as it is, as float32."""
-    return Resizer(lambda image: (tf.cast(image, tf.float32), tf.shape(image)))
+    return Resizer(lambda image, _: (tf.cast(image, tf.float32), tf.shape(image)))
 
 
 def conditional_shape(
@@ -137,12 +202,12 @@ def conditional_shape(
     Raises:
         ValueError: if the condition or method is unknown or the threshold below 1.
     """
-    _check_method(method)
+    check_method(method)
     _check_positive(size_threshold=size_threshold)
     if condition not in ("greater", "smaller"):
         raise ValueError(f'condition = "{condition}" is unknown. Allowed: "greater", "smaller".')
 
-    def resize(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def resize(image: tf.Tensor, _: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         size = tf.shape(image)[:2]
         if condition == "greater":
             side = tf.reduce_max(size)
@@ -157,43 +222,10 @@ def conditional_shape(
     return Resizer(resize, (None, None), 1 if convert_to_grayscale else None)
 
 
-def _check_method(method: str) -> None:
-    if method not in _METHODS:
-        raise ValueError(f'method = "{method}" is unknown. Allowed: {", ".join(_METHODS)}.')
-
-
 def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name} = {value} is not a size. Allowed: 1 and above.")
-
-
-def resample(image: tf.Tensor, size: tf.Tensor, method: str, *, align_corners: bool = False) -> tf.Tensor:
-    """Stretches an image [h, w, c] to a size.
-
-    Args:
-        image: uint8 or float32.
-        size: [2] int32, height and width.
-        method: one of `Method`.
-        align_corners: the middle of the corner pixels stays where it is.
-
-    Returns:
-        [size[0], size[1], c] float32.
-
-    Raises:
-        ValueError: if the method is unknown.
-    """
-    _check_method(method)
-    images = image[tf.newaxis]
-    if method == "bilinear":
-        resized = tf.raw_ops.ResizeBilinear(images=images, size=size, align_corners=align_corners)
-    elif method == "bicubic":
-        resized = tf.raw_ops.ResizeBicubic(images=images, size=size, align_corners=align_corners)
-    elif method == "area":
-        resized = tf.raw_ops.ResizeArea(images=images, size=size, align_corners=align_corners)
-    else:
-        resized = tf.raw_ops.ResizeNearestNeighbor(images=images, size=size, align_corners=align_corners)
-    return tf.cast(resized[0], tf.float32)
 
 
 def _pad(image: tf.Tensor, size: tf.Tensor, values: Sequence[float] = ()) -> tf.Tensor:

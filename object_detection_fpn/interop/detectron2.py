@@ -36,7 +36,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from object_detection_fpn.interop import state_dict
+from object_detection_fpn.interop import resnets, state_dict
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.modeling.backbones.backbone import Backbone
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
@@ -143,7 +143,7 @@ def backbone_weights_by_path(
 
 
 def _backbone_entries(backbone: Backbone, prefix: str, source: str) -> Iterator[Entry]:
-    for stage, block, index, conv, norm in state_dict.resnet_layers(backbone, source):
+    for stage, block, index, conv, norm in resnets.resnet_layers(backbone, source):
         block_name = f"res{stage}.{block}" if stage > 1 else "stem"
         name = f"{block_name}.conv{index}" if index else f"{block_name}.shortcut"
         yield Entry(prefix + name, conv)
@@ -199,6 +199,4 @@ def _refuse_other_backbone(tensors: Mapping[str, np.ndarray], backbone: Backbone
         tuple(float(value) for value in np.ravel(tensors.get(name, default)))
         for name, default in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STDDEV))
     )
-    state_dict.refuse_other_backbone(
-        backbone, stride_in_3x3=False, mean=mean, stddev=stddev, is_bgr=True, source=source
-    )
+    resnets.refuse_other_backbone(backbone, stride_in_3x3=False, mean=mean, stddev=stddev, is_bgr=True, source=source)

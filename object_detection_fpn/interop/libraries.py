@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.interop import detectron2, torchvision
+from object_detection_fpn.interop import detectron2, resnets, torchvision
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.modeling.backbones.backbone import Backbone
@@ -56,13 +56,14 @@ LIBRARIES = {
 """By the name that `odfpn import-weights --from` takes."""
 
 # A ResNet's blocks in each stage, and whether a block has three convolutions.
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,
     ((3, 4, 23, 3), True): 101,
     ((3, 8, 36, 3), True): 152,
 }
+_SMALL_DEPTHS = (18, 34)
 _BLOCK = re.compile(r"^(?:layer|res)(\d)[._](\d+)[._]")
 _THIRD_CONVOLUTION = re.compile(r"^(layer|res)\d[._]\d+[._](conv3|branch2c)")
 # Detectron2 has ResNets of torchvision in its own names; they compute what torchvision's do.
@@ -106,7 +107,10 @@ def find_weights(file: StateDict, model: FasterRCNN, source: str) -> Found:
     tensors: Tensors = file.tensors
     if name == "detectron2" and file.author == "torchvision":
         library, tensors = LIBRARIES["torchvision"], {_rename(key): tensor for key, tensor in tensors.items()}
-    _check_depth(tensors, model.feature_extractor.backbone, source)
+    backbone = model.feature_extractor.backbone
+    if _check_depth(tensors, backbone, source) in _SMALL_DEPTHS:
+        epsilon = next(resnets.resnet_layers(backbone, source)).norm.epsilon
+        tensors = {**tensors, **_first_shortcut(tensors, epsilon)}
     return Found(name, False, library.backbone_weights_by_path(tensors, model, source))
 
 
@@ -150,8 +154,22 @@ def _rename(name: str) -> str:
     return name
 
 
-def _check_depth(tensors: Tensors, backbone: Backbone, source: str) -> None:
-    """Refuses a ResNet of another depth than the model's."""
+def _first_shortcut(tensors: Tensors, epsilon: float) -> dict[str, np.ndarray]:
+    """Changes nothing: tf-models-official convolves in the first shortcut of ResNet-18 and -34, torchvision does not."""
+    num_filters = np.size(tensors.get("bn1.weight", ()))
+    ones, zeros = np.ones(num_filters, np.float32), np.zeros(num_filters, np.float32)
+    prefix = "layer1.0.downsample."
+    return {
+        f"{prefix}0.weight": np.eye(num_filters, dtype=np.float32)[:, :, np.newaxis, np.newaxis],
+        f"{prefix}1.weight": ones,
+        f"{prefix}1.bias": zeros,
+        f"{prefix}1.running_mean": zeros,
+        f"{prefix}1.running_var": ones - np.float32(epsilon),
+    }
+
+
+def _check_depth(tensors: Tensors, backbone: Backbone, source: str) -> int:
+    """The depth of a ResNet, once it is known to be the model's."""
     blocks: dict[str, set[str]] = {}
     for name in tensors:
         if match := _BLOCK.match(name):
@@ -165,3 +183,4 @@ def _check_depth(tensors: Tensors, backbone: Backbone, source: str) -> None:
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: weights "
             f'of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
         )
+    return depth

@@ -107,7 +107,11 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
 
     yield f"{_RPN_CONV}/layer_with_weights-0", head.conv
     yield f"{_RPN_CONV}/layer_with_weights-1", head.norm
-    for i, (objectness, deltas) in enumerate(zip(head.objectness, head.deltas, strict=True)):
+    # A predictor that all levels share has none there that is its own.
+    has_own_predictors = len(head.objectness) == head.num_levels
+    for i, (objectness, deltas) in enumerate(
+        zip(head.objectness, head.deltas, strict=True) if has_own_predictors else ()
+    ):
         yield f"{_RPN_HEADS}/class_predictions_with_background/{i}/_class_predictor_layers/0", objectness
         yield f"{_RPN_HEADS}/box_encodings/{i}/_box_encoder_layers/0", deltas
 

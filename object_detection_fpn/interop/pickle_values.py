@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,9 @@ class Array:
     """An array of NumPy. The pickle states its content after the array itself."""
 
     def __init__(self) -> None:
-        self._raw, self._dtype, self._shape, self._order = b"", Dtype("u1"), (0,), "C"
+        self._raw, self._dtype = b"", Dtype("u1")
+        self._shape: tuple[int, ...] = (0,)
+        self._order: Literal["C", "F"] = "C"
 
     @classmethod
     def of(cls, raw: Any, dtype: Any, shape: Any, *, is_fortran: bool = False) -> Array:

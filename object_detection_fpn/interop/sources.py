@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.tables import IMAGENET
-from object_detection_fpn.interop import classification, libraries, odapi, torch_files
+from object_detection_fpn.interop import classification, label_maps, libraries, odapi, torch_files
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.training import classes
 from object_detection_fpn.training import weights as weights_lib
 from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint, resolve_checkpoint
 
@@ -125,7 +127,14 @@ def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> 
     return weights_lib.restore_model(source.detector, model, use_averages=use_averages)
 
 
-def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tuple[weights_lib.WeightsReport, str]:
+def restore_for_fine_tuning(
+    path: str,
+    model: Detector,
+    *,
+    kind: str = "",
+    label_map: LabelMap | None = None,
+    from_label_map: LabelMap | None = None,
+) -> tuple[weights_lib.WeightsReport, str]:
     """Gives a model those weights that fit it, before it is trained.
 
     Args:
@@ -133,12 +142,16 @@ def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tu
         model: the model, built.
         kind: "classification" (the backbone), "detection" (the feature extractors of both stages), "full" (everything), or
             "" for everything that the source has.
+        label_map: of the model, if the columns of its predictors are to be restored by the names of their classes (then also
+            with "detection"); None restores predictors of the same shape as they are.
+        from_label_map: of the source; None = the one that `label_maps.find_label_map` finds.
 
     Returns:
         What was restored and what was not, and a title for its table.
 
     Raises:
         CheckpointError: as `find`, or if nothing fits, or `kind` asks for a detector but the source is a backbone.
+        ConfigError: if the label map of the source is found but is none.
     """
     source = find(path, model)
     if not source.is_detector and kind not in ("", "classification"):
@@ -147,9 +160,19 @@ def restore_for_fine_tuning(path: str, model: Detector, *, kind: str = "") -> tu
             'Allowed: "classification", or to leave it out.'
         )
     kind = kind or ("full" if source.is_detector else "classification")
+    weights = source.weights()
     parts = model.restorable_parts(kind)
-    report = weights_lib.assign_weights(model, source.weights(), parts=parts, source=source.path)
-    return report, f"Weights from {source.path} ({source.origin}), {kind}"
+    title = f"Weights from {source.path} ({source.origin}), {kind}"
+    columns = model.class_columns() if source.is_detector and label_map and kind != "classification" else {}
+    there = (from_label_map or label_maps.find_label_map(source.path)) if columns else None
+    if not label_map or not there:
+        return weights_lib.assign_weights(model, weights, parts=parts, source=source.path), title
+    moved = classes.move_classes(
+        weights, model, columns, here=label_map.class_names(), there=there.class_names(), source=source.path
+    )
+    parts = None if parts is None else (*parts, *columns)
+    report = weights_lib.assign_weights(model, moved.weights, parts=parts, source=source.path)
+    return moved.described(report), title
 
 
 def _find_in_torch_file(path: str, model: Detector) -> Source:

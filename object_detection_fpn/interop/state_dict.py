@@ -14,8 +14,7 @@ Which layer has which name there is the matter of `torchvision` and `detectron2`
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ import tf_keras
 
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling import fpn, layers
-from object_detection_fpn.modeling.backbones.backbone import Backbone
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.training.stored import CheckpointError, some
 from object_detection_fpn.training.weights import variables_by_path
@@ -84,19 +82,6 @@ def box_rows(num_boxes: int, *, first: int = 0) -> np.ndarray:
     return (boxes + np.array(BOX_ORDER)).reshape(-1)
 
 
-class ResNetLayers(NamedTuple):
-    """A convolution of a ResNet and its normalization."""
-
-    stage: int
-    """2 to 5; 1 for the stem."""
-    block: int
-    """Of the stage, from 0."""
-    conv_index: int
-    """Of the convolution in its block, 1 to 3; 0 for the one of the shortcut."""
-    conv: tf_keras.layers.Layer
-    norm: tf_keras.layers.Layer
-
-
 class HeadLayers(NamedTuple):
     """The layers of a detector beyond its backbone, as PyTorch's detectors have them."""
 
@@ -118,25 +103,6 @@ class HeadLayers(NamedTuple):
     num_classes: int
     num_boxes: int
     """`num_classes`, or 1 where all classes share a box."""
-
-
-def resnet_layers(backbone: Backbone, source: str) -> Iterator[ResNetLayers]:
-    """The layers of a ResNet-50, -101 or -152.
-
-    Raises:
-        CheckpointError: if the backbone is another network.
-    """
-    if not re.fullmatch(r"resnet(50|101|152)_v1", backbone.name):
-        raise CheckpointError(
-            f"{source}: these weights are for a ResNet-50, -101 or -152, but the model's backbone is {backbone.name}. Use the "
-            "recipe of this model."
-        )
-    by_name = {layer.name: layer for layer in backbone.network.layers}
-    yield ResNetLayers(1, 0, 1, by_name["conv1_conv"], by_name["conv1_bn"])
-    for name, layer in by_name.items():
-        if match := re.fullmatch(r"conv(\d)_block(\d+)_(\d)_conv", name):
-            stage, block, index = map(int, match.groups())
-            yield ResNetLayers(stage, block - 1, index, layer, by_name[f"{name.removesuffix('conv')}bn"])
 
 
 def head_layers(model: FasterRCNN, source: str) -> HeadLayers:
@@ -244,44 +210,3 @@ def file_under_our_paths(
             "recipe of this model, with num_classes of the file."
         )
     return result
-
-
-def refuse_other_backbone(
-    backbone: Backbone,
-    *,
-    stride_in_3x3: bool,
-    mean: Sequence[float],
-    stddev: Sequence[float],
-    is_bgr: bool,
-    source: str,
-) -> None:
-    """Refuses a backbone that computes something else with the same weights, which no shape betrays.
-
-    Args:
-        backbone: the model's.
-        stride_in_3x3: whether the weights were trained with the stride of a stage in its 3 x 3 convolution.
-        mean: what they want subtracted from each channel, as `stddev` in the order in which they want the channels.
-        stddev: what they want each channel divided by.
-        is_bgr: whether that order is blue, green, red.
-        source: name of the file in errors.
-
-    Raises:
-        CheckpointError: if it does.
-    """
-    if backbone.stride_in_3x3 != stride_in_3x3:
-        where, value = ("3 x 3", "true") if stride_in_3x3 else ("first 1 x 1", "false")
-        raise CheckpointError(
-            f"{source}: these weights were trained with the stride of a stage in the {where} convolution of its first block. "
-            f"Allowed: feature_extractor.resnet {{ stride_in_3x3: {value} }}."
-        )
-    pixels = backbone.pixels
-    fits = [
-        len(ours) == len(theirs) and np.allclose(ours, theirs, atol=0.01)
-        for ours, theirs in ((pixels.mean or (0.0,) * 3, mean), (pixels.stddev or (1.0,) * 3, stddev))
-    ]
-    if pixels.is_bgr != is_bgr or not all(fits):
-        values = f"channel_order: {'BGR' if is_bgr else 'RGB'} mean: {list(mean)} stddev: {list(stddev)}"
-        raise CheckpointError(
-            f"{source}: these weights were trained on other pixels than the config gives them. Allowed: "
-            f"feature_extractor.pixel_normalization {{ {values} }}."
-        )

@@ -96,8 +96,7 @@ def _read_bytes(path: str) -> bytes:
     if tf.io.gfile.isdir(path):
         raise CheckpointError(f"{path} is a folder, not a file of weights. {_ALLOWED}.")
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read()
+        return tf.io.gfile.GFile(path, "rb").read()
     except (OSError, tf.errors.OpError) as error:
         raise CheckpointError(f"{path} {paths.explain(error, path) or f'cannot be read ({error})'}.") from error
 

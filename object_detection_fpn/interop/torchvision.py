@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from object_detection_fpn.interop import state_dict
+from object_detection_fpn.interop import resnets, state_dict
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.modeling.backbones.backbone import Backbone
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
@@ -112,7 +112,7 @@ def backbone_weights_by_path(
 
 
 def _backbone_entries(backbone: Backbone, prefix: str, source: str) -> Iterator[Entry]:
-    for stage, block, index, conv, norm in state_dict.resnet_layers(backbone, source):
+    for stage, block, index, conv, norm in resnets.resnet_layers(backbone, source):
         if stage == 1:
             names = "conv1", "bn1"
         elif index == 0:
@@ -167,7 +167,7 @@ def _with_present_names(tensors: Mapping[str, np.ndarray], source: str) -> dict[
 
 
 def _refuse_other_backbone(backbone: Backbone, source: str) -> None:
-    state_dict.refuse_other_backbone(
+    resnets.refuse_other_backbone(
         backbone, stride_in_3x3=True, mean=PIXEL_MEAN, stddev=PIXEL_STDDEV, is_bgr=False, source=source
     )
 

@@ -17,7 +17,9 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import label_map as label_map_lib
 from object_detection_fpn.config import pipeline as config_lib
+from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import service as data_service
 from object_detection_fpn.interop import sources
@@ -28,7 +30,7 @@ from object_detection_fpn.jobs.evaluate import (
     log_notices,
 )
 from object_detection_fpn.modeling.detector import Detector
-from object_detection_fpn.protos import pipeline_pb2
+from object_detection_fpn.protos import pipeline_pb2, train_pb2
 from object_detection_fpn.training import loop as training_loop
 from object_detection_fpn.training import workers
 from object_detection_fpn.training.averages import AveragingOptimizer
@@ -55,6 +57,7 @@ def train(
     evaluate_checkpoints: bool = False,
     sample_1_of_n_eval_examples: int | None = None,
     data_service_address: str | None = None,
+    from_label_map: str | None = None,
 ) -> training_loop.TrainResult:
     """Trains up to a step, going on where the newest checkpoint in `model_dir` left off.
 
@@ -71,12 +74,13 @@ def train(
             `eval_config.metrics_set` on the first reader, in `model_dir/best`.
         sample_1_of_n_eval_examples: see `evaluate`.
         data_service_address: HOST:PORT of the dispatcher whose workers prepare the training batches; None = this process.
+        from_label_map: label map of `fine_tune_checkpoint`, for `restore_classes_by_name`; None = the one beside it.
 
     Raises:
         ConfigError, CheckpointError, TrainingError, TrainingStopped: see `training.loop.train`.
         TimeoutError: if the data service does not answer.
         SettingsError: if a number is out of its range, `model_dir` cannot be written to, several workers are to evaluate,
-            or checkpoints are to be compared without groundtruth.
+            checkpoints are to be compared without groundtruth, or `from_label_map` has no use.
     """
     strategy = strategy or tf.distribute.get_strategy()
     if evaluate_checkpoints and config.eval_config.ignore_groundtruth:
@@ -85,9 +89,15 @@ def train(
         raise SettingsError(
             "Several workers cannot evaluate while they train: evaluate beside them, in a process of its own."
         )
+    settings, reader = config.train_config, config.train_input_reader
+    if from_label_map is not None and not settings.restore_classes_by_name:
+        raise SettingsError(
+            f"The label map of the checkpoint, {from_label_map}, has no use: train_config.restore_classes_by_name is false. "
+            "Set it to true, or leave out --from_label_map."
+        )
+    names_there = label_map_lib.load_label_map(from_label_map) if from_label_map is not None else None
     if data_service_address:
         data_service.wait_for_service(data_service_address)
-    settings, reader = config.train_config, config.train_input_reader
     is_tpu = strategies.is_tpu(strategy)
     for use in ("train", "eval") if evaluate_checkpoints else ("train",):
         strategies.check_strategy(config, strategy, use=use, jit_compile=jit_compile)
@@ -162,7 +172,9 @@ def train(
         model_dir=model_dir,
         settings=train_settings,
         variables=variables,
-        initialize=functools.partial(_initialize, config, model) if settings.fine_tune_checkpoint else None,
+        initialize=functools.partial(_initialize, settings, model, label_map, names_there)
+        if settings.fine_tune_checkpoint
+        else None,
         on_checkpoint=on_checkpoint,
     )
     log_notices(report)
@@ -183,11 +195,18 @@ def _show_frozen(model: Detector, trained: list[tf.Variable]) -> None:
         print(f"{len(frozen)} of {len(trainable)} trainable variables are frozen: {', '.join(frozen)}", flush=True)
 
 
-def _initialize(config: Config, model: Detector) -> None:
+def _initialize(
+    settings: train_pb2.TrainConfig, model: Detector, label_map: LabelMap, from_label_map: LabelMap | None
+) -> None:
     """First weights from `train_config.fine_tune_checkpoint`."""
-    settings = config.train_config
     kind = settings.fine_tune_checkpoint_type or ("detection" if settings.from_detection_checkpoint else "")
-    report, title = sources.restore_for_fine_tuning(settings.fine_tune_checkpoint, model, kind=kind)
+    report, title = sources.restore_for_fine_tuning(
+        settings.fine_tune_checkpoint,
+        model,
+        kind=kind,
+        label_map=label_map if settings.restore_classes_by_name else None,
+        from_label_map=from_label_map,
+    )
     print(report.table(title), flush=True)
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from object_detection_fpn.records import REGULARIZATION_LOSS, Detections, Groundtruth, Inputs, Predictions
+
+
+class ClassColumns(NamedTuple):
+    """What the last axis of a layer's variables holds of each class."""
+
+    num_columns: int
+    """Of each class, one class after the other; 0 where all classes share what is there."""
+    has_background: bool
+    """Whether the background comes first, as one more class."""
 
 
 class Detector(Protocol):
@@ -78,6 +87,9 @@ class Detector(Protocol):
         Returns:
             Beginnings of the paths of variables; None = all variables.
         """
+
+    def class_columns(self) -> dict[str, ClassColumns]:
+        """Says which layers predict classes or something of each class, by their paths in a checkpoint."""
 
 
 def mean_losses(detector: Detector, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:

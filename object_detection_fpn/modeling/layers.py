@@ -227,9 +227,18 @@ class LayerSpec:
 class ConvNormActivation(tf_keras.layers.Layer):
     """Convolution, normalization, activation. Call: [B, H, W, F] -> [B, H / strides, W / strides, filters]."""
 
-    def __init__(self, filters: int, kernel_size: int, *, spec: LayerSpec, strides: int = 1, name: str):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int,
+        *,
+        spec: LayerSpec,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        name: str,
+    ):
         super().__init__(name=name, dtype=spec.dtype)
-        self.conv = spec.make_conv(filters, kernel_size, strides=strides, name="conv")
+        self.conv = spec.make_conv(filters, kernel_size, strides=strides, dilation_rate=dilation_rate, name="conv")
         self.norm = spec.make_norm(name="norm")
         self.activation = spec.make_activation(name="activation")
 

@@ -28,17 +28,17 @@ class Postprocessor:
         score_converter: class logits [B, R, C+1] -> scores of the same shape, calibrated if they are to be.
         suppression: thresholds and numbers of detections.
         static: see `execution.Execution`.
-        box_scales: of the box coder.
+        coder: of the deltas.
     """
 
     score_converter: ScoreConverter = tf.nn.softmax
     suppression: nms.Suppression = nms.Suppression()
     static: bool = False
-    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+    coder: box_coder.BoxCoder = box_coder.BoxCoder()
 
     def decode(self, outputs: BoxOutputs, rois: Proposals) -> tf.Tensor:
         """[B, R, C or 1, 4], the refined box of each RoI (and class) in pixels, not clipped."""
-        return box_coder.decode(outputs.box_deltas, rois.boxes[:, :, None], scales=self.box_scales)
+        return self.coder.decode(outputs.box_deltas, rois.boxes[:, :, None])
 
     def __call__(self, outputs: BoxOutputs, rois: Proposals, true_shapes: tf.Tensor) -> Detections:
         """Returns the detections of what the box head says of RoIs; `true_shapes` is [B, 3] int32."""
@@ -67,11 +67,13 @@ class Postprocessor:
         )
 
 
-def proposals_as_detections(rpn: RpnOutputs, proposals: Proposals, true_shapes: tf.Tensor) -> Detections:
-    """What a model of one stage detects: its proposals, all of class 0, out of its decoded anchors."""
+def proposals_as_detections(
+    rpn: RpnOutputs, proposals: Proposals, true_shapes: tf.Tensor, *, coder: box_coder.BoxCoder = box_coder.BoxCoder()
+) -> Detections:
+    """What a model of one stage detects: its proposals, all of class 0, out of its anchors as `coder` decodes them."""
     scores = tf.stack([1.0 - proposals.scores, proposals.scores], axis=-1)
     is_real = tf.sequence_mask(proposals.num_proposals, tf.shape(proposals.scores)[1])
-    anchors = box_coder.decode(rpn.box_deltas, rpn.anchors[None])
+    anchors = coder.decode(rpn.box_deltas, rpn.anchors[None])
     return Detections(
         boxes=box_ops.to_detection_frame(proposals.boxes, true_shapes),
         scores=proposals.scores,
@@ -79,8 +81,15 @@ def proposals_as_detections(rpn: RpnOutputs, proposals: Proposals, true_shapes: 
         num_detections=proposals.num_proposals,
         class_scores=tf.where(is_real[..., None], scores, 0.0),
         raw_boxes=box_ops.to_detection_frame(anchors, true_shapes),
-        raw_class_scores=tf.nn.softmax(rpn.objectness_logits),
+        raw_class_scores=_objectness_scores(rpn.objectness_logits),
     )
+
+
+def _objectness_scores(logits: tf.Tensor) -> tf.Tensor:
+    """[B, K, 2 or 1] -> [B, K, 2] (background, object)."""
+    if logits.shape[-1] == 1:
+        return tf.concat([tf.sigmoid(-logits), tf.sigmoid(logits)], axis=-1)
+    return tf.nn.softmax(logits)
 
 
 def _best_class_box(boxes: tf.Tensor, class_scores: tf.Tensor) -> tf.Tensor:

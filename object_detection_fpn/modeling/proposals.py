@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from object_detection_fpn.ops import box_coder, nms
+from object_detection_fpn.ops import box_coder, nms, selection
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import Proposals, RpnOutputs
+
+_NEVER = float("-inf")  # logit of what cannot become a proposal
+
+
+def object_logits(objectness_logits: tf.Tensor) -> tf.Tensor:
+    """The logits of the scores of anchors: [B, K, 2] (background, object) or [B, K, 1] (object) -> [B, K]."""
+    if objectness_logits.shape[-1] == 1:
+        return objectness_logits[..., 0]
+    # Softmax of two logits is the sigmoid of their difference.
+    return objectness_logits[..., 1] - objectness_logits[..., 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,55 +31,106 @@ class ProposalDecoder:
 
     Attributes:
         max_proposals: R, how many proposals an image keeps.
+        max_candidates_per_level: anchors of each level, those with the largest logits, that take part; None = all.
         iou_threshold: a proposal that overlaps a better one by more is dropped.
         score_threshold: objectness that a proposal must exceed.
-        keep_empty: keep the proposals that have no area within the image.
-        box_scales: of the box coder.
+        within_levels: proposals are dropped only for better ones of their level.
+        clip_first: proposals are clipped, and dropped if they have no area, before suppression and not after it.
+        min_side: with `clip_first`, proposals with a shorter side are dropped too, in pixels.
+        keep_empty: keep the proposals that have no area within the image; not with `clip_first`.
+        coder: of the deltas.
         static: see `execution.Execution`.
     """
 
     max_proposals: int = 300
+    max_candidates_per_level: int | None = None
     iou_threshold: float = 0.7
     score_threshold: float = 0.0
+    within_levels: bool = False
+    clip_first: bool = False
+    min_side: float = 0.0
     keep_empty: bool = False
-    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+    coder: box_coder.BoxCoder = box_coder.BoxCoder()
     static: bool = False
 
-    def __call__(self, outputs: RpnOutputs, true_shapes: tf.Tensor, *, num_anchors: int) -> Proposals:
+    def __call__(
+        self,
+        outputs: RpnOutputs,
+        true_shapes: tf.Tensor,
+        *,
+        num_anchors: int,
+        level_sizes: Sequence[int | tf.Tensor],
+    ) -> Proposals:
         """Keeps the best proposals, clipped to the true image; no gradient passes.
 
         Args:
             outputs: of the RPN.
             true_shapes: [B, 3] int32.
             num_anchors: of a cell.
+            level_sizes: anchors of each level, finest first, K together.
 
         Returns:
             Proposals of `max_proposals` rows, best first.
         """
-        # Softmax of two logits is the sigmoid of their difference.
-        scores = tf.sigmoid(outputs.objectness_logits[..., 1] - outputs.objectness_logits[..., 0])
-        scores = tf.where(outputs.is_valid[None], scores, -1.0)
-        kept, scores, _, _, num_kept = nms.multiclass_nms(
-            self._decode_some(outputs, num_anchors) if self.static else self._decode_all(outputs),
-            tf.stop_gradient(scores)[:, :, None],
-            nms.Suppression(
-                iou_threshold=self.iou_threshold,
-                score_threshold=self.score_threshold,
-                max_detections_per_class=self.max_proposals,
-                max_total_detections=self.max_proposals,
-                keep_empty=self.keep_empty,
-            ),
-            clip_window=box_ops.image_window(true_shapes),
-            static=self.static,
+        window = box_ops.image_window(true_shapes)
+        logits = tf.stop_gradient(object_logits(outputs.objectness_logits))
+        if self.max_candidates_per_level is None and not self.within_levels and not self.clip_first:
+            # By score and not by logit, as in the Object Detection API: scores that round to 1 are equal.
+            scores = tf.where(outputs.is_valid[None], tf.sigmoid(logits), -1.0)
+            boxes = self._look_up(outputs, num_anchors) if self.static else self.decode(outputs)[:, :, None]
+            return self._suppress(boxes, scores[:, :, None], self.score_threshold, window)
+        is_candidate = outputs.is_valid[None] & (logits > _logit(self.score_threshold))
+        logits = tf.where(is_candidate, logits, _NEVER)
+        boxes, logits, level_sizes = self._choose(outputs, logits, num_anchors, level_sizes)
+        if self.clip_first:
+            boxes = box_ops.clip(boxes, window)
+            logits = tf.where(_has_size(boxes, self.min_side), logits, _NEVER)
+        if self.within_levels:
+            # A column for each level, as suppression has one for each class.
+            boxes, logits = _stack_levels(boxes, level_sizes), _stack_levels(logits, level_sizes, _NEVER)
+        else:
+            boxes, logits = boxes[:, :, None], logits[:, :, None]
+        proposals = self._suppress(boxes, logits, _NEVER, window)
+        is_real = tf.sequence_mask(proposals.num_proposals, self.max_proposals)
+        return proposals._replace(scores=tf.where(is_real, tf.sigmoid(proposals.scores), 0.0))
+
+    def decode(self, outputs: RpnOutputs) -> tf.Tensor:
+        """[B, K, 4], the refined box of every anchor, not clipped; no gradient passes."""
+        return tf.stop_gradient(self.coder.decode(outputs.box_deltas, outputs.anchors[None]))
+
+    def _suppress(
+        self, boxes: tf.Tensor | nms.BoxLookUp, scores: tf.Tensor, score_threshold: float, window: tf.Tensor
+    ) -> Proposals:
+        """Boxes [B, n, L or 1, 4], scores [B, n, L], window [B, 4]."""
+        suppression = nms.Suppression(
+            iou_threshold=self.iou_threshold,
+            score_threshold=score_threshold,
+            max_detections_per_class=self.max_proposals,
+            max_total_detections=self.max_proposals,
+            keep_empty=self.keep_empty,
         )
-        return Proposals(boxes=kept, scores=scores, num_proposals=num_kept)
+        kept = nms.multiclass_nms(boxes, scores, suppression, clip_window=window, static=self.static)
+        return Proposals(boxes=kept.boxes, scores=kept.scores, num_proposals=kept.num)
 
-    def _decode_all(self, outputs: RpnOutputs) -> tf.Tensor:
-        """-> [B, K, 1, 4]."""
-        boxes = box_coder.decode(outputs.box_deltas, outputs.anchors[None], scales=self.box_scales)
-        return tf.stop_gradient(boxes)[:, :, None]
+    def _choose(
+        self, outputs: RpnOutputs, logits: tf.Tensor, num_anchors: int, level_sizes: Sequence[int | tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[int | tf.Tensor]]:
+        """Boxes [B, n, 4] and logits [B, n] of the candidates, and how many each level has."""
+        limit = self.max_candidates_per_level
+        if limit is None:
+            return self.decode(outputs), logits, list(level_sizes)
+        top_k = selection.top_k if self.static else tf.math.top_k  # which XLA compiles to sorting everything
+        chosen_logits, chosen_rows, sizes = [], [], []
+        for start, size in zip(_starts(level_sizes), level_sizes, strict=True):
+            k = min(size, limit) if isinstance(size, int) else tf.minimum(size, limit)
+            of_level, rows = top_k(logits[:, start : start + size], k)
+            chosen_logits.append(of_level)
+            chosen_rows.append(rows + start)
+            sizes.append(k)
+        boxes = self._look_up(outputs, num_anchors)(tf.concat(chosen_rows, axis=1))
+        return boxes, tf.concat(chosen_logits, axis=1), sizes
 
-    def _decode_some(self, outputs: RpnOutputs, num_anchors: int) -> nms.BoxLookUp:
+    def _look_up(self, outputs: RpnOutputs, num_anchors: int) -> nms.BoxLookUp:
         """Decodes what is asked for, out of rows as the convolutions left them: a TPU takes long to lay out rows of four."""
         deltas = outputs.box_deltas
         batch, num_rows = dim(deltas, 0), dim(deltas, 1)
@@ -77,6 +141,34 @@ class ProposalDecoder:
             of_cell = tf.reshape(of_cell, [batch, dim(rows, 1), num_anchors, 4])
             is_anchor = (rows % num_anchors)[..., tf.newaxis] == tf.range(num_anchors)
             deltas = tf.reduce_sum(tf.where(is_anchor[..., tf.newaxis], of_cell, 0.0), axis=2)
-            return box_coder.decode(deltas, tf.gather(outputs.anchors, rows), scales=self.box_scales)
+            return self.coder.decode(deltas, tf.gather(outputs.anchors, rows))
 
         return decode
+
+
+def _logit(score: float) -> float:
+    if score <= 0.0:
+        return _NEVER
+    return math.log(score / (1.0 - score)) if score < 1.0 else float("inf")
+
+
+def _has_size(boxes: tf.Tensor, min_side: float) -> tf.Tensor:
+    """[B, n] bool."""
+    sides = boxes[..., 2:] - boxes[..., :2]
+    return tf.reduce_all((sides > 0.0) & (sides >= min_side), axis=-1)
+
+
+def _starts(sizes: Sequence[int | tf.Tensor]) -> list[int | tf.Tensor]:
+    return [0, *itertools.accumulate(sizes)][:-1]
+
+
+def _stack_levels(values: tf.Tensor, sizes: Sequence[int | tf.Tensor], padding: float = 0.0) -> tf.Tensor:
+    """[B, n, ...], one level after the other -> [B, largest level, L, ...]."""
+    is_static = all(isinstance(size, int) for size in sizes)
+    largest = max(sizes) if is_static else tf.reduce_max(tf.stack(sizes))
+    rest = [[0, 0]] * (values.shape.rank - 2)
+    levels = [
+        tf.pad(values[:, start : start + size], [[0, 0], [0, largest - size], *rest], constant_values=padding)
+        for start, size in zip(_starts(sizes), sizes, strict=True)
+    ]
+    return tf.stack(levels, axis=2)

@@ -10,7 +10,9 @@ import dataclasses
 
 import tensorflow as tf
 
-from object_detection_fpn.ops import box_coder, matching, sampling
+from object_detection_fpn.ops import box_coder, matching, sampling, selection
+from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import Groundtruth, Proposals, RpnOutputs, Targets
 
 # Share of a box that has to lie in a crowd region to be ignored; the COCO evaluation's IoU threshold of 0.5 for regions.
@@ -24,6 +26,8 @@ def match(
     matched_threshold: float,
     unmatched_threshold: float,
     force_match: bool,
+    match_ties: bool = False,
+    min_background_iou: float = 0.0,
     is_valid: tf.Tensor | None = None,
     static: bool = False,
 ) -> tf.Tensor:
@@ -35,6 +39,8 @@ def match(
         matched_threshold: least IoU of a match.
         unmatched_threshold: below it a box is background; between the two it is ignored.
         force_match: each groundtruth box that has weight also gets the box that overlaps it most.
+        match_ties: see `matching.match_boxes`.
+        min_background_iou: below it a box is ignored, too.
         is_valid: [B or 1, K] bool; others are ignored and not forced.
         static: see `execution.Execution`.
 
@@ -49,6 +55,8 @@ def match(
         matched_threshold=matched_threshold,
         unmatched_threshold=unmatched_threshold,
         force_match=force_match,
+        match_ties=match_ties,
+        min_background_iou=min_background_iou,
         # Groundtruth without weight still keeps what it overlaps from being background.
         may_force=groundtruth.weights > 0.0,
         is_valid=is_valid,
@@ -82,7 +90,7 @@ def encode(
     groundtruth: Groundtruth,
     *,
     class_agnostic: bool,
-    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES,
+    coder: box_coder.BoxCoder = box_coder.BoxCoder(),
 ) -> Targets:
     """Turns matches into what each box should say.
 
@@ -92,7 +100,7 @@ def encode(
         groundtruth: of B images.
         class_agnostic: every object is class 1, as the RPN wants it. Otherwise `groundtruth.class_scores`, where they are
             there, decide over its classes.
-        box_scales: of the box coder.
+        coder: of the deltas.
     """
     with tf.name_scope("matching"):
         is_matched = matches >= 0
@@ -106,7 +114,7 @@ def encode(
             classes *= tf.gather(_box_classes(groundtruth), rows, batch_dims=1)
             class_targets = _class_targets(is_matched, rows, groundtruth)
         gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
-        deltas = tf.where(is_matched[..., None], box_coder.encode(gt_boxes, boxes, scales=box_scales), 0.0)
+        deltas = tf.where(is_matched[..., None], coder.encode(gt_boxes, boxes), 0.0)
         return Targets(
             classes=classes,
             class_weights=class_weights,
@@ -140,7 +148,8 @@ class AnchorSampler:
         num_samples: S.
         positive_fraction: greatest share of objects.
         matched_threshold, unmatched_threshold: IoU of objects and of background (Faster R-CNN, section 3.1.2).
-        box_scales: of the box coder.
+        force_match, match_ties: which anchors are objects below that IoU, see `matching.match_boxes`.
+        coder: of the deltas.
         static: see `execution.Execution`.
     """
 
@@ -148,7 +157,9 @@ class AnchorSampler:
     positive_fraction: float = 0.5
     matched_threshold: float = 0.7
     unmatched_threshold: float = 0.3
-    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+    force_match: bool = True
+    match_ties: bool = False
+    coder: box_coder.BoxCoder = box_coder.BoxCoder()
     static: bool = False
 
     def __call__(
@@ -158,13 +169,15 @@ class AnchorSampler:
 
         Without a seed all images draw alike, each as if it were a batch of one.
         """
+        is_valid = outputs.is_valid if outputs.is_trained is None else outputs.is_valid & outputs.is_trained
         matches = match(
             outputs.anchors[None],
             groundtruth,
             matched_threshold=self.matched_threshold,
             unmatched_threshold=self.unmatched_threshold,
-            force_match=True,
-            is_valid=outputs.is_valid[None],
+            force_match=self.force_match,
+            match_ties=self.match_ties,
+            is_valid=is_valid[None],
             static=self.static,
         )
         num_anchors = outputs.anchors.shape[0]
@@ -181,7 +194,7 @@ class AnchorSampler:
         sampled_matches = tf.where(
             sample.is_sampled, tf.gather(matches, sample.indices, batch_dims=1), matching.IGNORED
         )
-        return sample, encode(anchors, sampled_matches, groundtruth, class_agnostic=True, box_scales=self.box_scales)
+        return sample, encode(anchors, sampled_matches, groundtruth, class_agnostic=True, coder=self.coder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,14 +206,18 @@ class RoISampler:
             itself (`hard_examples.HardExampleMiner`).
         positive_fraction: greatest share of objects.
         threshold: least IoU of an object; all others are background.
-        box_scales: of the box coder.
+        min_background_iou: those of a lower IoU do not train.
+        add_groundtruth: the groundtruth boxes that train are candidates too, with score 1.
+        coder: of the deltas.
         static: see `execution.Execution`.
     """
 
     num_samples: int | None = 64
     positive_fraction: float = 0.25
     threshold: float = 0.5
-    box_scales: box_coder.Scales = box_coder.DEFAULT_SCALES
+    min_background_iou: float = 0.0
+    add_groundtruth: bool = False
+    coder: box_coder.BoxCoder = box_coder.BoxCoder()
     static: bool = False
 
     def match(self, boxes: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
@@ -211,11 +228,14 @@ class RoISampler:
             matched_threshold=self.threshold,
             unmatched_threshold=self.threshold,
             force_match=False,
+            min_background_iou=self.min_background_iou,
             static=self.static,
         )
 
     def __call__(self, proposals: Proposals, groundtruth: Groundtruth, seed: tf.Tensor) -> Proposals:
         """Returns `num_samples` of the proposals, best first, padded with zeros."""
+        if self.add_groundtruth:
+            proposals = _add_groundtruth(proposals, groundtruth)
         if self.num_samples is None:
             return proposals
         matches = self.match(proposals.boxes, groundtruth)
@@ -243,4 +263,23 @@ class RoISampler:
         matches = self.match(rois.boxes, groundtruth) if rois.matches is None else rois.matches
         is_real = tf.sequence_mask(rois.num_proposals, tf.shape(rois.boxes)[1])
         matches = tf.where(is_real, matches, matching.IGNORED)
-        return encode(rois.boxes, matches, groundtruth, class_agnostic=False, box_scales=self.box_scales)
+        return encode(rois.boxes, matches, groundtruth, class_agnostic=False, coder=self.coder)
+
+
+def _add_groundtruth(proposals: Proposals, groundtruth: Groundtruth) -> Proposals:
+    """The groundtruth boxes that train, of score 1, and the proposals after them: R + G rows."""
+    num_groundtruth, num_proposals = dim(groundtruth.boxes, 1), dim(proposals.boxes, 1)
+    is_object = tf.sequence_mask(groundtruth.num_boxes, num_groundtruth) & ~groundtruth.is_crowd
+    is_object &= (groundtruth.weights > 0.0) & (box_ops.area(groundtruth.boxes) > 0.0)
+    is_real = tf.concat([is_object, tf.sequence_mask(proposals.num_proposals, num_proposals)], axis=1)
+    num_rows = num_groundtruth + num_proposals
+    rows = selection.find_marked(is_real, num_rows)  # the real rows first
+    is_filled = rows < num_rows
+    rows = tf.minimum(rows, num_rows - 1)
+    boxes = tf.concat([groundtruth.boxes, proposals.boxes], axis=1)
+    scores = tf.concat([tf.ones_like(groundtruth.weights), proposals.scores], axis=1)
+    return Proposals(
+        boxes=tf.where(is_filled[..., None], tf.gather(boxes, rows, batch_dims=1), 0.0),
+        scores=tf.where(is_filled, tf.gather(scores, rows, batch_dims=1), 0.0),
+        num_proposals=tf.math.count_nonzero(is_real, axis=1, dtype=tf.int32),
+    )

@@ -28,11 +28,15 @@ def multiscale_anchors(
     scales_per_octave: int,
     image_size: box_ops.Size | None = None,
     origin: float | tf.Tensor = 0.0,
+    offset: float = 0.5,
+    round_corners: bool = False,
+    stride_of_image: bool = False,
 ) -> tf.Tensor:
     """Lays anchors over a pyramid whose level l has cells of 2^l pixels.
 
-    The anchors of level l are centred on its cells. Their areas are (2^l * anchor_scale * 2^(s / scales_per_octave))^2 for
-    s = 0 .. scales_per_octave - 1, their shapes width / height = aspect ratio.
+    The anchors of level l are centred on its cells, or at another `offset` within them. Their areas are
+    (2^l * anchor_scale * 2^(s / scales_per_octave))^2 for s = 0 .. scales_per_octave - 1, their shapes width / height = aspect
+    ratio.
 
     Args:
         feature_sizes: (height, width) in cells of each level, finest first; Python ints give a static K.
@@ -43,6 +47,11 @@ def multiscale_anchors(
         image_size: (height, width) in pixels to normalize the anchors to; None leaves them in pixels.
         origin: pixel, on both axes, where the pyramid begins. A tensor whose value only a step tells keeps a compiler from
             writing all anchors into its program.
+        offset: place of an anchor's centre within its cell on both axes, 0 (the first corner) to 1.
+        round_corners: rounds the corners, relative to the centre, to whole pixels, half to even, as torchvision does.
+        stride_of_image: anchors of a level are as far apart as the pixels of the finest level divided by the cells of the
+            level, rounded down, as in torchvision, instead of 2^l pixels. Both are equal where the cells of the finest level
+            can be halved down to the level.
 
     Returns:
         [K, 4] float32, not clipped to the image.
@@ -66,11 +75,24 @@ def multiscale_anchors(
     levels = []
     for index, (height, width) in enumerate(feature_sizes):
         stride = 2.0 ** (min_level + index)
-        rows = (tf.range(height, dtype=tf.float32) + 0.5) * stride + origin
-        columns = (tf.range(width, dtype=tf.float32) + 0.5) * stride + origin
+        row_stride = column_stride = stride
+        if stride_of_image:
+            row_stride, column_stride = (
+                _whole_stride(finest * 2**min_level, cells)
+                for finest, cells in zip(feature_sizes[0], (height, width), strict=True)
+            )
+        rows = (tf.range(height, dtype=tf.float32) + offset) * row_stride + origin
+        columns = (tf.range(width, dtype=tf.float32) + offset) * column_stride + origin
         centers = tf.stack(tf.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, tf.newaxis, :]  # [H, W, 1, 2]
-        half_sides = tf.constant(sides * stride / 2.0, tf.float32)  # [A, 2]
+        half_sides = sides * stride / 2.0  # [A, 2]
+        half_sides = tf.constant(np.round(half_sides) if round_corners else half_sides, tf.float32)
         corners = tf.concat([centers - half_sides, centers + half_sides], axis=-1)  # [H, W, A, 4]
         levels.append(tf.reshape(corners, [-1, 4]))
     anchors = tf.concat(levels, axis=0)
     return anchors if image_size is None else box_ops.normalize(anchors, image_size)
+
+
+def _whole_stride(side: int | tf.Tensor, cells: int | tf.Tensor) -> float | tf.Tensor:
+    if isinstance(side, int) and isinstance(cells, int):
+        return float(side // max(cells, 1))
+    return tf.cast(side // tf.maximum(cells, 1), tf.float32)

@@ -31,6 +31,8 @@ def match_boxes(
     matched_threshold: float,
     unmatched_threshold: float,
     force_match: bool,
+    match_ties: bool = False,
+    min_background_iou: float = 0.0,
     may_force: tf.Tensor | None = None,
     is_valid: tf.Tensor | None = None,
     static: bool = False,
@@ -39,7 +41,9 @@ def match_boxes(
 
     An anchor is background below `unmatched_threshold`, ignored from there to below `matched_threshold`, and matched from
     `matched_threshold` on. With `force_match` each real groundtruth box also gets the anchor with which it has the largest IoU,
-    however low that is; if several ask for one anchor, the first gets it. Ties go to the lowest index.
+    however low that is; if several ask for one anchor, the first gets it. Ties go to the lowest index. With `match_ties` it
+    gets all anchors with which it has the largest IoU, if that is not 0, and each of them is matched to the groundtruth
+    box with which it has the largest IoU itself, which may be another (torchvision and Detectron2).
 
     Args:
         boxes: [B or 1, K, 4] float32, the anchors, in the frame of `gt_boxes`.
@@ -48,6 +52,8 @@ def match_boxes(
         matched_threshold: least IoU of a match.
         unmatched_threshold: IoU below which an anchor is background.
         force_match: whether each real groundtruth box gets an anchor.
+        match_ties: with `force_match`, gives it all that overlap it most.
+        min_background_iou: anchors of a lower IoU are ignored instead of background (Fast R-CNN, section 2.3).
         may_force: [B, G] bool, real rows that `force_match` gives an anchor to; the others match what they overlap only. None
             admits all.
         is_valid: [B or 1, K] bool, anchors that may match; the others are ignored. None admits all.
@@ -61,10 +67,17 @@ def match_boxes(
     """
     _check(matched_threshold, unmatched_threshold)
     with tf.name_scope("matching"):
-        overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou, _num_rows(static))
-        if may_force is not None:
-            overlaps = overlaps._replace(anchor=tf.where(may_force, overlaps.anchor, dim(boxes, 1)))
-        return _decide(overlaps, matched_threshold, unmatched_threshold, force_match, is_valid)
+        may_match_ties = None
+        if force_match and match_ties:
+            may_match_ties = tf.ones_like(gt_is_real) if may_force is None else may_force
+        overlaps = _best_overlaps(boxes, gt_boxes, gt_is_real, is_valid, box_ops.iou, _num_rows(static), may_match_ties)
+        matches = _decide(overlaps, matched_threshold, unmatched_threshold, min_background_iou)
+        if overlaps.is_top is not None:
+            matches = tf.where(overlaps.is_top, overlaps.row, matches)
+        elif force_match:
+            forced = overlaps.anchor if may_force is None else tf.where(may_force, overlaps.anchor, dim(boxes, 1))
+            matches = _force(matches, forced)
+        return matches if is_valid is None else tf.where(is_valid, matches, IGNORED)
 
 
 def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor, static: bool = False) -> tf.Tensor:
@@ -98,6 +111,9 @@ class _Overlaps(NamedTuple):
     similarity: tf.Tensor  # [B, K] of each anchor to its best real groundtruth box; _NONE where there is none
     row: tf.Tensor  # [B, K] int32, that groundtruth box; anything where there is none
     anchor: tf.Tensor  # [B, G] int32, the anchor most similar to each groundtruth box; K where none may match
+    is_top: (
+        tf.Tensor | None
+    )  # [B, K] bool, whether it is as similar as any anchor to a groundtruth box, and that not by 0
 
 
 def _best_overlaps(
@@ -107,10 +123,12 @@ def _best_overlaps(
     is_valid: tf.Tensor | None,
     measure: Callable[[box_ops.Corners, box_ops.Corners], tf.Tensor],
     num_rows: int,
+    may_match_ties: tf.Tensor | None = None,
 ) -> _Overlaps:
     """Finds the best partners without ever holding all K x G overlaps; time grows with the last real row, not with G.
 
-    `measure` takes corners [B, 1] and [B, K] to [B, K], not negative; `num_rows` are compared in a turn. No gradient passes.
+    `measure` takes corners [B, 1] and [B, K] to [B, K], not negative; `num_rows` are compared in a turn. `may_match_ties` is
+    [B, G] bool, groundtruth boxes whose anchors `is_top` marks; None marks none. No gradient passes.
     """
     boxes, gt_boxes = tf.stop_gradient(boxes), tf.stop_gradient(gt_boxes)
     batch, num_anchors, num_groundtruth = dim(gt_boxes, 0), dim(boxes, 1), dim(gt_boxes, 1)
@@ -118,6 +136,9 @@ def _best_overlaps(
     padding = num_turns * num_rows - num_groundtruth
     gt_corners = tf.transpose(tf.pad(gt_boxes, [[0, 0], [0, padding], [0, 0]]), [1, 2, 0])[..., tf.newaxis]
     is_real = tf.transpose(tf.pad(gt_is_real, [[0, 0], [0, padding]]))[..., tf.newaxis]  # [G, B, 1]
+    may_match = None
+    if may_match_ties is not None:
+        may_match = tf.transpose(tf.pad(may_match_ties, [[0, 0], [0, padding]]))[..., tf.newaxis]
     num_needed = tf.reduce_max(tf.where(is_real[..., 0], tf.range(num_turns * num_rows)[:, tf.newaxis] + 1, 0))
     # For each image, although all may have the same: a TPU's compiler would lay them out anew in every turn of the loop.
     corners = [tf.broadcast_to(corner, [batch, num_anchors]) for corner in tf.unstack(boxes, axis=-1)]
@@ -125,9 +146,13 @@ def _best_overlaps(
     def unseen(start: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
         return start < num_needed
 
-    def compare(start: tf.Tensor, best: tf.Tensor, row: tf.Tensor, anchor: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def compare(
+        start: tf.Tensor, best: tf.Tensor, row: tf.Tensor, anchor: tf.Tensor, *is_top: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         row_corners = tf.unstack(tf.slice(gt_corners, [start, 0, 0, 0], [num_rows, 4, batch, 1]))
         row_is_real = tf.unstack(tf.slice(is_real, [start, 0, 0], [num_rows, batch, 1]))
+        if may_match is not None:
+            row_may_match = tf.unstack(tf.slice(may_match, [start, 0, 0], [num_rows, batch, 1]))
         anchors_of_rows = []
         # One by one: what is kept of each needs no second look at the overlaps of all.
         for i in range(num_rows):
@@ -137,11 +162,18 @@ def _best_overlaps(
                 overlap = tf.where(is_valid, overlap, _NONE)
             row = tf.where(overlap > best, start + i, row)  # of equals, the one that came first stays
             best = tf.maximum(best, overlap)
-            anchors_of_rows.append(tf.argmax(overlap, axis=1, output_type=tf.int32))
+            first = tf.argmax(overlap, axis=1, output_type=tf.int32)
+            anchors_of_rows.append(first)
+            if may_match is not None:
+                top = tf.reduce_max(overlap, axis=1, keepdims=True)
+                # The first even where a compiler computes the overlaps twice, and not to the last bit alike.
+                is_equal = tf.equal(overlap, top) | tf.equal(tf.range(num_anchors), first[:, tf.newaxis])
+                is_top = (is_top[0] | (is_equal & (top > 0.0) & row_may_match[i]),)
         columns = (start + tf.range(num_rows))[:, tf.newaxis]
-        return start + num_rows, best, row, tf.tensor_scatter_nd_update(anchor, columns, tf.stack(anchors_of_rows))
+        anchor = tf.tensor_scatter_nd_update(anchor, columns, tf.stack(anchors_of_rows))
+        return (start + num_rows, best, row, anchor, *is_top)
 
-    _, best, row, anchor = tf.while_loop(
+    _, best, row, anchor, *is_top = tf.while_loop(
         unseen,
         compare,
         (
@@ -149,12 +181,13 @@ def _best_overlaps(
             tf.fill([batch, num_anchors], _NONE),
             tf.zeros([batch, num_anchors], tf.int32),
             tf.zeros([num_turns * num_rows, batch], tf.int32),
+            *([] if may_match is None else [tf.zeros([batch, num_anchors], tf.bool)]),
         ),
         maximum_iterations=num_turns,
     )
     can_match = gt_is_real if is_valid is None else gt_is_real & tf.reduce_any(is_valid, axis=1, keepdims=True)
     anchor = tf.where(can_match, tf.transpose(anchor)[:, :num_groundtruth], num_anchors)
-    return _Overlaps(similarity=best, row=row, anchor=anchor)
+    return _Overlaps(similarity=best, row=row, anchor=anchor, is_top=is_top[0] if is_top else None)
 
 
 def _check(matched_threshold: float, unmatched_threshold: float) -> None:
@@ -165,20 +198,22 @@ def _check(matched_threshold: float, unmatched_threshold: float) -> None:
 
 
 def _decide(
-    overlaps: _Overlaps,
-    matched_threshold: float,
-    unmatched_threshold: float,
-    force_match: bool,
-    is_valid: tf.Tensor | None,
+    overlaps: _Overlaps, matched_threshold: float, unmatched_threshold: float, min_background_iou: float
 ) -> tf.Tensor:
-    unmatched = tf.where(overlaps.similarity < unmatched_threshold, BACKGROUND, IGNORED)
-    matches = tf.where(overlaps.similarity >= matched_threshold, overlaps.row, unmatched)
-    if force_match:
-        batch, num_anchors = tf.unstack(tf.shape(matches))
-        num_groundtruth = tf.shape(overlaps.anchor)[1]
-        images = tf.broadcast_to(tf.range(batch)[:, tf.newaxis], tf.shape(overlaps.anchor))
-        rows = tf.broadcast_to(tf.range(num_groundtruth), tf.shape(overlaps.anchor))
-        first = tf.fill([batch, num_anchors + 1], num_groundtruth)  # the last column takes rows without an anchor
-        first = tf.tensor_scatter_nd_min(first, tf.stack([images, overlaps.anchor], axis=-1), rows)[:, :num_anchors]
-        matches = tf.where(first < num_groundtruth, first, matches)
-    return matches if is_valid is None else tf.where(is_valid, matches, IGNORED)
+    """[B, K] by the thresholds alone."""
+    is_background = overlaps.similarity < unmatched_threshold
+    if min_background_iou > 0.0:
+        is_background &= overlaps.similarity >= min_background_iou
+    unmatched = tf.where(is_background, BACKGROUND, IGNORED)
+    return tf.where(overlaps.similarity >= matched_threshold, overlaps.row, unmatched)
+
+
+def _force(matches: tf.Tensor, anchor: tf.Tensor) -> tf.Tensor:
+    """Matches [B, K], changed at the anchor [B, G] of each groundtruth box, K for none."""
+    batch, num_anchors = tf.unstack(tf.shape(matches))
+    num_groundtruth = tf.shape(anchor)[1]
+    images = tf.broadcast_to(tf.range(batch)[:, tf.newaxis], tf.shape(anchor))
+    rows = tf.broadcast_to(tf.range(num_groundtruth), tf.shape(anchor))
+    first = tf.fill([batch, num_anchors + 1], num_groundtruth)  # the last column takes rows without an anchor
+    first = tf.tensor_scatter_nd_min(first, tf.stack([images, anchor], axis=-1), rows)[:, :num_anchors]
+    return tf.where(first < num_groundtruth, first, matches)

@@ -50,7 +50,23 @@ def mark_largest(values: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return is_above | (is_equal & (columns < end))
 
 
-def find_marked(marks: tf.Tensor, size: int) -> tf.Tensor:
+def top_k(values: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `tf.math.top_k` of rows [N, K], but sorts only what it returns.
+
+    Args:
+        values: [N, K] float32 without NaN.
+        k: how many, at most K.
+
+    Returns:
+        The largest values [N, k] float32, largest first, and their columns [N, k] int32; of equals the first comes first.
+    """
+    marks = mark_largest(values, tf.fill([dim(values, 0)], k))
+    columns = find_marked(marks, k)
+    largest, order = tf.math.top_k(tf.gather(values, columns, batch_dims=1), k=k)
+    return largest, tf.gather(columns, order, batch_dims=1)
+
+
+def find_marked(marks: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
     """Lists the places of the first marks of each row.
 
     Args:

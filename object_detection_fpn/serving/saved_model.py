@@ -255,7 +255,7 @@ def _resize_tensor(images: tf.Tensor, resizer: Resizer, num_channels: int) -> tu
 def _resize_encoded(
     encoded: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor], resizer: Resizer, num_channels: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Strings [B] -> float32 [B, H, W, channels], zeros beyond each image up to the batch's largest, true shapes [B, 3]."""
+    """Strings [B] -> float32 [B, H, W, channels], padded up to the batch's largest image, true shapes [B, 3]."""
     shape = _resized_shape(resizer, num_channels)
 
     def decode_and_resize(element: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
@@ -268,7 +268,8 @@ def _resize_encoded(
     )
     with tf.device("CPU:0"):  # nothing decodes images elsewhere, and ragged batches stay off the accelerator
         ragged, true_shapes = tf.map_fn(decode_and_resize, encoded, fn_output_signature=specs)
-        return tf.ensure_shape(ragged.to_tensor(), [None, *shape]), true_shapes
+        images = tf.ensure_shape(ragged.to_tensor(), [None, *shape])
+        return resizer.fill_padding(images, true_shapes), true_shapes
 
 
 def _resized_shape(resizer: Resizer, num_channels: int) -> list[int | None]:

@@ -85,6 +85,27 @@ def _check(flag: str, path: str, reason: str | None) -> str:
     return path
 
 
+def add_starts(parser: argparse.ArgumentParser) -> None:
+    """What training does with learning rates and weights that were made for other batches and classes."""
+    parser.add_argument(
+        "--auto_scale_lr",
+        action="store_true",
+        help="multiply the learning rates by batch_size / reference_batch_size of train_config",
+    )
+    parser.add_argument(
+        "--from_label_map",
+        metavar="FILE",
+        help="label map of fine_tune_checkpoint, for restore_classes_by_name; the one beside it by default",
+    )
+
+
+def scale_learning_rates(config: pipeline_pb2.TrainEvalPipelineConfig, source: str) -> None:
+    """Does what --auto_scale_lr asks for, in place, and says so."""
+    from object_detection_fpn.config import scaling
+
+    say(str(scaling.scale_learning_rates(config, source)))
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="pipeline config, or the name of a recipe")
     parser.add_argument("--config_override", action="append", default=[], metavar="KEY.PATH=VALUE", help=OVERRIDE_HELP)

@@ -28,12 +28,17 @@ class WeightsReport(NamedTuple):
     """Paths of the variables left alone because no weights came for them."""
     unused: list[str]
     """Paths of weights that were assigned to no variable."""
+    by_class: Sequence[str] = ()
+    """Paths of the variables that were given the columns of some classes, see `training.classes`."""
+    classes: str = ""
+    """Which classes these are, in words."""
 
     def table(self, title: str) -> str:
-        """A heading, then a line for each of the four: how many, and some of them. Only the first is shown if empty."""
+        """A heading, then a line for each kind: how many, and some of them. Only the first is shown if empty."""
         shapes = [f"{path} {list(here)} <- {list(there)}" for path, here, there in self.other_shape]
         rows: list[tuple[str, Sequence[Any], list[str]]] = [
             ("restored", self.restored, []),
+            ("restored in part", self.by_class, list(self.by_class)),
             ("left alone, other shape", self.other_shape, shapes),
             ("left alone, not there", self.missing, self.missing),
             ("there, not wanted", self.unused, self.unused),
@@ -43,7 +48,7 @@ class WeightsReport(NamedTuple):
             for name, entries, examples in rows
             if entries or name == "restored"
         ]
-        return "\n".join([title, *lines])
+        return "\n".join([title, *lines, *([f"  {self.classes}"] if self.classes else [])])
 
 
 class Restored(NamedTuple):

@@ -371,6 +371,17 @@ EFFECTS = [
                 "per_channel_pad_value",
                 "[1, 2, 3]",
             ),
+            ("KeepAspectRatioResizer", "keep_aspect_ratio_resizer", "min_dimension: 20", "half_pixel_centers", "true"),
+            (
+                "KeepAspectRatioResizer",
+                "keep_aspect_ratio_resizer",
+                "min_dimension: 20 half_pixel_centers: true",
+                "antialias",
+                "true",
+            ),
+            ("KeepAspectRatioResizer", "keep_aspect_ratio_resizer", "min_dimension: 20", "round_pixels", "true"),
+            ("KeepAspectRatioResizer", "keep_aspect_ratio_resizer", "min_dimension: 25", "size_rounding", "FLOOR"),
+            ("KeepAspectRatioResizer", "keep_aspect_ratio_resizer", "min_dimension: 20", "pad_to_multiple", 16),
             ("ConditionalShapeResizer", "conditional_shape_resizer", "size_threshold: 25", "condition", "SMALLER"),
             ("ConditionalShapeResizer", "conditional_shape_resizer", "", "size_threshold", 20),
             ("ConditionalShapeResizer", "conditional_shape_resizer", "size_threshold: 20", "resize_method", "BICUBIC"),
@@ -378,6 +389,12 @@ EFFECTS = [
             ("PadToMultipleResizer", "pad_to_multiple_resizer", "", "multiple", 16),
             ("PadToMultipleResizer", "pad_to_multiple_resizer", "", "convert_to_grayscale", "true"),
         ]
+    ),
+    (
+        "KeepAspectRatioResizer.min_dimensions_in_training",
+        "training image",
+        RESIZER("keep_aspect_ratio_resizer { min_dimension: 20 }"),
+        RESIZER("keep_aspect_ratio_resizer { min_dimensions_in_training: [25, 30] }"),
     ),
 ]
 
@@ -493,6 +510,11 @@ def image(config):
     return builder.build_resizer(config.image_resizer)(picture)
 
 
+def training_image(config):
+    picture = tf.constant(np.random.RandomState(0).randint(0, 256, [24, 36, 3]), tf.uint8)
+    return builder.build_resizer(config.image_resizer, is_training=True)(picture, seed=tf.constant([1, 2]))
+
+
 OBSERVATIONS = {
     "variables": lambda config: [(v.shape.as_list(), v.trainable) for v in build(config).variables],
     "values": lambda config: build(config).variables,
@@ -508,6 +530,7 @@ OBSERVATIONS = {
     "detections": detections,
     "suppression": suppression,
     "image": image,
+    "training image": training_image,
 }
 
 

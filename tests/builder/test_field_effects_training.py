@@ -131,7 +131,7 @@ _ABOUT_DATA = {
     *("TrainConfig.batch_size", "TrainConfig.data_augmentation_options", "TrainConfig.max_number_of_boxes"),
     *("TrainConfig.merge_multiple_label_boxes", "TrainConfig.use_multiclass_scores"),
 }
-# Fields whose effect needs files or is a refusal: tests below, in test_run.py and in interop/.
+# Fields whose effect needs files or a flag, or is a refusal: tests below, in interop/ and in config/test_scaling.py.
 _OWN_TESTS = {
     "TrainEvalPipelineConfig.eval_config",
     "TrainEvalPipelineConfig.eval_input_reader",
@@ -139,6 +139,8 @@ _OWN_TESTS = {
     "TrainConfig.fine_tune_checkpoint_type",
     "TrainConfig.from_detection_checkpoint",
     "TrainConfig.fine_tune_checkpoint_version",
+    "TrainConfig.reference_batch_size",
+    "TrainConfig.restore_classes_by_name",
 }
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import recipes
+from object_detection_fpn.jobs import train as train_job
 from object_detection_fpn.training.stored import latest_checkpoint
 
 # The process that Ctrl-C stops, below, trains the whole ResNet-18.
@@ -75,6 +76,10 @@ _FLAGS = {
     "train --model_dir": ("train --config RECIPE", "folder"),
     "train --xla_cache_dir": ("train --config RECIPE --model_dir NEW", "folder"),
     "train --config": ("train --model_dir NEW", "file"),
+    "train --from_label_map": (
+        "train --config RECIPE --model_dir NEW OVERRIDES --config_override train_config.restore_classes_by_name=true",
+        "file",
+    ),
     "eval --config": ("eval --checkpoint NEW", "file"),
     "eval --checkpoint": ("eval --config RECIPE", "input"),
     "eval --output_dir": ("eval --config RECIPE --checkpoint NEW OVERRIDES", "folder"),
@@ -133,6 +138,44 @@ def test_a_path_that_cannot_be_used_ends_with_one_line(flag, small_overrides, sh
         assert message.startswith("error: ")
         assert message.count("\n") == 1, message
     assert sorted(item.name for item in tmp_path.iterdir()) in (["binary", "file"], ["binary", "file", "new"])
+
+
+def test_a_label_map_without_use_is_refused(small_overrides, shapes_data, tmp_path, capfd):
+    arguments = ["train", "--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(small_overrides)]
+    assert cli.main([*arguments, "--from_label_map", shapes_data.label_map_path]) == 2
+    assert "has no use: train_config.restore_classes_by_name is false. Set it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("reference", [8, 0])
+def test_learning_rates_follow_the_batch_where_asked_to(
+    scripts, small_overrides, monkeypatch, tmp_path, capfd, reference
+):
+    configs = []
+    monkeypatch.setattr(train_job, "train", lambda config, **settings: configs.append(config))
+    overrides = [
+        *small_overrides,
+        f"train_config.reference_batch_size={reference}",
+        "train_config.optimizer={momentum_optimizer {learning_rate {constant_learning_rate {learning_rate: 0.5}}}}",
+    ]
+    arguments = ["--config", RECIPE, "--model_dir", str(tmp_path), *override_arguments(overrides)]
+    module = scripts("model_main_tf2")
+    words = [f"--pipeline_config_path={recipes.recipe_path(RECIPE)}", f"--model_dir={tmp_path}"]
+    module.FLAGS(["model_main_tf2.py", *words, *(f"--config_override={o}" for o in overrides), "--auto_scale_lr"])
+    status = 0 if reference else 2
+    assert cli.main(["train", *arguments]) == 0
+    assert cli.main(["train", *arguments, "--auto_scale_lr"]) == status
+    with pytest.raises(SystemExit) as end:
+        module.main([])
+    assert end.value.code == status
+    message = capfd.readouterr().err
+    rates = [c.train_config.optimizer.momentum_optimizer.learning_rate.constant_learning_rate for c in configs]
+    if reference:
+        assert [rate.learning_rate for rate in rates] == [0.5, 0.125, 0.125]
+        line = "Learning rates times batch_size / reference_batch_size = 2 / 8: the highest, 0.5, becomes 0.125."
+        assert message.count(line) == 2
+    else:
+        assert [rate.learning_rate for rate in rates] == [0.5]
+        assert message.count("train_config.reference_batch_size = 0 does not say for which batch") == 2
 
 
 def test_waiting_for_checkpoints_needs_their_folder(tmp_path, capfd):

@@ -150,3 +150,12 @@ def test_binary_file_is_refused(tmp_path):
     (tmp_path / "records").write_bytes(b"\x00\x81")
     with pytest.raises(ConfigError, match=r"records: is a binary file, not text"):
         load_label_map(str(tmp_path / "records"))
+
+
+def test_each_class_of_a_model_has_all_its_names(write):
+    items = 'item { id: 1 name: "a" display_name: "cat" } item { id: 3 name: "b" } item { id: 3 name: "c" }'
+    label_map = load_label_map(write(items))
+    assert label_map.class_names() == [("a", "cat"), (), ("b", "c")]
+    assert label_map.class_names(1) == [("a", "cat")]
+    assert label_map.class_names(4) == [("a", "cat"), (), ("b", "c"), ()]
+    assert load_label_map(write(items), use_display_name=True).class_names(1) == [("cat", "a")]

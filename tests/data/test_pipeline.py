@@ -113,6 +113,30 @@ def test_a_dynamic_batch_is_padded_to_its_largest_image(write_records, make_reco
     assert batch.inputs.images.shape == (3, 48, 32, 3)
 
 
+def test_a_dynamic_batch_is_padded_with_the_resizers_value(write_records, make_record, encode_image):
+    sizes = [(16, 32), (48, 16)]
+    path = write_records([make_record(image=encode_image(*size)) for size in sizes])
+    resizer = resize.keep_aspect_ratio(
+        min_dimension=16, max_dimension=64, pad_to_multiple=20, per_channel_pad_value=(124.0, 116.0, 104.0)
+    )
+    (batch,) = make(path, resizer=resizer, batch_size=3)
+    assert batch.inputs.images.shape == (3, 60, 40, 3)
+    for image, (height, width, _) in zip(batch.inputs.images.numpy(), batch.inputs.true_shapes.numpy(), strict=True):
+        assert np.all(image[height:] == [124, 116, 104]) and np.all(image[:, width:] == [124, 116, 104])
+
+
+def test_drawn_sizes_follow_the_seed_and_boxes_the_size(write_records, make_record, encode_image):
+    path = write_records([make_record([(0.0, 0.5, 0.5, 1.0)], [2], image=encode_image(20, 40))])
+    resizer = resize.keep_aspect_ratio(min_dimension=16, max_dimension=64, min_dimensions=(8, 24, 32))
+    runs = [list(make(path, resizer=resizer, is_training=True, batch_size=1, seed=5).take(12)) for _ in range(2)]
+    shapes = [[batch.inputs.true_shapes[0].numpy().tolist() for batch in run] for run in runs]
+    assert shapes[0] == shapes[1]
+    assert {shape[0] for shape in shapes[0]} == {8, 24, 32}
+    for batch in runs[0]:
+        height, width = batch.inputs.true_shapes[0, :2].numpy().astype(float)
+        np.testing.assert_allclose(batch.groundtruth.boxes[0, 0], [0, width / 2, height / 2, width], rtol=1e-6)
+
+
 def test_evaluation_goes_through_the_data_once_in_order_and_fills_the_last_batch(numbered):
     numbered(6, "a-0.tfrecord", 0)
     pattern = numbered(5, "a-1.tfrecord", 6).replace("a-1", "a-*")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from object_detection_fpn.data import resize
+from object_detection_fpn.data.resample import Interpolation
 
 
 def ramp(height: int, width: int, channels: int = 3) -> tf.Tensor:
@@ -174,6 +175,20 @@ def test_static_size_is_what_a_graph_knows(resizer, size):
             'method = "lanczos" is unknown. Allowed: bil',
         ),
         (
+            lambda: resize.keep_aspect_ratio(min_dimension=5, max_dimension=8, min_dimensions=(7, 9)),
+            "min_dimensions = 9 exceeds max_dimension = 8",
+        ),
+        (
+            lambda: resize.keep_aspect_ratio(min_dimension=5, max_dimension=8, size_rounding="ceil"),
+            'size_rounding = "ceil" is unknown. Allowed: object_detection_api, floor, round',
+        ),
+        (
+            lambda: resize.keep_aspect_ratio(
+                min_dimension=5, max_dimension=8, pad_to_multiple=4, pad_to_max_dimension=True
+            ),
+            "pad_to_multiple = 4 does not go with pad_to_max_dimension",
+        ),
+        (
             lambda: resize.keep_aspect_ratio(min_dimension=9, max_dimension=8),
             "min_dimension = 9 exceeds max_dimension = 8",
         ),
@@ -183,3 +198,89 @@ def test_static_size_is_what_a_graph_knows(resizer, size):
 def test_impossible_settings_are_refused(make, words):
     with pytest.raises(ValueError, match=words.replace("(", r"\(")):
         make()
+
+
+# The libraries' rules -------------------------------------------------------------------------------------------------
+
+SAMPLING = {
+    "torchvision": ("floor", Interpolation(half_pixel_centers=True)),
+    "detectron2": ("round", Interpolation(half_pixel_centers=True, antialias=True, round_pixels=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    return dict(np.load(golden_dir / "pytorch" / "resize.npz"))
+
+
+@pytest.mark.parametrize("rounding, column", [("floor", 4), ("round", 6)])
+def test_sizes_are_those_of_the_libraries(golden, rounding, column):
+    rows = golden["sizes"]  # h, w, min, max, torchvision's h, w, Detectron2's h, w
+    found = [resize.scaled_size(tf.constant(row[:2]), int(row[2]), int(row[3]), rounding).numpy() for row in rows]
+    np.testing.assert_array_equal(found, rows[:, column : column + 2])
+
+
+@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("library", SAMPLING)
+def test_pixels_are_those_of_the_libraries(golden, library, case):
+    min_dimension, max_dimension = golden[f"min_max{case}"].tolist()
+    rounding, interpolation = SAMPLING[library]
+    resizer = resize.keep_aspect_ratio(
+        min_dimension=min_dimension, max_dimension=max_dimension, size_rounding=rounding, interpolation=interpolation
+    )
+    resized = resizer(tf.constant(golden[f"image{case}"]))[0].numpy()
+    if library == "torchvision":
+        normalized = (resized / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        np.testing.assert_allclose(normalized, golden[f"torchvision{case}"][0].transpose(1, 2, 0), atol=1e-3)
+    else:
+        difference = np.abs(resized - golden[f"detectron2_{case}"])
+        assert difference.max() <= 1
+        assert np.mean(difference > 0) < 0.002
+
+
+def test_one_of_the_sides_is_drawn_by_the_seed_alone():
+    resizer = resize.keep_aspect_ratio(min_dimension=6, max_dimension=40, min_dimensions=(8, 10, 16))
+    drawn = [resizer(ramp(5, 7), seed=tf.constant([i, 3]))[1].numpy().tolist() for i in range(40)]
+    assert {tuple(shape) for shape in drawn} == {(8, 11, 3), (10, 14, 3), (16, 22, 3)}
+    assert drawn == [resizer(ramp(5, 7), seed=tf.constant([i, 3]))[1].numpy().tolist() for i in range(40)]
+    assert resizer(ramp(5, 7))[1].numpy().tolist() == [6, 8, 3]
+
+
+def test_drawn_sides_are_padded_to_one_size():
+    resizer = resize.keep_aspect_ratio(
+        min_dimension=6, max_dimension=24, min_dimensions=(8, 16), pad_to_max_dimension=True
+    )
+    assert resizer.static_size == (24, 24)
+    for i in range(4):
+        image, true_shape = resizer(ramp(5, 7), seed=tf.constant([i, 0]))
+        assert image.shape == (24, 24, 3)
+        assert not np.any(image[true_shape[0] :]) and np.all(image[: true_shape[0], : true_shape[1]] > 0)
+
+
+@pytest.mark.parametrize("size, padded", [((8, 12), (8, 12)), ((9, 12), (12, 12)), ((9, 13), (12, 16))])
+def test_padding_to_a_multiple_has_the_value_asked_for(size, padded):
+    resizer = resize.keep_aspect_ratio(
+        min_dimension=min(size), max_dimension=99, pad_to_multiple=4, per_channel_pad_value=(1.5, 2.0, 3.0)
+    )
+    image, true_shape = resizer(ramp(*size))
+    assert image.shape == (*padded, 3)
+    assert true_shape.numpy().tolist() == [*size, 3]
+    np.testing.assert_array_equal(image[: size[0], : size[1]], tf.cast(ramp(*size), tf.float32))
+    outside = np.ones(padded, bool)
+    outside[: size[0], : size[1]] = False
+    assert np.all(image.numpy()[outside] == [1.5, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    "is_gray, value", [(False, [100.0, 50.0, 20.0]), (True, [0.2989 * 100 + 0.587 * 50 + 0.114 * 20])]
+)
+def test_what_a_batch_adds_to_its_images_has_that_value_too(is_gray, value):
+    resizer = resize.keep_aspect_ratio(
+        min_dimension=2, max_dimension=9, per_channel_pad_value=(100, 50, 20), convert_to_grayscale=is_gray
+    )
+    images = tf.ones([2, 3, 4, len(value)])
+    filled = resizer.fill_padding(images, tf.constant([[3, 2, 3], [1, 4, 3]])).numpy()
+    np.testing.assert_allclose(filled[0, :, 2:], np.broadcast_to(value, [3, 2, len(value)]), rtol=1e-5)
+    np.testing.assert_allclose(filled[1, 1:], np.broadcast_to(value, [2, 4, len(value)]), rtol=1e-5)
+    assert np.all(filled[0, :, :2] == 1) and np.all(filled[1, :1] == 1)
+    assert resize.identity().fill_padding(images, tf.ones([2, 3], tf.int32)) is images

@@ -7,11 +7,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 from interop import fake_library
 from interop import torch_writer as writer
 
-from object_detection_fpn.interop import libraries, sources
+from object_detection_fpn.interop import libraries, sources, torchvision
 from object_detection_fpn.interop.torch_files import StateDict
+from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.backbones.backbone import PixelNormalization
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import Restored, variables_by_path
 
@@ -165,6 +170,89 @@ def test_a_resnet_of_another_depth_is_refused(blocks, num_convolutions, words):
     model = SimpleNamespace(feature_extractor=SimpleNamespace(backbone=SimpleNamespace(name="resnet50_v1")))
     with pytest.raises(CheckpointError, match=rf"x\.pth: .*{words}"):
         libraries.find_weights(StateDict(tensors, "", ""), model, "x.pth")
+
+
+def torchvision_resnet18(rng) -> dict[str, np.ndarray]:
+    """Tensors of a ResNet-18, its norms far from the identity."""
+    tensors = {}
+
+    def add(conv, norm, size, num_in, num_out):
+        tensors[f"{conv}.weight"] = rng.normal(0, (2 / size**2 / num_in) ** 0.5, (num_out, num_in, size, size))
+        for name, low, high in (
+            ("weight", 0.5, 1),
+            ("bias", -0.3, 0.3),
+            ("running_mean", -0.3, 0.3),
+            ("running_var", 0.5, 2),
+        ):
+            tensors[f"{norm}.{name}"] = rng.uniform(low, high, num_out)
+        tensors[f"{norm}.num_batches_tracked"] = np.int64(1)
+
+    add("conv1", "bn1", 7, 3, 64)
+    num_in = 64
+    for stage, num_out in enumerate((64, 128, 256, 512), start=1):
+        for block in range(2):
+            place = f"layer{stage}.{block}"
+            if num_in != num_out:
+                add(f"{place}.downsample.0", f"{place}.downsample.1", 1, num_in, num_out)
+            add(f"{place}.conv1", f"{place}.bn1", 3, num_in, num_out)
+            add(f"{place}.conv2", f"{place}.bn2", 3, num_out, num_out)
+            num_in = num_out
+    tensors["fc.weight"], tensors["fc.bias"] = np.zeros((10, 512)), np.zeros(10)
+    return {name: np.asarray(t, np.int64 if name.endswith("tracked") else np.float32) for name, t in tensors.items()}
+
+
+def features_of_resnet18(tensors, images):
+    """What torchvision computes with them, but for the padding, which is that of tf-models-official."""
+
+    def convolve(features, conv, norm, strides=1):
+        kernel = tensors[f"{conv}.weight"].transpose(2, 3, 1, 0)
+        features = tf.nn.conv2d(features, kernel, strides, "SAME")
+        scale = tensors[f"{norm}.weight"] / np.sqrt(tensors[f"{norm}.running_var"] + 1e-5)
+        return features * scale + (tensors[f"{norm}.bias"] - scale * tensors[f"{norm}.running_mean"])
+
+    features = tf.nn.max_pool2d(tf.nn.relu(convolve(images, "conv1", "bn1", 2)), 3, 2, "SAME")
+    for stage in range(1, 5):
+        for block in range(2):
+            place, strides = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            shortcut = features
+            if f"{place}.downsample.0.weight" in tensors:
+                shortcut = convolve(features, f"{place}.downsample.0", f"{place}.downsample.1", strides)
+            inner = tf.nn.relu(convolve(features, f"{place}.conv1", f"{place}.bn1", strides))
+            features = tf.nn.relu(shortcut + convolve(inner, f"{place}.conv2", f"{place}.bn2"))
+    return features
+
+
+@pytest.mark.no_cover  # measuring it takes long
+def test_a_resnet18_of_torchvision_computes_its_features(build_small, save):
+    rng = np.random.default_rng(0)
+    tensors = torchvision_resnet18(rng)
+    pixels = PixelNormalization(mean=torchvision.PIXEL_MEAN, stddev=torchvision.PIXEL_STDDEV)
+    spec = layers.LayerSpec(norm=layers.BatchNormSpec(epsilon=1e-5, scale=True))
+    model = build_small(
+        backbone=lambda **_: resnet_v1.resnet_v1_small(18, spec=spec, pixels=pixels),
+        num_stages=1,
+        min_level=2,
+        max_level=5,
+    )
+    report, title = sources.restore_for_fine_tuning(save(tensors, "resnet18-f37072fd.pth"), model)
+    assert "(a ResNet of torchvision" in title
+    assert report.missing == report.other_shape == report.unused == []
+    images = rng.uniform(-2, 2, (1, 64, 64, 3)).astype(np.float32)
+    expected = features_of_resnet18(tensors, images).numpy()
+    found = model.feature_extractor.backbone(images, training=False)[5]
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_padding_like_same_is_refused():
+    """Such a model would compute other features than the weights were trained for."""
+    pixels = PixelNormalization(mean=torchvision.PIXEL_MEAN, stddev=torchvision.PIXEL_STDDEV)
+    names = {"pool1_pool": tf_keras.layers.MaxPooling2D, "other": tf_keras.layers.ReLU}
+    network = SimpleNamespace(layers=[make(name=name) for name, make in names.items()])
+    backbone = SimpleNamespace(name="resnet50_v1", stride_in_3x3=True, pixels=pixels, network=network)
+    with pytest.raises(CheckpointError, match=r"x\.pth: .*feature_extractor\.resnet \{ symmetric_padding: true \}"):
+        torchvision.backbone_weights_by_path(
+            {}, SimpleNamespace(feature_extractor=SimpleNamespace(backbone=backbone)), "x.pth"
+        )
 
 
 def test_resnets_that_detectron2_took_from_torchvision_are_torchvision(monkeypatch):

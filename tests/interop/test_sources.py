@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import label_map
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.data import resize
 from object_detection_fpn.interop import odapi, sources
@@ -283,3 +284,81 @@ def test_reference_checkpoint_restores_for_fine_tuning(parity, golden_dir):
     assert len(report.restored) == 327 - 4
     assert len(report.other_shape) == 4
     assert report.missing == report.unused == []
+
+
+# Classes by name ------------------------------------------------------------------------------------------------------
+
+PREDICTORS = [
+    f"box_head/{layer}/{name}" for layer in ("class_predictor", "box_predictor") for name in ("kernel", "bias")
+]
+
+
+def label_map_of(*names):
+    return label_map.LabelMap(tuple(label_map.LabelMapItem(i, name, name) for i, name in enumerate(names, 1)))
+
+
+def spread(model):
+    """Gives each column of the predictors a value of its own."""
+    for path in PREDICTORS:
+        variable = variables_by_path(model)[path]
+        variable.assign(tf.broadcast_to(tf.range(variable.shape[-1], dtype=tf.float32), variable.shape))
+
+
+@pytest.fixture(params=["api", "ours", "saved_model"])
+def checkpoint_of_three(request, build_small, save_as_api, tmp_path):
+    """A model of the classes cat, dog, bird, saved with its label map beside."""
+    model = build_small()
+    spread(model)
+    (tmp_path / "map.pbtxt").write_text(
+        "".join(f'item {{ id: {i} name: "{n}" }}' for i, n in enumerate(["cat", "dog", "bird"], 1))
+    )
+    (tmp_path / "pipeline.config").write_text('train_input_reader { label_map_path: "map.pbtxt" }')
+    if request.param == "api":
+        return save_as_api(model, tmp_path / "checkpoint")
+    if request.param == "ours":
+        return tf.train.Checkpoint(model=model).write(str(tmp_path / "ckpt-3"))
+    tf.saved_model.save(tf.Module(), str(tmp_path / "saved_model"))
+    tf.train.Checkpoint(model=model).write(str(tmp_path / "saved_model" / "variables" / "variables"))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["", "detection"])
+def test_predictors_are_restored_by_the_names_of_their_classes(build_small, checkpoint_of_three, kind):
+    model = build_small(num_classes=2)
+    before = values(model)
+    report, _ = sources.restore_for_fine_tuning(
+        checkpoint_of_three, model, kind=kind, label_map=label_map_of("fish", "Dog")
+    )
+    after = values(model)
+    assert sorted(report.by_class) == sorted(PREDICTORS)
+    assert report.other_shape == [] and not set(report.restored) & set(PREDICTORS)
+    assert report.classes == "1 of 2 classes kept by name: Dog; from first values: fish"
+    kernel, bias = after["box_head/class_predictor/kernel"], after["box_head/box_predictor/bias"]
+    np.testing.assert_array_equal(kernel[:, [0, 2]], np.broadcast_to([0.0, 2.0], [len(kernel), 2]))
+    np.testing.assert_array_equal(kernel[:, 1], before["box_head/class_predictor/kernel"][:, 1])
+    assert bias.tolist() == [*before["box_head/box_predictor/bias"][:4], 4, 5, 6, 7]
+    is_rpn_restored = any(path.startswith("rpn/") for path in report.restored)
+    assert is_rpn_restored == (kind == "")
+
+
+def test_a_label_map_that_is_given_goes_first(build_small, checkpoint_of_three):
+    model = build_small()
+    report, _ = sources.restore_for_fine_tuning(
+        checkpoint_of_three,
+        model,
+        label_map=label_map_of("a", "b", "c"),
+        from_label_map=label_map_of("c", "b", "a"),
+    )
+    assert report.classes == "3 of 3 classes kept by name: a, b, c"
+    assert values(model)["box_head/class_predictor/bias"].tolist() == [0, 3, 2, 1]
+
+
+def test_without_the_label_maps_predictors_are_restored_by_shape(build_small, saved, caplog):
+    original, path = saved
+    model = build_small()
+    report, _ = sources.restore_for_fine_tuning(path, model, label_map=label_map_of("a", "b", "c"))
+    assert (report.by_class, report.classes) == ((), "")
+    assert_equal(model, original)
+    assert "the label map of this checkpoint is not known" in caplog.text
+    report, _ = sources.restore_for_fine_tuning(path, model, kind="detection", label_map=label_map_of("a", "b", "c"))
+    assert set(PREDICTORS) <= set(report.unused)

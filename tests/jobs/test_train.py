@@ -201,11 +201,13 @@ def test_training_starts_from_the_fine_tune_checkpoint(small_config, untraced, t
     message = type(small_config)()
     message.CopyFrom(small_config)
     message.train_config.fine_tune_checkpoint = latest_checkpoint(str(tmp_path / "first"))
-    message.train_config.fine_tune_checkpoint_type = "full"
+    message.train_config.fine_tune_checkpoint_type = "detection"
+    message.train_config.restore_classes_by_name = True  # the predictors as well
     message.train_config.optimizer.momentum_optimizer.learning_rate.constant_learning_rate.learning_rate = 0.0
     with untraced():
         train_job.train(message, model_dir=str(tmp_path / "second"), num_steps=1)
-    assert "restored" in capfd.readouterr().out
+    output = capfd.readouterr().out
+    assert "restored" in output and "3 of 3 classes kept by name: " in output
     key = "model/box_head/class_predictor/kernel/.ATTRIBUTES/VARIABLE_VALUE"
     kernels = [
         tf.train.load_checkpoint(latest_checkpoint(str(tmp_path / name))).get_tensor(key)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn.modeling import postprocess
-from object_detection_fpn.ops import nms
+from object_detection_fpn.ops import box_coder, nms
 from object_detection_fpn.records import BoxOutputs, Proposals, RpnOutputs
 
 # One image of 100 x 200 pixels, padded to 128 x 256; three RoIs and a padding row.
@@ -127,9 +127,10 @@ def test_a_shared_box_serves_every_class():
     np.testing.assert_allclose(detections.raw_boxes[0, :3], [expected[0], expected[2], expected[1]], atol=1e-6)
 
 
-def test_box_scales_arrive():
+def test_the_box_coder_arrives():
     deltas = np.full([1, 4, 1, 4], LEFT_BY_A_TENTH)
-    detections = detect(make_predictions(deltas=deltas), box_scales=(10.0, 2.0, 5.0, 5.0))  # now left by half
+    coder = box_coder.BoxCoder(scales=(10.0, 2.0, 5.0, 5.0))
+    detections = detect(make_predictions(deltas=deltas), coder=coder)  # now left by half
     np.testing.assert_allclose(detections.raw_boxes[0, 2], [0.8, 0.5, 1, 1], atol=1e-6)
 
 
@@ -216,3 +217,17 @@ def test_detections_of_the_pytorch_libraries(golden_dir, static, case, image):
     np.testing.assert_allclose(detections.scores[0], golden["scores"], atol=1e-6)
     boxes = detections.boxes[0].numpy() * [height, width, height, width]
     np.testing.assert_allclose(boxes, golden["boxes_input"][:, YX], atol=1e-3)
+
+
+def test_proposals_of_one_logit_are_scored_by_a_sigmoid_and_decoded_by_their_coder():
+    anchors = RpnOutputs(
+        objectness_logits=tf.constant([[[np.log(4.0)], [0.0]]], tf.float32),
+        box_deltas=tf.constant([[[0.0, 0.5, 0.0, 0.0], [0.0] * 4]]),
+        anchors=tf.constant([[0.0, 0, 50, 100], [80, 150, 120, 250]]),
+        is_valid=tf.constant([True, True]),
+    )
+    _, rois = make_predictions(num_rois=3)
+    coder = box_coder.BoxCoder(scales=(1.0, 1.0, 1.0, 1.0))
+    detections = postprocess.proposals_as_detections(anchors, rois, TRUE_SHAPES, coder=coder)
+    np.testing.assert_allclose(detections.raw_class_scores, [[[0.2, 0.8], [0.5, 0.5]]], atol=1e-6)
+    np.testing.assert_allclose(detections.raw_boxes[0, 0], [0, 0.25, 0.5, 0.75], atol=1e-6)

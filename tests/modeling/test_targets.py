@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from object_detection_fpn.modeling import targets
-from object_detection_fpn.ops import box_coder
+from object_detection_fpn.modeling.heads import rpn
+from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.ops import box_coder, losses
 from object_detection_fpn.records import Proposals, RpnOutputs
 
 LOG2 = 5 * np.log(2)  # a side twice as long, times the coder's scale
@@ -329,12 +331,137 @@ def test_targets_of_rois_ignore_padding_rows(make_groundtruth):
     assert encoded.box_weights.numpy().tolist() == [[1, 1, 0, 0, 0]]
 
 
-def test_box_scales_are_those_of_the_sampler(make_groundtruth):
+def test_the_box_coder_is_that_of_the_sampler(make_groundtruth):
     groundtruth = make_groundtruth([{"box": (5, 0, 15, 10)}])
-    sampler = targets.RoISampler(threshold=0.1, box_scales=(1.0, 1.0, 1.0, 1.0))
+    sampler = targets.RoISampler(threshold=0.1, coder=box_coder.BoxCoder(scales=(1.0, 1.0, 1.0, 1.0)))
     np.testing.assert_allclose(
         sampler.targets(proposals_of([CAT]), groundtruth).box_deltas, [[[0.5, 0, 0, 0]]], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("min_iou, kept", [(0.0, 7), (0.19, 6), (0.3, 5)])
+def test_proposals_that_overlap_nothing_enough_do_not_train(make_groundtruth, min_iou, kept):
+    groundtruth = make_groundtruth([{"box": CAT}, {"box": DOG}])
+    sampler = targets.RoISampler(num_samples=8, positive_fraction=1.0, min_background_iou=min_iou)
+    rois = sampler(proposals_of(PROPOSALS), groundtruth, SEED)
+    assert rois.num_proposals.numpy().tolist() == [kept]
+    weights = sampler.targets(proposals_of(PROPOSALS), groundtruth).class_weights
+    assert weights.numpy().sum() == kept
+
+
+def test_without_groundtruth_nothing_overlaps_enough(make_groundtruth):
+    sampler = targets.RoISampler(num_samples=4, min_background_iou=0.1)
+    assert sampler(proposals_of(PROPOSALS), make_groundtruth([]), SEED).num_proposals.numpy().tolist() == [0]
+
+
+MANY = [
+    {"box": CAT, "class": 2},
+    {"box": (20, 0, 30, 10), "weight": 0.0},
+    {"box": (0, 20, 10, 30), "crowd": True},
+    {"box": DOG, "class": 1},
+    {"box": (70, 70, 70, 75)},
+]
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_groundtruth_that_trains_is_among_the_candidates(make_groundtruth, jit):
+    groundtruth = make_groundtruth(MANY)
+    sampler = targets.RoISampler(num_samples=8, positive_fraction=1.0, add_groundtruth=True, static=jit)
+    run = tf.function(sampler, jit_compile=jit, autograph=False)
+    rois = run(proposals_of([FAR, NEAR_CAT, HALF], num=2), groundtruth, SEED)
+    assert rois.num_proposals.numpy().tolist() == [4]
+    np.testing.assert_array_equal(rois.boxes[0, :4], [CAT, DOG, FAR, NEAR_CAT])
+    np.testing.assert_allclose(rois.scores[0], [1, 1, 1, 0.55, 0, 0, 0, 0])
+    np.testing.assert_array_equal(rois.matches[0, :4], [0, 3, -1, 0])
+    assert sampler.targets(rois, groundtruth).classes.numpy()[0].tolist() == [3, 2, 0, 3, 0, 0, 0, 0]
+
+
+def test_groundtruth_is_added_where_every_proposal_trains(make_groundtruth):
+    sampler = targets.RoISampler(num_samples=None, add_groundtruth=True)
+    rois = sampler(proposals_of([FAR, NEAR_CAT, HALF], num=2), make_groundtruth(MANY), SEED)
+    assert rois.boxes.shape == (1, 8, 4)
+    np.testing.assert_array_equal(rois.boxes[0], [CAT, DOG, FAR, NEAR_CAT, *[[0] * 4] * 4])
+    assert rois.num_proposals.numpy().tolist() == [4]
+
+
+def test_anchors_may_propose_without_training(make_groundtruth):
+    outputs = rpn_outputs(ANCHORS)._replace(is_trained=tf.constant([False, True, True, False, True, True, False, True]))
+    sampler = targets.AnchorSampler(num_samples=8, positive_fraction=1.0)
+    sample, _ = sampler(outputs, make_groundtruth([{"box": CAT}, {"box": DOG}]), SEED)
+    assert sampled_rows(sample) == [1, 4, 5, 7]
+
+
+@pytest.mark.parametrize(
+    "settings, objects",
+    [
+        ({}, [0, 4]),
+        ({"match_ties": True}, [0, 4, 5]),
+        ({"force_match": False}, [0]),
+        ({"force_match": False, "matched_threshold": 0.4}, [0, 2]),
+    ],
+)
+def test_objects_of_low_overlap_are_chosen(make_groundtruth, settings, objects):
+    anchors = [SAME, FAR, HALF, FIFTH, NEAR_DOG, (40, 35, 50, 45)]  # the last two overlap DOG alike
+    sampler = targets.AnchorSampler(num_samples=6, positive_fraction=1.0, unmatched_threshold=0.1, **settings)
+    sample, sampled = sampler(rpn_outputs(anchors), make_groundtruth([{"box": CAT}, {"box": DOG}]), SEED)
+    rows = np.array(sampled_rows(sample))
+    assert rows[sampled.classes.numpy()[0, : len(rows)] == 1].tolist() == objects
+
+
+LIBRARIES = {
+    "detectron2": (
+        {},
+        {"localization_loss": losses.L1(), "normalization": "CONFIGURED", "num_configured": 30000},
+    ),
+    "torchvision": (
+        {"round_corners": True, "stride_of_image": True},
+        {"localization_loss": losses.SmoothL1(delta=1 / 9, factor=9.0), "normalization": "BATCH"},
+    ),
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_anchors_train_as_in_other_libraries(golden_dir, make_groundtruth, library):
+    """A training step of each, in which every anchor that is an object or background was sampled."""
+    golden = np.load(golden_dir / f"pytorch/rpn_targets_{library}.npz")
+    anchor_settings, loss_settings = LIBRARIES[library]
+    height, width = golden["input_size"].tolist()
+    anchors = anchor_ops.multiscale_anchors(
+        [(-(-height // 2**level), -(-width // 2**level)) for level in range(2, 7)],
+        min_level=2, anchor_scale=8.0, aspect_ratios=[2.0, 1.0, 0.5], scales_per_octave=1, offset=0.0, **anchor_settings,
+    )  # fmt: skip
+    yx = [1, 0, 3, 2]
+    np.testing.assert_allclose(anchors[::16], golden["anchors_16"][:, yx], atol=1e-4)
+    groundtruth = make_groundtruth(*([{"box": box} for box in golden[f"gt_boxes{i}"][:, yx]] for i in range(2)))
+    sampler = targets.AnchorSampler(
+        num_samples=30000, positive_fraction=1.0, match_ties=True, coder=box_coder.BoxCoder(scales=(1.0, 1.0, 1.0, 1.0))
+    )
+    num_anchors = anchors.shape[0]
+    outputs = RpnOutputs(
+        objectness_logits=tf.zeros([2, num_anchors, 1]),
+        box_deltas=tf.zeros([2, num_anchors, 4]),
+        anchors=anchors,
+        is_valid=tf.ones([num_anchors], tf.bool),
+    )
+    sample, sampled = sampler(outputs, groundtruth, SEED)
+    deltas = np.zeros([2, num_anchors, 4], np.float32)
+    for i in range(2):
+        rows = np.array(sampled_rows(sample, i))
+        labels = np.full(num_anchors, -1)
+        labels[rows] = sampled.classes.numpy()[i, : len(rows)]
+        np.testing.assert_array_equal(labels, golden[f"anchor_labels{i}"])
+        is_object = sampled.classes.numpy()[i] == 1
+        np.testing.assert_array_equal(sample.indices.numpy()[i, is_object], golden[f"positive_anchors{i}"])
+        np.testing.assert_array_equal(sampled.matches.numpy()[i, is_object], golden[f"positive_gt{i}"])
+        box_targets = sampled.box_deltas.numpy()[i, is_object]
+        np.testing.assert_allclose(box_targets, golden[f"positive_targets{i}"][:, yx], rtol=1e-4, atol=1e-5)
+        deltas[i, is_object] = golden[f"deltas_at_positive{i}"][:, yx]
+    values = rpn.RpnLoss(**loss_settings)(
+        tf.zeros([2, num_anchors, 1]), tf.constant(deltas), sampled, sample.is_sampled,
+        anchors=tf.gather(anchors, sample.indices), is_batch=True,
+    )  # fmt: skip
+    found = tf.reduce_mean(values[rpn.LOCALIZATION_LOSS])
+    np.testing.assert_allclose(found, golden["localization_loss"], rtol=1e-4)
 
 
 # Groundtruth with scores of all classes -------------------------------------------------------------------------------

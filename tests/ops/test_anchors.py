@@ -61,3 +61,50 @@ def test_bad_specification_is_refused(change, message):
 def test_pyramid_without_levels_is_refused():
     with pytest.raises(ValueError, match="feature_sizes is empty"):
         anchor_ops.multiscale_anchors([], **_SPEC)
+
+
+# As in other libraries ------------------------------------------------------------------------------------------------
+
+# Anchors there have ratios of height to width, 0.5, 1 and 2.
+_FPN = {"min_level": 2, "anchor_scale": 8.0, "aspect_ratios": [2.0, 1.0, 0.5], "scales_per_octave": 1, "offset": 0.0}
+_LIBRARIES = {"detectron2": {}, "torchvision": {"round_corners": True, "stride_of_image": True}}
+
+
+@pytest.mark.parametrize("library", _LIBRARIES)
+@pytest.mark.parametrize("is_static", [True, False])
+def test_anchors_are_those_of_other_libraries(golden_dir, library, is_static):
+    golden = np.load(golden_dir / "pytorch/anchors.npz")
+
+    def generate(sizes):
+        sizes = [tuple(tf.unstack(size)) for size in tf.unstack(sizes)] if tf.is_tensor(sizes) else sizes
+        return anchor_ops.multiscale_anchors(sizes, **_FPN, **_LIBRARIES[library])
+
+    sizes = [tuple(size) for size in golden["grid_224x288"].tolist()]
+    anchors = generate(sizes) if is_static else tf.function(generate)(tf.constant(sizes))
+    xyxy = golden[f"{library}_224x288"]  # every 5th
+    np.testing.assert_allclose(anchors[::5], xyxy[:, [1, 0, 3, 2]], rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("library", _LIBRARIES)
+def test_corners_of_other_libraries_are_relative_to_the_centre(golden_dir, library):
+    golden = np.load(golden_dir / "pytorch/anchors.npz")
+    anchors = anchor_ops.multiscale_anchors([(1, 1)] * 5, **_FPN, **_LIBRARIES[library])
+    expected = golden[f"{library}_cell"].reshape(-1, 4)[:, [1, 0, 3, 2]]
+    np.testing.assert_allclose(anchors, expected, rtol=1e-6)
+
+
+def test_corners_are_rounded_half_to_even():
+    settings = {"min_level": 0, "aspect_ratios": [1.0], "scales_per_octave": 1, "offset": 0.0}
+    for side, half in [(5.0, 2.0), (7.0, 4.0), (8.0, 4.0)]:
+        anchors = anchor_ops.multiscale_anchors([(1, 1)], anchor_scale=side, round_corners=True, **settings)
+        np.testing.assert_array_equal(anchors, [[-half, -half, half, half]])
+
+
+def test_the_stride_of_the_image_differs_where_cells_cannot_be_halved():
+    sizes = [(7, 8), (4, 4)]
+    anchors = anchor_ops.multiscale_anchors(
+        sizes, min_level=5, anchor_scale=1.0, aspect_ratios=[1.0], scales_per_octave=1, stride_of_image=True
+    )
+    last = anchors[-1].numpy()
+    np.testing.assert_array_equal((last[:2] + last[2:]) / 2, [3.5 * 56, 3.5 * 64])
+    np.testing.assert_array_equal(last[2:] - last[:2], [64, 64])

@@ -61,3 +61,23 @@ def test_deltas_of_several_classes_share_their_anchor():
     decoded = box_coder.decode(deltas, anchors)
     assert decoded.shape == (2, 5, 3, 4)
     np.testing.assert_array_equal(decoded[:, :, 1], box_coder.decode(deltas[:, :, 1], anchors[:, :, 0]))
+
+
+@pytest.mark.parametrize("library", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("stage, scales", [("rpn", (1.0, 1.0, 1.0, 1.0)), ("head", (10.0, 10.0, 5.0, 5.0))])
+def test_boxes_are_encoded_and_decoded_as_in_other_libraries(golden_dir, library, stage, scales):
+    golden = np.load(golden_dir / "pytorch/box_coder.npz")
+    coder = box_coder.BoxCoder(scales=scales)
+    boxes, yx = golden["boxes"][:, [1, 0, 3, 2]], [1, 0, 3, 2]
+    decoded = coder.decode(golden["deltas"].reshape(-1, 2, 4)[..., yx], boxes[:, np.newaxis])
+    expected = golden[f"{library}_decode_{stage}"].reshape(-1, 2, 4)[..., yx]
+    np.testing.assert_allclose(decoded, expected, rtol=1e-4, atol=1e-4)
+    encoded = coder.encode(golden["targets"][3:, yx], boxes[3:])
+    np.testing.assert_allclose(encoded, golden[f"{library}_encode_{stage}"][:, yx], rtol=1e-4, atol=1e-4)
+
+
+def test_a_decoded_box_is_not_larger_than_its_ratio_allows():
+    anchors = tf.constant([[0.0, 0.0, 10.0, 20.0]])
+    coder = box_coder.BoxCoder(scales=(1.0, 1.0, 1.0, 1.0), max_size_ratio=3.0)
+    boxes = coder.decode(tf.constant([[0.0, 0.0, np.log(4.0), np.log(2.0)]]), anchors)
+    np.testing.assert_allclose(boxes, [[5 - 15, 10 - 20, 5 + 15, 10 + 20]], rtol=1e-5)

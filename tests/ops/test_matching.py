@@ -11,25 +11,43 @@ from object_detection_fpn.ops import matching
 
 _RPN = {"matched_threshold": 0.7, "unmatched_threshold": 0.3, "force_match": True}
 _HEAD = {"matched_threshold": 0.5, "unmatched_threshold": 0.5, "force_match": False}
+_TIES = {**_RPN, "match_ties": True}
+_FAR = {**_HEAD, "min_background_iou": 0.1}
 
 
-def _reference(similarity, is_real, is_valid, *, matched_threshold, unmatched_threshold, force_match, may_force=None):
+def _reference(
+    similarity,
+    is_real,
+    is_valid,
+    *,
+    matched_threshold,
+    unmatched_threshold,
+    force_match,
+    match_ties=False,
+    min_background_iou=0.0,
+    may_force=None,
+):
     """One image, in plain loops."""
     num_anchors, num_gt = similarity.shape
-    matches = np.full(num_anchors, -1)
+    matches, rows = np.full(num_anchors, -1), np.full(num_anchors, -1)
     for anchor in range(num_anchors):
         best, row = -1.0, -1
         for gt in range(num_gt):
             if is_real[gt] and similarity[anchor, gt] > best:
                 best, row = similarity[anchor, gt], gt
+        rows[anchor] = row
         if best >= matched_threshold:
             matches[anchor] = row
-        elif best >= unmatched_threshold:
+        elif best >= unmatched_threshold or max(best, 0.0) < min_background_iou:
             matches[anchor] = -2
     if force_match and is_valid.any():
         for gt in reversed(range(num_gt)):  # so that the first of several wins
             if is_real[gt] and (may_force is None or may_force[gt]):
-                matches[np.argmax(np.where(is_valid, similarity[:, gt], -1.0))] = gt
+                overlap = np.where(is_valid, similarity[:, gt], -1.0)
+                if not match_ties:
+                    matches[np.argmax(overlap)] = gt
+                elif overlap.max() > 0.0:
+                    matches = np.where(overlap == overlap.max(), rows, matches)
     matches[~is_valid] = -2
     return matches
 
@@ -56,7 +74,11 @@ def test_agrees_with_golden(golden_dir, name, thresholds, num_padding, jit):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**31), thresholds=st.sampled_from([_RPN, _HEAD]), num_gt=st.sampled_from([1, 3, 4, 9]))
+@given(
+    seed=st.integers(0, 2**31),
+    thresholds=st.sampled_from([_RPN, _HEAD, _TIES, _FAR]),
+    num_gt=st.sampled_from([1, 3, 4, 9]),
+)
 def test_follows_the_rules_written_as_loops(seed, thresholds, num_gt):
     rng = np.random.default_rng(seed)
     boxes, gt_boxes = _random_boxes(rng, (2, 40)), _random_boxes(rng, (2, num_gt))
@@ -76,7 +98,7 @@ def test_follows_the_rules_written_as_loops(seed, thresholds, num_gt):
         np.testing.assert_array_equal(matches, expected)
 
 
-@pytest.mark.parametrize("thresholds", [_RPN, _HEAD])
+@pytest.mark.parametrize("thresholds", [_RPN, _HEAD, _TIES, _FAR])
 @pytest.mark.parametrize("num_gt", [1, 9])
 def test_compiled_by_xla_it_follows_the_same_rules(thresholds, num_gt):
     rng = np.random.default_rng(num_gt)
@@ -125,6 +147,38 @@ def test_without_groundtruth_rows_all_is_background():
     boxes = tf.constant([[[0.0, 0.0, 4.0, 4.0]] * 3])
     matches = matching.match_boxes(boxes, tf.zeros([2, 0, 4]), gt_is_real=tf.zeros([2, 0], tf.bool), **_RPN)
     np.testing.assert_array_equal(matches, [[-1, -1, -1]] * 2)
+
+
+@pytest.mark.parametrize(
+    "name, thresholds",
+    [
+        ("rpn", _TIES),
+        ("retinanet", {**_TIES, "matched_threshold": 0.5, "unmatched_threshold": 0.4}),
+        ("roi", _HEAD),
+    ],
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_matches_are_those_of_other_libraries(golden_dir, name, thresholds, jit):
+    golden = np.load(golden_dir / "pytorch/matcher.npz")
+    anchors, gt_boxes = (golden[key][np.newaxis][..., [1, 0, 3, 2]] for key in ("anchors", "gt"))
+
+    @tf.function(jit_compile=jit, autograph=False)
+    def run(anchors, gt_boxes):
+        is_real = tf.ones([1, gt_boxes.shape[1]], tf.bool)
+        return matching.match_boxes(anchors, gt_boxes, gt_is_real=is_real, static=jit, **thresholds)
+
+    np.testing.assert_array_equal(run(anchors, gt_boxes)[0], golden[f"{name}_torchvision"])
+
+
+def test_anchors_that_tie_keep_the_groundtruth_that_they_overlap_most():
+    boxes = tf.constant([[[0.0, 0, 10, 10], [0, 20, 10, 30], [0, 50, 10, 60], [90, 90, 99, 99]]])
+    # The first overlaps two anchors alike, by 0.2 and by 0.2; the second overlaps one of these more; the third none.
+    gt_boxes = tf.constant([[[0.0, 8, 10, 22], [0, 21, 10, 30], [50, 50, 60, 60], [0, 58, 1, 60]]])
+    may_force = tf.constant([[True, True, True, False]])
+    is_real = tf.ones([1, 4], tf.bool)
+    for static in (False, True):
+        matches = matching.match_boxes(boxes, gt_boxes, gt_is_real=is_real, may_force=may_force, static=static, **_TIES)
+        np.testing.assert_array_equal(matches, [[0, 1, -1, -1]])
 
 
 def test_first_groundtruth_wins_an_anchor_that_several_force():

@@ -48,3 +48,14 @@ def test_compiled_and_of_unknown_shape_the_same_are_selected():
     for function in (compiled, unknown):
         np.testing.assert_array_equal(function(values, count), expected)
     assert "sort" not in compiled.experimental_get_compiler_ir(values, count)(stage="hlo")
+
+
+@pytest.mark.parametrize("k", [1, 5, 130])
+@pytest.mark.parametrize("jit", [False, True])
+def test_top_k_is_that_of_tensorflow(k, jit):
+    random = np.random.RandomState(k)
+    values = random.randint(-20, 20, [3, 300]).astype(np.float32)  # with ties
+    values[1, random.rand(300) < 0.9] = -np.inf
+    found = tf.function(selection.top_k, jit_compile=jit, autograph=False)(tf.constant(values), k)
+    for value, expected in zip(found, tf.math.top_k(values, k), strict=True):
+        np.testing.assert_array_equal(value, expected)

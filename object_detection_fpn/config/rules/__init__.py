@@ -7,9 +7,18 @@ A rule takes a message and its path, and yields what is wrong with it. To refuse
 from __future__ import annotations
 
 from object_detection_fpn.config.problems import Rule
-from object_detection_fpn.config.rules import augmentations, data, evaluation, feature_extractor, model, training
+from object_detection_fpn.config.rules import (
+    augmentations,
+    data,
+    evaluation,
+    feature_extractor,
+    model,
+    resizers,
+    rpn,
+    training,
+)
 
-_PARTS = (model, feature_extractor, training, augmentations, data, evaluation)
+_PARTS = (model, feature_extractor, rpn, resizers, training, augmentations, data, evaluation)
 
 
 def rules_of(message_name: str) -> tuple[Rule, ...]:

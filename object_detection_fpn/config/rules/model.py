@@ -53,13 +53,6 @@ def _rois_are_pooled_from_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str
             yield single(pooling, place, name, "is no level of feature_extractor.fpn", levels)
 
 
-def _no_more_samples_than_proposals(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
-    limit = message.first_stage_max_proposals
-    if message.number_of_stages == 2 and message.second_stage_batch_size > limit:
-        problem = f"is above first_stage_max_proposals = {limit}"
-        yield single(message, path, "second_stage_batch_size", problem, f"1 to {limit}")
-
-
 def _predictions_have_no_groups(message: box_predictor_pb2.MaskRCNNBoxPredictor, path: str) -> Iterator[Problem]:
     if message.fc_hyperparams.HasField("group_norm"):
         place = f"{path}.fc_hyperparams.group_norm"
@@ -196,7 +189,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "FasterRcnn": (
         _second_stage_is_complete,
         _rois_are_pooled_from_pyramid,
-        _no_more_samples_than_proposals,
         _anchors_fit_pyramid,
         _calibrated_classes_exist,
         _box_losses_fit,

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from object_detection_fpn.data import resize
+from object_detection_fpn.data import resample
 from object_detection_fpn.data.augment import common, pad, warp
 from object_detection_fpn.data.augment.warp import Warp
 from object_detection_fpn.data.example import Example, Objects
@@ -254,6 +254,6 @@ def random_scale_crop_and_pad_to_square(
     begin = tf.cast(room * shares, tf.int32)
     return Warp(
         size,
-        functools.partial(resize.resample, method="bilinear"),
+        functools.partial(resample.resample, method="bilinear"),
         window=warp.make_window(begin, tf.constant([output_size, output_size]), exceeds=True),
     )

@@ -10,12 +10,10 @@ import functools
 
 import tensorflow as tf
 
-from object_detection_fpn.data import resize
+from object_detection_fpn.data import resample
 from object_detection_fpn.data.augment import common, warp
 from object_detection_fpn.data.augment.warp import Warp
 from object_detection_fpn.data.example import Example
-
-_METHODS: tuple[resize.Method, ...] = ("bilinear", "nearest", "bicubic", "area")
 
 
 @warp.applied
@@ -76,12 +74,12 @@ def random_image_scale(
     ratio = tf.random.stateless_uniform([], seed, min_scale_ratio, max_scale_ratio)
     size = tf.cast(tf.cast(tf.shape(example.image)[:2], tf.float32) * ratio, tf.int32)
     # Corners aligned, as in the Object Detection API. One pixel is the least that a one-pixel image can shrink to.
-    return Warp(tf.maximum(size, 1), functools.partial(resize.resample, method="bilinear", align_corners=True))
+    return Warp(tf.maximum(size, 1), functools.partial(resample.resample, method="bilinear", align_corners=True))
 
 
 @warp.applied
 def resize_image(
-    example: Example, *, seed: tf.Tensor, new_height: int, new_width: int, method: resize.Method = "bilinear"
+    example: Example, *, seed: tf.Tensor, new_height: int, new_width: int, method: resample.Method = "bilinear"
 ) -> Warp:
     """Stretches the image to a fixed size; boxes, being normalized, stay as they are.
 
@@ -92,7 +90,7 @@ def resize_image(
         new_width: pixels.
         method: interpolation.
     """
-    return Warp(tf.constant([new_height, new_width]), functools.partial(resize.resample, method=method))
+    return Warp(tf.constant([new_height, new_width]), functools.partial(resample.resample, method=method))
 
 
 @warp.applied
@@ -105,14 +103,14 @@ def random_resize_method(example: Example, *, seed: tf.Tensor, target_height: in
         target_height: pixels.
         target_width: pixels.
     """
-    index = common.random_integer(seed, 0, len(_METHODS))
+    index = common.random_integer(seed, 0, len(resample.METHODS))
 
-    def resample(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    def resample_somehow(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         return tf.switch_case(
-            index, [functools.partial(resize.resample, image, size, method=method) for method in _METHODS]
+            index, [functools.partial(resample.resample, image, size, method=method) for method in resample.METHODS]
         )
 
-    return Warp(tf.constant([target_height, target_width]), resample)
+    return Warp(tf.constant([target_height, target_width]), resample_somehow)
 
 
 @warp.applied
@@ -141,7 +139,7 @@ def random_downscale_to_target_pixels(
     small = tf.maximum(tf.cast(sides * tf.sqrt(target / num_pixels), tf.int32), 1)
     is_shrunk = ~common.happens(choice_seed, random_coef) & (num_pixels > target)
     # Resampling to the size that the image has is a copy.
-    return Warp(tf.where(is_shrunk, small, size), functools.partial(resize.resample, method="bilinear"))
+    return Warp(tf.where(is_shrunk, small, size), functools.partial(resample.resample, method="bilinear"))
 
 
 @warp.applied

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling import fpn, pooler, postprocess, targets
+from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.records import BoxOutputs, Detections, Groundtruth, Inputs, Predictions, Proposals
@@ -93,7 +94,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         image_size = tf.shape(inputs.images)[1:3]
         pyramid = self.feature_extractor(inputs.images, training=training)
         rpn_outputs = self.rpn(pyramid, image_size, training=training)
-        rois = self.rpn.propose(rpn_outputs, inputs.true_shapes)
+        rois = self.rpn.propose(rpn_outputs, pyramid, inputs.true_shapes, training=training)
         if training and groundtruth is not None and self.num_stages == 2:
             assert seed is not None
             rois = self._roi_sampler(rois, groundtruth, seed=seed + [0, 1])
@@ -131,7 +132,9 @@ class FasterRCNN(tf_keras.layers.Layer):
         true_shapes = inputs.true_shapes
         if self.box_head is None:
             assert predictions.rpn is not None and predictions.rois is not None
-            return postprocess.proposals_as_detections(predictions.rpn, predictions.rois, true_shapes)
+            return postprocess.proposals_as_detections(
+                predictions.rpn, predictions.rois, true_shapes, coder=self.rpn.coder
+            )
         detections = self.box_head.postprocess(predictions, true_shapes)
         if self._outputs.isdisjoint(("box_features", "roi_features")):
             return detections
@@ -143,6 +146,10 @@ class FasterRCNN(tf_keras.layers.Layer):
         if parts is None or self.box_head is not None:
             return parts
         return tuple(part for part in parts if not part.startswith("box_head"))
+
+    def class_columns(self) -> dict[str, ClassColumns]:
+        """See `Detector`."""
+        return {} if self.box_head is None else {f"box_head/{k}": v for k, v in self.box_head.class_columns().items()}
 
     def _pool(self, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
         """The pyramid within boxes [B, R, 4], pixels: [B, R, S, S, F]."""

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling import hard_examples, layers, loss_normalization, postprocess
+from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.ops import losses
 from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import BoxOutputs, Detections, Predictions, Proposals, Targets
@@ -241,6 +242,18 @@ class BoxHead(tf_keras.layers.Layer):
         for predictor, norm in ((self.class_predictor, self.class_norm), (self.box_predictor, self.box_norm)):
             layers.build(predictor, (None, self.feature_extractor.num_units))
             layers.build(norm, (None, predictor.units))
+
+    def class_columns(self) -> dict[str, ClassColumns]:
+        """The layers whose last axis holds classes, or is common to all of them; those without variables are left out."""
+        of_classes = ClassColumns(num_columns=1, has_background=True)
+        of_boxes = ClassColumns(num_columns=0 if self.num_boxes < self.num_classes else 4, has_background=False)
+        layers_by_name = {
+            "class_predictor": (self.class_predictor, of_classes),
+            "class_norm": (self.class_norm, of_classes),
+            "box_predictor": (self.box_predictor, of_boxes),
+            "box_norm": (self.box_norm, of_boxes),
+        }
+        return {name: columns for name, (layer, columns) in layers_by_name.items() if layer.variables}
 
     def extract(self, roi_features: tf.Tensor, training: bool) -> tf.Tensor:
         """What the predictors see: [B, R, S, S, F] -> [B, R, `feature_extractor.num_units`]."""

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from object_detection_fpn.data import resize
 from object_detection_fpn.data.augment import crop
+from object_detection_fpn.data.resample import Interpolation
 
 HEIGHT, WIDTH = 60, 80
 
@@ -176,3 +178,63 @@ def test_scaled_squares_have_one_size_and_pad_or_cut(draw_example):
         assert visible[:rows, :columns].all()
         shares.append(columns / 64 if columns < 64 else rows / 32)
     assert 0.25 - 1 / 64 <= min(shares) < 0.32 and 1.4 < max(shares) <= 1.5
+
+
+@pytest.fixture(scope="module")
+def jitter(golden_dir):
+    return dict(np.load(golden_dir / "pytorch" / "large_scale_jitter.npz"))
+
+
+def test_scaled_squares_have_the_sizes_of_large_scale_jitter(jitter, draw_example):
+    """As torchvision's ScaleJitter; Detectron2 rounds where this cuts off."""
+    example = draw_example([])
+    for row, expected, rounded in zip(
+        jitter["rows64"], jitter["torchvision_scale_jitter"], jitter["detectron2"], strict=True
+    ):
+        height, width, side, scale, _ = row
+        pixels = tf.zeros([int(height), int(width), 3], tf.uint8)
+        warp = crop.random_scale_crop_and_pad_to_square.draw(
+            example._replace(image=pixels),
+            seed=tf.constant([1, 2]),
+            output_size=int(side),
+            scale_min=scale,
+            scale_max=scale,
+        )
+        np.testing.assert_array_equal(warp.size, expected)
+        assert np.all(np.abs(warp.size - rounded[:2]) <= 1)
+        assert np.all(warp.window.begin >= 0) and np.all(warp.window.begin <= np.maximum(expected - int(side), 0))
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.7])
+def test_scaled_squares_move_and_clip_boxes_and_drop_those_cut_away(jitter, draw_example, scale):
+    example = draw_example([tuple(map(int, box)) for box in jitter["boxes"]])
+    numbers = set()
+    for i in range(8):
+        settings = {"seed": tf.constant([i, 0]), "output_size": 64, "scale_min": scale, "scale_max": scale}
+        warp = crop.random_scale_crop_and_pad_to_square.draw(example, **settings)
+        moved = crop.random_scale_crop_and_pad_to_square(example, **settings)
+        factors, begin = warp.size.numpy() / [60, 80], warp.window.begin.numpy()
+        expected = np.clip(jitter["boxes"] * np.tile(factors, 2) - np.tile(begin, 2), 0, 64)
+        is_inside = np.all(expected[:, 2:] > expected[:, :2], axis=1)
+        np.testing.assert_allclose(moved.objects.boxes * 64, expected[is_inside], atol=1e-4)
+        np.testing.assert_array_equal(moved.objects.classes, np.flatnonzero(is_inside))
+        numbers.add(int(is_inside.sum()))
+    assert numbers == {3} if scale < 1 else len(numbers) > 1
+
+
+def test_after_a_scaled_square_a_resizer_of_its_side_changes_nothing(draw_example):
+    pixels = tf.constant(np.random.default_rng(0).integers(0, 256, [50, 70, 3], np.uint8))
+    example = draw_example([])._replace(image=pixels)
+    square = crop.random_scale_crop_and_pad_to_square(example, seed=tf.constant([3, 0]), output_size=48)
+    assert square.objects.boxes.shape == (0, 4)
+    for resizer in (
+        resize.fixed_shape(height=48, width=48),
+        resize.keep_aspect_ratio(min_dimension=48, max_dimension=48, pad_to_max_dimension=True),
+        resize.keep_aspect_ratio(
+            min_dimension=48,
+            max_dimension=48,
+            interpolation=Interpolation(half_pixel_centers=True, antialias=True),
+            size_rounding="round",
+        ),
+    ):
+        np.testing.assert_array_equal(resizer(square.image)[0], square.image)

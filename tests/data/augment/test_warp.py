@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data import resize
+from object_detection_fpn.data import resample
 from object_detection_fpn.data.augment import warp
 from object_detection_fpn.data.augment.warp import Canvas, Warp, make_window
 from object_detection_fpn.data.example import Example
 
 TRUE, FALSE = tf.constant(True), tf.constant(False)
-NEAREST = functools.partial(resize.resample, method="nearest")
+NEAREST = functools.partial(resample.resample, method="nearest")
 BLACK = tf.constant([0.0, 0.0, 0.0])
 BOX = (10, 20, 30, 60)  # of an image of 40 x 80
 

@@ -73,13 +73,13 @@ def test_predictions_of_inference_are_of_all_proposals(model):
     assert predictions.box.class_logits.shape == (2, 24, 4)
     assert predictions.box.box_deltas.shape == (2, 24, 3, 4)
     assert predictions.box.roi_features.shape == (2, 24, 3, 3, 8)
-    proposals = model.rpn.propose(predictions.rpn, TRUE_SHAPES)
+    proposals = model.rpn.propose(predictions.rpn, predictions.pyramid, TRUE_SHAPES, training=True)
     np.testing.assert_array_equal(predictions.rois.boxes, proposals.boxes)
 
 
 def test_predictions_of_training_are_of_sampled_proposals(model, groundtruth):
     predictions, _, _ = step(model, groundtruth)
-    proposals = model.rpn.propose(predictions.rpn, TRUE_SHAPES).boxes.numpy()
+    proposals = model.rpn.propose(predictions.rpn, predictions.pyramid, TRUE_SHAPES, training=True).boxes.numpy()
     assert predictions.rois.boxes.shape == (2, 12, 4)
     assert predictions.box.class_logits.shape == (2, 12, 4)
     for i in range(2):
@@ -256,7 +256,10 @@ def test_outputs_that_are_compared_or_are_pixels_stay_float32_under_bfloat16(mak
 def test_with_a_miner_all_proposals_train(make_model, groundtruth):
     model = make_model(num_rois=None, miner=hard_examples.HardExampleMiner(num_examples=4))
     predictions, _, gradients = step(model, groundtruth)
-    np.testing.assert_array_equal(predictions.rois.boxes, model.rpn.propose(predictions.rpn, TRUE_SHAPES).boxes)
+    np.testing.assert_array_equal(
+        predictions.rois.boxes,
+        model.rpn.propose(predictions.rpn, predictions.pyramid, TRUE_SHAPES, training=True).boxes,
+    )
     assert all(np.all(np.isfinite(tf.convert_to_tensor(gradient))) for gradient in gradients)
     # An untrained model finds nothing, so that what it proposes has to be there.
     there = groundtruth._replace(boxes=predictions.rois.boxes[:, 3:5], num_boxes=tf.constant([2, 2]))

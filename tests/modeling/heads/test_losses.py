@@ -33,12 +33,17 @@ def make_targets(classes, *, class_weights=None, box_weights=None, deltas=None):
     )
 
 
-def rpn_loss(loss=rpn.RpnLoss(), is_sampled=((True, True, True), (True, False, False)), **kwargs):
+RPN_ANCHORS = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+def rpn_loss(
+    loss=rpn.RpnLoss(), is_sampled=((True, True, True), (True, False, False)), num_logits=2, is_batch=True, **kwargs
+):
     """Image 0: an object off by (1, 0, 0, 2), two background anchors; image 1: an object that is right, two padding rows."""
     targets = make_targets([[1, 0, 0], [1, 1, 0]], **kwargs)
-    logits = tf.constant([[[0.0, LN2]] * 3, [[0.0, 0.0]] * 3])  # object 2/3; 1/2
+    logits = tf.constant([[[0.0, LN2]] * 3, [[0.0, 0.0]] * 3])[..., 2 - num_logits :]  # object 2/3; 1/2
     deltas = tf.constant([[[1.0, 0, 0, 2]] * 3, [[0.0] * 4, [9.0] * 4, [9.0] * 4]])
-    values = loss(logits, deltas, targets, tf.constant(is_sampled))
+    values = loss(logits, deltas, targets, tf.constant(is_sampled), anchors=tf.constant(RPN_ANCHORS), is_batch=is_batch)
     assert list(values) == ["Loss/RPNLoss/localization_loss", "Loss/RPNLoss/objectness_loss"]
     assert all(value.shape == [2] for value in values.values())
     return [float(tf.reduce_mean(value)) for value in values.values()]
@@ -50,6 +55,35 @@ LOCALIZATION = ((0.5 + 1.5) / 3 + 0.0) / 2
 
 def test_rpn_losses_are_means_over_images_of_sums_over_samples():
     np.testing.assert_allclose(rpn_loss(), [LOCALIZATION, OBJECTNESS], rtol=1e-6)
+
+
+def test_one_logit_costs_what_two_of_the_same_difference_cost():
+    np.testing.assert_allclose(rpn_loss(num_logits=1), [LOCALIZATION, OBJECTNESS], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "normalization, is_batch, localization, objectness",
+    [
+        ("PER_IMAGE", True, LOCALIZATION, OBJECTNESS),
+        ("BATCH", True, 2 / 4, (np.log(3 / 2) + 2 * LN3 + LN2) / 4),  # four samples
+        ("BATCH", False, LOCALIZATION, OBJECTNESS),
+        ("CONFIGURED", True, 2 / 16, (np.log(3 / 2) + 2 * LN3 + LN2) / 16),
+        ("CONFIGURED", False, 2 / 16, (np.log(3 / 2) + 2 * LN3 + LN2) / 16),
+    ],
+)
+def test_rpn_losses_are_divided_by_a_number_of_samples(normalization, is_batch, localization, objectness):
+    loss = rpn.RpnLoss(normalization=normalization, num_configured=8)
+    np.testing.assert_allclose(rpn_loss(loss, is_batch=is_batch), [localization, objectness], rtol=1e-6)
+    assert np.all(np.isfinite(rpn_loss(loss, is_sampled=[[False] * 3] * 2, is_batch=is_batch)))
+
+
+def test_the_rpn_box_loss_sees_deltas_targets_and_anchors():
+    def localization_loss(deltas, targets, anchors):
+        np.testing.assert_array_equal(anchors, RPN_ANCHORS)
+        return tf.reduce_sum(tf.abs(deltas - targets), axis=-1)
+
+    expected = [3.0 / 3 / 2, OBJECTNESS]
+    np.testing.assert_allclose(rpn_loss(rpn.RpnLoss(localization_loss=localization_loss)), expected, rtol=1e-6)
 
 
 def test_rpn_losses_have_weights():
