@@ -206,3 +206,11 @@ BOUNDS = {
     "AdjustGamma.gain": _NOT_NEGATIVE,
 }
 """Numbers, defaults included, that a field of a present message may have; of a repeated field each of them."""
+
+NEED_NOT_BE_SET = {
+    "WeightedSmoothL1LocalizationLoss.beta",
+    "RoiPooling.min_level",
+    "RoiPooling.max_level",
+    "RegionProposalNetwork.max_proposals_in_training",
+}
+"""Fields without a default that mean something while they are not set; bounds are for the values of those that are."""

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from object_detection_fpn.config import rules
 from object_detection_fpn.config import tables as fields
-from object_detection_fpn.config.bounds import BOUNDS
+from object_detection_fpn.config.bounds import BOUNDS, NEED_NOT_BE_SET
 from object_detection_fpn.config.problems import Problem, join, single, unset, walk
 from object_detection_fpn.config.rules.model import pyramid_levels
 from object_detection_fpn.config.text import format_value, is_repeated, listed
@@ -50,8 +50,9 @@ def _required(message: Message, path: str) -> Iterator[Problem]:
 
 def _bounds(message: Message, path: str) -> Iterator[Problem]:
     for field in message.DESCRIPTOR.fields:
-        bounds = BOUNDS.get(f"{message.DESCRIPTOR.name}.{field.name}") or BOUNDS.get(f"*.{field.name}")
-        if not bounds or field.message_type:
+        name = f"{message.DESCRIPTOR.name}.{field.name}"
+        bounds = BOUNDS.get(name) or BOUNDS.get(f"*.{field.name}")
+        if not bounds or field.message_type or (name in NEED_NOT_BE_SET and not message.HasField(field.name)):
             continue
         value = getattr(message, field.name)
         for row, element in enumerate(value) if is_repeated(field) else [(None, value)]:
