@@ -24,15 +24,16 @@ import contextlib
 import hashlib
 import json
 import os
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import _common
+import _rows
 import _voc
 
 if TYPE_CHECKING:
@@ -62,20 +63,10 @@ COMMANDS = {
 }
 _ON_EIGHT_IMAGES = ("eight_images", "custom_backbone")
 
-METRICS = {
-    "AP": "DetectionBoxes_Precision/mAP",
-    "AP50": "DetectionBoxes_Precision/mAP@.50IOU",
-    "small": "DetectionBoxes_Precision/mAP (small)",
-    "medium": "DetectionBoxes_Precision/mAP (medium)",
-    "large": "DetectionBoxes_Precision/mAP (large)",
-}
 _OF_CLASS = "DetectionBoxes_PerformanceByCategory/mAP/"
 _BCCD_CLASSES = ("RBC", "WBC", "Platelets")
 _PARTS = Path(__file__).parent / "small_data"
 _SUMMARY_STEPS = 10
-
-Row: TypeAlias = dict[str, Any]
-"""A measured row, as results.json has it."""
 
 
 class Data(NamedTuple):
@@ -170,7 +161,7 @@ def prepare_data(arguments: argparse.Namespace) -> tuple[str, Data]:
     return name, Data(**json.loads(paths.read_text()))
 
 
-def measure(config_path: str, *, seed: int, pictures: str) -> Row:
+def measure(config_path: str, *, seed: int, pictures: str) -> _rows.Row:
     """Trains and evaluates in this process; writes drawn detections to `<pictures>_0.png` and so on."""
     import custom_backbone
 
@@ -195,11 +186,9 @@ def measure(config_path: str, *, seed: int, pictures: str) -> Row:
             number = tag.split("_")[-2]
             Path(f"{pictures}_{number}.png").write_bytes(events[-1][1][2])  # after width and height
     return {
-        **{name: round(100 * metrics[key], 2) for name, key in METRICS.items()},
+        **{name: _percent(metrics[key]) for name, key in _rows.METRICS.items()},
         "classes": {
-            key.removeprefix(_OF_CLASS): round(100 * value, 2)
-            for key, value in metrics.items()
-            if key.startswith(_OF_CLASS)
+            key.removeprefix(_OF_CLASS): _percent(value) for key, value in metrics.items() if key.startswith(_OF_CLASS)
         },
         "num_steps": config.train_config.num_steps,
         "train_minutes": round((trained - start) / 60, 2),
@@ -211,6 +200,10 @@ def measure(config_path: str, *, seed: int, pictures: str) -> Row:
             if tag.startswith("Loss/")
         },
     }
+
+
+def _percent(value: float) -> float | None:
+    return None if value == -1 else round(100 * value, 2)  # COCO's value for "no groundtruth of that size"
 
 
 def _read_events(folder: str) -> dict[str, list[tuple[int, Any]]]:
@@ -226,36 +219,12 @@ def _read_events(folder: str) -> dict[str, list[tuple[int, Any]]]:
     }
 
 
-class Results:
-    """The measured rows of a file."""
-
-    KEY = ("data", "row", "seed", "config")
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
-
-    def find(self, **key: Any) -> Row | None:
-        """The row of this data, row, seed and config, or None."""
-        return next((row for row in self._rows if self._key(row) == self._key(key)), None)
-
-    def add(self, row: Row) -> None:
-        """Adds a row, or replaces the one of the same key; the file is whole at any time."""
-        self._rows = [other for other in self._rows if self._key(other) != self._key(row)] + [row]
-        unfinished = self._path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps({"rows": self._rows}, indent=1))
-        unfinished.replace(self._path)
-
-    def _key(self, row: Row) -> tuple[Any, ...]:
-        return tuple(row[name] for name in self.KEY)
-
-
-def measure_rows(arguments: argparse.Namespace) -> list[Row]:
+def measure_rows(arguments: argparse.Namespace) -> list[_rows.Row]:
     """The rows of a command, those measured before included."""
     from object_detection_fpn.config import pipeline
 
     data_name, data = prepare_data(arguments)
-    results = Results(arguments.output / "results.json")
+    results = _rows.Results(arguments.output / "results.json")
     rows = []
     for seed in arguments.seeds:
         for name in arguments.rows or COMMANDS[arguments.command]:
@@ -272,76 +241,6 @@ def measure_rows(arguments: argparse.Namespace) -> list[Row]:
                 results.add(row)
             rows.append(row)
     return rows
-
-
-def summarize(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Means over the seeds by row, in the order of the rows; where "api" is among them, the gains of the others over it."""
-    by_name: dict[str, list[Row]] = {}
-    for row in rows:
-        by_name.setdefault(row["row"], []).append(row)
-    columns = {
-        name: {
-            **{key: statistics.mean(row[key] for row in of_name) for key in METRICS},
-            **{key: statistics.mean(row["classes"][key] for row in of_name) for key in of_name[0]["classes"]},
-            "minutes": statistics.mean(row["train_minutes"] + row["evaluation_minutes"] for row in of_name),
-        }
-        for name, of_name in by_name.items()
-    }
-    api = columns.get("api", {})
-    gains = {
-        f"{name} - api": {key: value - api[key] for key, value in values.items()}
-        for name, values in columns.items()
-        if api and name != "api"
-    }
-    return {name: {key: round(value, 2) for key, value in values.items()} for name, values in (columns | gains).items()}
-
-
-def table(summary: dict[str, dict[str, float]]) -> str:
-    """Markdown."""
-    keys = list(next(iter(summary.values())))
-    lines = [f"| row | {' | '.join(keys)} |", "|---" * (1 + len(keys)) + "|"]
-    for name, values in summary.items():
-        sign = "+" if name.endswith("- api") else ""
-        lines.append(f"| {name} | {' | '.join(format(values[key], sign + '.1f') for key in keys)} |")
-    return "\n".join(lines)
-
-
-def plot_rows(rows: Sequence[Row], path: Path) -> None:
-    """A bar for each row, the mean AP of its seeds, and a point for each seed."""
-    figure, axis = _figure()
-    summary = summarize(rows)
-    names = list(dict.fromkeys(row["row"] for row in rows))
-    axis.bar(names, [summary[name]["AP"] for name in names], color="#9ab7d3")
-    axis.plot([row["row"] for row in rows], [row["AP"] for row in rows], "o", color="#1f3d5a", label="a seed")
-    axis.set_ylabel("AP, percent")
-    axis.tick_params(axis="x", rotation=30)
-    axis.legend()
-    figure.savefig(path, dpi=100)
-
-
-def plot_losses(rows: Sequence[Row], path: Path) -> None:
-    """The losses of training, each the mean of some steps."""
-    figure, axis = _figure()
-    for row in rows:
-        for tag, events in sorted(row["losses"].items()):
-            steps, values = zip(*events, strict=True)
-            axis.plot(steps, values, label=f"{tag.removeprefix('Loss/')}, seed {row['seed']}")
-    axis.set_yscale("log")
-    axis.set_xlabel("step")
-    axis.set_ylabel("loss")
-    axis.legend(fontsize="small")
-    figure.savefig(path, dpi=100)
-
-
-def _figure() -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
-    axis.grid(alpha=0.3)
-    return figure, axis
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -383,13 +282,16 @@ def main() -> None:
         rows = measure_rows(arguments)
     except ValueError as error:  # of the data, or of a config
         raise SystemExit(f"error: {error}") from error
-    summary = summarize(rows)
-    name = f"{arguments.command}_{rows[0]['data']}"
-    plot = plot_losses if arguments.command in _ON_EIGHT_IMAGES else plot_rows
+    except subprocess.CalledProcessError as error:  # which has said why
+        raise SystemExit(f"error: a row could not be measured (exit status {error.returncode}).") from error
+    summary = _rows.summarize(rows)
+    is_on_eight_images = arguments.command in _ON_EIGHT_IMAGES
+    name = arguments.command if is_on_eight_images else f"{arguments.command}_{rows[0]['data']}"
+    plot = _rows.plot_losses if is_on_eight_images else _rows.plot_rows
     plot(rows, arguments.output / f"{name}.png")
-    (arguments.output / f"{name}.md").write_text(table(summary) + "\n")
+    (arguments.output / f"{name}.md").write_text(_rows.table(summary) + "\n")
     print(json.dumps({"data": rows[0]["data"], "seeds": arguments.seeds, "rows": summary}, indent=2))
-    print(table(summary), file=sys.stderr)
+    print(_rows.table(summary), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -185,19 +185,19 @@ def test_a_measured_row_is_kept_and_not_measured_again(small_data, tmp_path, mon
 
 def test_tables_give_means_and_gains_and_plots_are_drawn(small_data, tmp_path):
     def row(name, seed, ap):
-        values = {"AP50": 80.0, "small": 20.0, "medium": 40.0, "large": -100.0}
+        values = {"AP50": 80.0, "small": 20.0, "medium": 40.0, "large": None}
         losses = {"Loss/total_loss": [[1, 2.0], [10, 1.0]]}
         minutes = {"train_minutes": 5.0, "evaluation_minutes": 1.0}
         return {"row": name, "seed": seed, "AP": ap, **values, "classes": {"RBC": ap}, **minutes, "losses": losses}
 
     rows = [row("api", 0, 40.0), row("recipe", 0, 46.0), row("api", 1, 42.0), row("recipe", 1, 47.0)]
-    summary = small_data.summarize(rows)
+    summary = small_data._rows.summarize(rows)
     assert {name: values["AP"] for name, values in summary.items()} == {"api": 41, "recipe": 46.5, "recipe - api": 5.5}
-    lines = small_data.table(summary).splitlines()
+    lines = small_data._rows.table(summary).splitlines()
     assert lines[0] == "| row | AP | AP50 | small | medium | large | RBC | minutes |"
     assert lines[2].startswith("| api | 41.0 | 80.0 |")
-    assert lines[4].startswith("| recipe - api | +5.5 | +0.0 |")
-    for plot in (small_data.plot_rows, small_data.plot_losses):
+    assert lines[4] == "| recipe - api | +5.5 | +0.0 | +0.0 | +0.0 |  | +5.5 | +0.0 |"
+    for plot in (small_data._rows.plot_rows, small_data._rows.plot_losses):
         plot(rows, tmp_path / "plot.png")
         with Image.open(tmp_path / "plot.png") as picture:
             assert picture.size == (750, 450)
