@@ -52,6 +52,7 @@ def train(
     num_steps: int | None = None,
     checkpoint_every_n: int = 1000,
     record_summaries: bool = True,
+    summary_every_n: int = 100,
     jit_compile: bool = False,
     seed: int = 0,
     evaluate_checkpoints: bool = False,
@@ -68,6 +69,7 @@ def train(
         num_steps: step to train up to; None = `train_config.num_steps`.
         checkpoint_every_n: steps between checkpoints.
         record_summaries: write TensorBoard summaries.
+        summary_every_n: steps between them.
         jit_compile: compile the train step with XLA on CPU and GPU too (a TPU always does).
         seed: of everything random.
         evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the one that is best by the first of
@@ -115,6 +117,7 @@ def train(
         checkpoint_every_n=checkpoint_every_n,
         keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
         record_summaries=record_summaries,
+        summary_every_n=summary_every_n,
     )
     label_map = load_label_map(reader)
     tf_keras.utils.set_random_seed(seed % 2**32)  # first weights; everything later is seeded where it is drawn

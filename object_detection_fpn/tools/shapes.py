@@ -7,9 +7,11 @@ other, texture and noise, images of different shape, images without objects, and
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import json
 import math
 import os
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,8 +56,38 @@ class DrawnImage(NamedTuple):
     """[N] bool."""
 
 
-_MAX_OBJECTS = 5
-_MIN_SIDE = 14.0  # pixels; smaller shapes cannot be told apart after JPEG compression
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """How many objects the images show, and how large they are drawn.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    min_objects: int = 1
+    """Of an image that has any."""
+    max_objects: int = 5
+    """Fewer are drawn where there is no room."""
+    min_side: float = 14.0
+    """Pixels; smaller shapes can hardly be told apart after JPEG compression."""
+    max_side: float | None = None
+    """Pixels; None = 0.85 of the shorter side of the image."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_objects <= self.max_objects:
+            allowed = f"1 to max_objects = {self.max_objects}"
+            raise ValueError(f"min_objects = {self.min_objects} is not allowed. Allowed: {allowed}.")
+        if not 4 <= self.min_side <= (math.inf if self.max_side is None else self.max_side):
+            allowed = "4 and above, up to max_side"
+            raise ValueError(f"min_side = {self.min_side} is not allowed. Allowed: {allowed}.")
+
+
+FEW = Scenes()
+"""What `odfpn demo` draws."""
+
+MANY_SMALL = Scenes(min_objects=10, max_objects=30, min_side=6.0, max_side=60.0)
+"""Four fifths of the objects are small in COCO's sense; for images of about 256 pixels."""
+
 _MAX_SIDE_SHARE = 0.85  # of the shorter side of the image
 _EMPTY_SHARE = 0.03  # of the images
 _CROWD_SHARE = 0.04
@@ -75,6 +107,7 @@ def write_dataset(
     image_size: int = 160,
     seed: int = 0,
     num_shards: int = 2,
+    scenes: Scenes = FEW,
     show_progress: bool = True,
 ) -> ShapesDataset:
     """Writes training and held-out images as TFRecords with a label map, and as COCO JSON with JPEG files.
@@ -88,6 +121,7 @@ def write_dataset(
         image_size: longer side in pixels.
         seed: of everything random.
         num_shards: number of record files of each part.
+        scenes: how many objects the images show, and how large.
         show_progress: show progress bars.
 
     Raises:
@@ -101,7 +135,12 @@ def write_dataset(
     for part, (split, num_images) in enumerate((("train", num_train), ("eval", num_eval))):
         image_dir = os.path.join(output_dir, "coco", split)
         annotations_path = os.path.join(output_dir, "coco", f"{split}.json")
-        _write_coco(image_dir, annotations_path, [seed, part], num_images, image_size, show_progress)
+        drawn = (
+            draw_image(np.random.default_rng([seed, part, i]), image_size=image_size, scenes=scenes)
+            for i in range(num_images)
+        )
+        progress = tqdm(drawn, desc=f"drawing {image_dir}", unit="image", total=num_images, disable=not show_progress)
+        _write_coco(image_dir, annotations_path, progress)
         conversion = coco.coco_to_tfrecords(
             annotations_path,
             image_dir,
@@ -120,12 +159,13 @@ def write_dataset(
     return ShapesDataset(label_map_path=label_map_path, **paths)
 
 
-def draw_image(rng: np.random.Generator, *, image_size: int) -> DrawnImage:
+def draw_image(rng: np.random.Generator, *, image_size: int, scenes: Scenes = FEW) -> DrawnImage:
     """Draws one image.
 
     Args:
         rng: source of everything random.
         image_size: longer side in pixels; the other one is as long or three quarters of it.
+        scenes: how many objects it shows, and how large.
 
     Raises:
         ValueError: if `image_size` is below 64, where shapes no longer have room beside each other.
@@ -138,7 +178,7 @@ def draw_image(rng: np.random.Generator, *, image_size: int) -> DrawnImage:
     if kind < _EMPTY_SHARE:
         objects = []
     else:
-        objects = _draw_objects(rng, canvas, int(rng.integers(1, _MAX_OBJECTS + 1)))
+        objects = _draw_objects(rng, canvas, scenes)
         if kind > 1 - _CROWD_SHARE:
             objects += _draw_crowd(rng, canvas, [box for box, *_ in objects])
     canvas += rng.normal(0.0, rng.uniform(2.0, 7.0), canvas.shape)
@@ -182,15 +222,17 @@ def _cloud(rng: np.random.Generator, height: int, width: int, cells: int) -> np.
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC), np.float64) / 255
 
 
-def _draw_objects(rng: np.random.Generator, canvas: np.ndarray, num_objects: int) -> list[_Object]:
-    """Draws up to `num_objects` shapes; one for which there is no room is left out."""
+def _draw_objects(rng: np.random.Generator, canvas: np.ndarray, scenes: Scenes) -> list[_Object]:
+    """Draws the shapes of a scene; one for which there is no room is left out."""
     height, width = canvas.shape[:2]
     largest = _MAX_SIDE_SHARE * min(height, width)
+    if scenes.max_side is not None:
+        largest = min(largest, scenes.max_side)
     objects: list[_Object] = []
-    for _ in range(num_objects):
+    for _ in range(int(rng.integers(scenes.min_objects, scenes.max_objects + 1))):
         label = int(rng.integers(1, len(CLASS_NAMES) + 1))
         for _ in range(20):  # tries to find room
-            side = math.exp(rng.uniform(math.log(_MIN_SIDE), math.log(largest)))
+            side = math.exp(rng.uniform(math.log(scenes.min_side), math.log(largest)))
             outline = _outline(rng, label, side)
             box = _place(rng, outline, height, width)
             if all(_covered(box, other) <= _MAX_COVERED for other, *_ in objects):
@@ -289,14 +331,11 @@ def _random_colour(
     return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)))
 
 
-def _write_coco(
-    image_dir: str, annotations_path: str, seeds: list[int], num_images: int, image_size: int, show_progress: bool
-) -> None:
+def _write_coco(image_dir: str, annotations_path: str, drawn_images: Iterable[DrawnImage]) -> None:
     tf.io.gfile.makedirs(image_dir)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for i in tqdm(range(num_images), desc=f"drawing {image_dir}", unit="image", disable=not show_progress):
-        drawn = draw_image(np.random.default_rng([*seeds, i]), image_size=image_size)
+    for i, drawn in enumerate(drawn_images):
         file_name = f"{i + 1:06d}.jpg"
         height, width = drawn.pixels.shape[:2]
         with tf.io.gfile.GFile(os.path.join(image_dir, file_name), "wb") as file:

@@ -127,6 +127,34 @@ def test_the_label_map_names_the_three_classes(written):
     ]
 
 
+def test_scenes_say_how_many_objects_there_are_and_how_large():
+    images = [
+        shapes.draw_image(np.random.default_rng([0, i]), image_size=256, scenes=shapes.MANY_SMALL) for i in range(20)
+    ]
+    objects = [~image.is_crowd for image in images if len(image.boxes)]
+    numbers = [mask.sum() for mask in objects]
+    assert 8 <= min(numbers) < 15 and 25 < max(numbers) <= 30
+    boxes = np.concatenate([image.boxes[~image.is_crowd] for image in images])
+    sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    assert 5 < sides.min() < 8 and 50 < sides.max() < 80  # of a tilted square the box is larger
+    areas = np.concatenate([image.areas for image in images])
+    assert 0.7 < (areas < 32**2).mean() < 0.9
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"max_objects": 0}, "min_objects = 1 is not allowed. Allowed: 1 to max_objects = 0"),
+        ({"min_objects": 0}, "min_objects = 0 is not allowed"),
+        ({"min_side": 3.0}, "min_side = 3.0 is not allowed. Allowed: 4 and above, up to max_side"),
+        ({"max_side": 10.0}, "min_side = 14.0 is not allowed"),
+    ],
+)
+def test_impossible_scenes_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        shapes.Scenes(**options)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
