@@ -131,7 +131,7 @@ def run_model_main(flags: Any) -> int:
                 model_dir=flags.model_dir,
                 strategy=strategy,
                 checkpoint_every_n=flags.checkpoint_every_n,
-                record_summaries=flags.record_summaries,
+                summary_every_n=100 if flags.record_summaries else None,
                 jit_compile=flags.jit_compile,
                 seed=flags.seed,
                 evaluate_checkpoints=flags.train_and_eval,

@@ -51,8 +51,7 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     num_steps: int | None = None,
     checkpoint_every_n: int = 1000,
-    record_summaries: bool = True,
-    summary_every_n: int = 100,
+    summary_every_n: int | None = 100,
     jit_compile: bool = False,
     seed: int = 0,
     evaluate_checkpoints: bool = False,
@@ -68,8 +67,7 @@ def train(
         strategy: of `strategies.make_strategy`; None = one device.
         num_steps: step to train up to; None = `train_config.num_steps`.
         checkpoint_every_n: steps between checkpoints.
-        record_summaries: write TensorBoard summaries.
-        summary_every_n: steps between them.
+        summary_every_n: steps between TensorBoard summaries; None = there are none.
         jit_compile: compile the train step with XLA on CPU and GPU too (a TPU always does).
         seed: of everything random.
         evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the one that is best by the first of
@@ -116,8 +114,8 @@ def train(
         seed=seed,
         checkpoint_every_n=checkpoint_every_n,
         keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
-        record_summaries=record_summaries,
-        summary_every_n=summary_every_n,
+        record_summaries=summary_every_n is not None,
+        summary_every_n=100 if summary_every_n is None else summary_every_n,
     )
     label_map = load_label_map(reader)
     tf_keras.utils.set_random_seed(seed % 2**32)  # first weights; everything later is seeded where it is drawn

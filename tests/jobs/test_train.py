@@ -151,7 +151,7 @@ def test_a_model_trained_in_float16_is_evaluated_and_exported_in_float32(small_c
     settings = message.train_config
     settings.precision = train_pb2.FLOAT16
     settings.accumulate_gradients, settings.recompute_backbone = 2, True
-    result = train_job.train(message, model_dir=str(tmp_path), num_steps=2, record_summaries=False)
+    result = train_job.train(message, model_dir=str(tmp_path), num_steps=2, summary_every_n=None)
     assert np.isfinite(result.losses["Loss/total_loss"])
     reader = tf.train.load_checkpoint(result.checkpoint)
     stored = {dtype for name, dtype in reader.get_variable_to_dtype_map().items() if dtype.is_floating}
