@@ -13,7 +13,7 @@ from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import hard_examples, layers, proposals, targets
 from object_detection_fpn.modeling import pooler as roi
-from object_detection_fpn.modeling.heads import rpn as rpn_head
+from object_detection_fpn.modeling.heads import rpn as rpn_heads
 from object_detection_fpn.ops.crop_and_resize import RoIAlign
 from object_detection_fpn.protos import (
     image_resizer_pb2,
@@ -134,8 +134,10 @@ def test_first_stage():
     assert rpn._decoder == proposals.ProposalDecoder(
         max_proposals=77, iou_threshold=0.625, score_threshold=0.125, keep_empty=True
     )
-    assert rpn._sampler == targets.AnchorSampler(num_samples=100, positive_fraction=0.25)
-    assert rpn._loss == rpn_head.RpnLoss(localization_weight=2.0, objectness_weight=3.0)
+    assert rpn._sampler == targets.AnchorSampler(
+        num_samples=100, positive_fraction=0.25, matched_threshold=np.float32(0.7), unmatched_threshold=np.float32(0.3)
+    )
+    assert rpn._loss == rpn_heads.RpnLoss(localization_weight=2.0, objectness_weight=3.0, num_configured=100)
 
 
 def test_roi_pooling_that_is_not_set_is_that_of_the_object_detection_api():

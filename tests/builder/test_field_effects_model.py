@@ -24,6 +24,7 @@ from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
     backbone_pb2,
+    box_coder_pb2,
     box_predictor_pb2,
     calibration_pb2,
     faster_rcnn_pb2,
@@ -37,6 +38,7 @@ from object_detection_fpn.protos import (
     pipeline_pb2,
     post_processing_pb2,
     roi_pooling_pb2,
+    rpn_pb2,
 )
 from object_detection_fpn.records import Groundtruth, Inputs
 
@@ -45,6 +47,7 @@ pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and me
 FILES = (
     anchor_generator_pb2,
     backbone_pb2,
+    box_coder_pb2,
     box_predictor_pb2,
     calibration_pb2,
     faster_rcnn_pb2,
@@ -57,6 +60,7 @@ FILES = (
     multiscale_anchor_generator_pb2,
     post_processing_pb2,
     roi_pooling_pb2,
+    rpn_pb2,
 )
 
 # Where the rows' texts belong in a FasterRcnn.
@@ -75,6 +79,7 @@ BOX_LOSS = "second_stage_localization_loss {{ {} }}".format
 MINER = "hard_example_miner {{ {} }}".format
 POOLING = "roi_pooling {{ {} }}".format
 ALIGN = "roi_pooling {{ roi_align {{ {} }} }}".format
+RPN = "rpn {{ {} }}".format
 CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
 
 LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
@@ -160,6 +165,68 @@ EFFECTS = [
     ("MultiscaleAnchorGenerator.anchor_scale", "anchors", "", ANCHORS("anchor_scale: 3")),
     ("MultiscaleAnchorGenerator.aspect_ratios", "anchors", "", ANCHORS("aspect_ratios: 2")),
     ("MultiscaleAnchorGenerator.scales_per_octave", "anchors", "", ANCHORS("scales_per_octave: 2")),
+    ("MultiscaleAnchorGenerator.offset", "anchors", "", ANCHORS("offset: 0")),
+    ("MultiscaleAnchorGenerator.round_corners", "anchors", ANCHORS("aspect_ratios: 2"), ANCHORS("round_corners: true")),
+    (
+        "MultiscaleAnchorGenerator.stride_of_image",
+        "anchors",
+        FPN("max_level: 7") + ANCHORS("max_level: 7") + RPN("anchor_border: KEPT"),
+        ANCHORS("stride_of_image: true"),
+    ),
+    # the region proposal network
+    ("RegionProposalNetwork.share_predictors", "variables", "", RPN("share_predictors: true")),
+    ("RegionProposalNetwork.objectness", "variables", "", RPN("objectness: SIGMOID")),
+    ("RegionProposalNetwork.num_convolutions", "variables", "", RPN("num_convolutions: 2")),
+    ("RegionProposalNetwork.activation", "proposals", "", RPN("activation: SWISH")),
+    ("RegionProposalNetwork.anchor_border", "anchors", "", RPN("anchor_border: KEPT")),
+    ("RegionProposalNetwork.max_straddle", "losses", RPN("anchor_border: KEPT"), RPN("max_straddle: 0")),
+    ("RegionProposalNetwork.matched_threshold", "losses", "", RPN("matched_threshold: 0.35")),
+    ("RegionProposalNetwork.unmatched_threshold", "losses", "", RPN("unmatched_threshold: 0.1")),
+    ("RegionProposalNetwork.low_quality_matches", "losses", "", RPN("low_quality_matches: NO_ANCHOR")),
+    ("RegionProposalNetwork.max_candidates_per_level", "proposals", "", RPN("max_candidates_per_level: 3")),
+    (
+        "RegionProposalNetwork.max_candidates_per_level_in_training",
+        "losses",
+        RPN("max_candidates_per_level: 30"),
+        RPN("max_candidates_per_level_in_training: 3"),
+    ),
+    (
+        "RegionProposalNetwork.suppress_within_levels",
+        "proposals",
+        "first_stage_nms_iou_threshold: 0.1",
+        RPN("suppress_within_levels: true"),
+    ),
+    ("RegionProposalNetwork.max_proposals_in_training", "losses", "", RPN("max_proposals_in_training: 16")),
+    (
+        "RegionProposalNetwork.min_proposal_side",
+        "proposals",
+        RPN("clip_before_suppression: true"),
+        RPN("min_proposal_side: 12"),
+    ),
+    (
+        "RegionProposalNetwork.clip_before_suppression",
+        "proposals",
+        "first_stage_nms_iou_threshold: 0.1",
+        RPN("clip_before_suppression: true"),
+    ),
+    ("RegionProposalNetwork.loss_normalization", "losses", "", RPN("loss_normalization: CONFIGURED")),
+    (
+        "RegionProposalNetwork.localization_loss",
+        "losses",
+        "",
+        RPN("localization_loss { l1_localization_loss { } }"),
+    ),
+    ("RegionProposalNetwork.box_coder", "losses", "", RPN("box_coder { x_scale: 1 }")),
+    ("FasterRcnn.second_stage_box_coder", "detections", "", "second_stage_box_coder { x_scale: 1 }"),
+    ("FasterRcnnBoxCoder.y_scale", "losses", "", "second_stage_box_coder { y_scale: 1 }"),
+    ("FasterRcnnBoxCoder.x_scale", "losses", "", "second_stage_box_coder { x_scale: 1 }"),
+    ("FasterRcnnBoxCoder.height_scale", "losses", "", "second_stage_box_coder { height_scale: 1 }"),
+    ("FasterRcnnBoxCoder.width_scale", "losses", "", "second_stage_box_coder { width_scale: 1 }"),
+    ("FasterRcnnBoxCoder.max_size_ratio", "proposals", "", RPN("box_coder { max_size_ratio: 0.5 }")),
+    # proposals that train
+    ("FasterRcnn.add_groundtruth_to_proposals", "losses", "", "add_groundtruth_to_proposals: true"),
+    ("FasterRcnn.second_stage_matched_threshold", "losses", "", "second_stage_matched_threshold: 0.2"),
+    ("FasterRcnn.second_stage_min_background_iou", "losses", "", "second_stage_min_background_iou: 0.1"),
     # layers
     ("Hyperparams.activation", "inference", "", CONV("activation: SWISH")),
     ("Hyperparams.group_norm", "layers", FPN("additional_layer_depth: 32"), CONV("group_norm { }")),

@@ -146,7 +146,7 @@ def test_no_gradient_passes_through_candidates():
     assert tape.gradient(loss, sources) == [None, None]
 
 
-LIBRARIES = {"detectron2": ({}, 0.0), "torchvision": ({"round_corners": True}, 1e-3)}
+LIBRARIES = {"detectron2": ({}, 0.0), "torchvision": ({"round_corners": True, "stride_of_image": True}, 1e-3)}
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -158,16 +158,10 @@ def test_proposals_are_those_of_other_libraries(golden_dir, library, jit):
     logits, deltas = ([golden[f"{name}_P{level}"][0] for level in (4, 5, 6)] for name in ("objectness", "deltas"))
     sizes = [level.shape[1:] for level in logits]
     yx = [1, 0, 3, 2]
-    anchors = [
-        anchor_ops.multiscale_anchors(
-            [(int(height), int(width))], min_level=level, anchor_scale=8.0, aspect_ratios=(2.0, 1.0, 0.5),
-            scales_per_octave=1, offset=0.0, **anchor_settings,
-        )
-        for level, (height, width) in zip((4, 5, 6), sizes, strict=True)
-    ]  # fmt: skip
-    if library == "torchvision":  # whose stride is 56 instead of 64
-        shift = (np.mgrid[: sizes[2][0], : sizes[2][1]].transpose(1, 2, 0) * [56 - 64, 57 - 64]).reshape(-1, 2)
-        anchors[2] += np.repeat(np.tile(shift, 2), 3, axis=0)
+    anchors = anchor_ops.multiscale_anchors(
+        [tuple(size) for size in sizes], min_level=4, anchor_scale=8.0, aspect_ratios=(2.0, 1.0, 0.5),
+        scales_per_octave=1, offset=0.0, **anchor_settings,
+    )  # fmt: skip
     outputs = RpnOutputs(
         objectness_logits=tf.constant(
             np.concatenate([level.transpose(1, 2, 0).ravel() for level in logits])[None, :, None]
@@ -175,7 +169,7 @@ def test_proposals_are_those_of_other_libraries(golden_dir, library, jit):
         box_deltas=tf.constant(
             np.concatenate([level.transpose(1, 2, 0).reshape(-1, 4)[:, yx] for level in deltas])[None]
         ),
-        anchors=tf.concat(anchors, axis=0),
+        anchors=anchors,
         is_valid=tf.ones([sum(level.size for level in logits)], tf.bool),
     )
     proposals = propose(
