@@ -30,7 +30,7 @@ from object_detection_fpn.jobs.evaluate import (
     log_notices,
 )
 from object_detection_fpn.modeling.detector import Detector
-from object_detection_fpn.protos import pipeline_pb2, train_pb2
+from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.training import loop as training_loop
 from object_detection_fpn.training import workers
 from object_detection_fpn.training.averages import AveragingOptimizer
@@ -172,7 +172,7 @@ def train(
         model_dir=model_dir,
         settings=train_settings,
         variables=variables,
-        initialize=functools.partial(_initialize, settings, model, label_map, names_there)
+        initialize=functools.partial(_initialize, config, model, label_map, names_there)
         if settings.fine_tune_checkpoint
         else None,
         on_checkpoint=on_checkpoint,
@@ -196,9 +196,10 @@ def _show_frozen(model: Detector, trained: list[tf.Variable]) -> None:
 
 
 def _initialize(
-    settings: train_pb2.TrainConfig, model: Detector, label_map: LabelMap, from_label_map: LabelMap | None
+    config: Config, model: Detector, label_map: LabelMap | None = None, from_label_map: LabelMap | None = None
 ) -> None:
     """First weights from `train_config.fine_tune_checkpoint`."""
+    settings = config.train_config
     kind = settings.fine_tune_checkpoint_type or ("detection" if settings.from_detection_checkpoint else "")
     report, title = sources.restore_for_fine_tuning(
         settings.fine_tune_checkpoint,
