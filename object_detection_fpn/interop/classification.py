@@ -5,7 +5,8 @@ in the Object Detection API, convolutions have none and epsilon is what the conf
 
     gamma * (conv(x) + bias - mean) / sqrt(variance + epsilon) + beta
 
-is written with our variables to the same function. A classification checkpoint of the Object Detection API is taken as it is.
+is written with our variables to the same function. Its network sees blue, green, red; for one that sees red, green, blue the
+channels of the first kernel are exchanged. A classification checkpoint of the Object Detection API is taken as it is.
 """
 
 from __future__ import annotations
@@ -136,12 +137,15 @@ def weights_by_path(network: Network, model: Detector, source: str) -> dict[str,
     norms = {layer.name: layer for layer in backbone.network.layers if layer.name.endswith("_bn")}
     values_of_norm = dict(zip(norms, network.norms, strict=False))  # a backbone that ends early has fewer layers
     for layer, values in zip(convolutions, network.convolutions, strict=False):
+        is_of_keras = "bias" in values
+        if is_of_keras and layer is convolutions[0] and not backbone.pixels.is_bgr and values["kernel"].shape[2] == 3:
+            values = values | {"kernel": np.asarray(values["kernel"])[:, :, ::-1]}
         norm = norms[re.sub("conv$", "bn", layer.name)]
         norm_values = values_of_norm[norm.name]
         if not isinstance(norm, tf_keras.layers.BatchNormalization):
             result.update({f"{norm.name}/{name}": value for name, value in norm_values.items()})
         else:
-            if "bias" in values:
+            if is_of_keras:
                 values, norm_values = _absorbed(values, norm_values, epsilon=norm.epsilon, has_scale=norm.scale)
             file_under(norm, norm_values)
         file_under(layer, values)

@@ -15,6 +15,7 @@ from object_detection_fpn.interop import classification, sources
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.backbones.backbone import PixelNormalization
 from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -81,12 +82,12 @@ def files(classifier, tmp_path_factory):
 def build(build_small):
     """A model of one stage with ResNet-50 and an own specification of its normalization."""
 
-    def make(depth=50, max_level=5, **norm):
+    def make(depth=50, max_level=5, is_bgr=False, **norm):
         spec = layers.LayerSpec(norm=layers.BatchNormSpec(**{"epsilon": 1e-5, "scale": True, **norm}))
         backbone = functools.partial(resnet_v1.resnet_v1, depth)
         return build_small(
             backbone=lambda max_level, num_channels, **_: backbone(
-                max_level=max_level, num_channels=num_channels, spec=spec
+                max_level=max_level, num_channels=num_channels, spec=spec, pixels=PixelNormalization(is_bgr=is_bgr)
             ),
             num_stages=1,
             min_level=2,
@@ -99,8 +100,11 @@ def build(build_small):
 def assert_same_features(model, classifier):
     image = np.random.default_rng(1).normal(0, 50, (1, 64, 64, 3)).astype(np.float32)
     taps = tf_keras.Model(classifier.inputs, [classifier.get_layer(name).output for name in BLOCKS])
-    expected = taps(tf.image.resize(image, classifier.input_shape[1:3]), training=False)
-    actual = model.feature_extractor.backbone(tf.image.resize(image, classifier.input_shape[1:3]), training=False)
+    image = tf.image.resize(image, classifier.input_shape[1:3])
+    backbone = model.feature_extractor.backbone
+    # The classifiers of tf_keras.applications see blue, green, red (their preprocess_input).
+    expected = taps(image if backbone.pixels.is_bgr else image[..., ::-1], training=False)
+    actual = backbone(image, training=False)
     for level, features in actual.items():
         reference = expected[level - 2].numpy()
         assert np.abs(reference).max() > 0.1
@@ -131,8 +135,8 @@ def test_every_format_holds_the_same_network(files, classifier, name):
 
 @pytest.mark.parametrize(
     "norm",
-    [{"epsilon": 1e-3}, {"epsilon": 0.0, "trainable": False}, {"epsilon": 1e-3, "scale": False}],
-    ids=["large", "none, frozen", "no gamma"],
+    [{"epsilon": 1e-3}, {"epsilon": 0.0, "trainable": False}, {"epsilon": 1e-3, "scale": False, "is_bgr": True}],
+    ids=["large", "none, frozen", "no gamma, blue first"],
 )
 def test_features_are_those_of_the_classifier_whatever_the_norm(build, files, classifier, norm):
     model = build(**norm)
@@ -193,7 +197,7 @@ def test_imagenet_weights_come_from_where_keras_downloads_them(build, files, mon
     assert (report.missing, report.other_shape) == ([], [])
     assert title == "Weights from imagenet (tf_keras.applications), classification"
     kernel = model.feature_extractor.backbone.network.get_layer("conv1_conv").kernel
-    np.testing.assert_array_equal(kernel, read(files["notop.h5"]).convolutions[0]["kernel"])
+    np.testing.assert_array_equal(kernel, read(files["notop.h5"]).convolutions[0]["kernel"][:, :, ::-1])
 
 
 def test_other_channels_keep_their_first_convolution(build_small, files):
