@@ -55,7 +55,9 @@ def six_blocks(
 def _block(features: Any, filters: int, strides: int, spec: layers.LayerSpec, *, name: str) -> Any:
     """A strided 3 x 3 convolution, the strided 1 x 1 of its shortcut, and the activation of their sum."""
     convolved = spec.make_conv(filters, 3, strides=strides, name=f"{name}_conv")(features)
-    shortcut = spec.make_conv(filters, 1, strides=strides, name=f"{name}_shortcut")(features)
+    # Picks the cells before it weighs them: the gradient of a strided 1 x 1 convolution of an image crashes oneDNN's kernels.
+    picked = tf_keras.layers.MaxPooling2D(1, strides=strides, dtype=spec.dtype, name=f"{name}_pick")(features)
+    shortcut = spec.make_conv(filters, 1, name=f"{name}_shortcut")(picked)
     convolved = spec.make_norm(name=f"{name}_conv_norm")(convolved)
     shortcut = spec.make_norm(name=f"{name}_shortcut_norm")(shortcut)
     total = tf_keras.layers.Add(dtype=spec.dtype, name=f"{name}_add")([convolved, shortcut])

@@ -132,7 +132,7 @@ def convert_bccd(source: Path, folder: Path) -> Data:
     folder.mkdir(parents=True, exist_ok=True)
     label_map = str(folder / "label_map.pbtxt")
     patterns = []
-    for split in ("test", "train"):  # boxes without area, of which train has two, are left out
+    for split in ("test", "train"):  # boxes without area, of which train has one, are left out
         annotations = folder / f"{split}.json"
         annotations.write_text(json.dumps(_voc.read_voc(source, split, _BCCD_CLASSES)))
         conversion = coco.coco_to_tfrecords(
