@@ -10,7 +10,7 @@ import tf_keras
 
 from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import proposals, targets
+from object_detection_fpn.modeling import layers, proposals, targets
 from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.ops import box_coder
 from object_detection_fpn.records import Inputs
@@ -78,7 +78,7 @@ def test_all_fields_arrive():
     head = rpn.head
     assert [layer.filters for layer in (*head.objectness, *head.deltas)] == [1, 4]
     assert len(head.further_convs) == 1
-    assert head.activation.activation == tf_keras.activations.relu
+    assert head.activation.activation is layers.ACTIVATIONS["relu"]
     second_coder = box_coder.BoxCoder(scales=(5.0, 6.0, 7.0, 8.0), max_size_ratio=16.0)
     assert model.box_head._postprocessor.coder == second_coder
     assert model._roi_sampler == targets.RoISampler(
