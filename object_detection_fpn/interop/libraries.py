@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.interop import detectron2, resnets, torchvision
+from object_detection_fpn.interop import detectron2, resnets, state_dict, torchvision
+from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.modeling.backbones.backbone import Backbone
@@ -132,7 +134,7 @@ def identify(tensors: Tensors, source: str) -> tuple[str, bool]:
 
 
 def _detector_weights(library: Library, tensors: Tensors, model: FasterRCNN, source: str) -> dict[str, Any]:
-    """The weights of a detector. Where its classes are others than the model's, the predictors keep their shapes."""
+    """The weights of a detector. Where its classes are others than the model's, the predictors have columns for these."""
     if model.box_head is None:
         return library.weights_by_path(tensors, model, source)
     paths = {id(variable): path for path, variable in variables_by_path(model).items()}
@@ -140,12 +142,24 @@ def _detector_weights(library: Library, tensors: Tensors, model: FasterRCNN, sou
     fitting, others = dict(tensors), {}
     for entry in library.entries(model, source):
         for variable in entry.layer.variables if entry.layer in predictors else ():
-            name = f"{entry.name}.{'weight' if len(variable.shape) > 1 else 'bias'}"
+            name = f"{entry.name}.{state_dict.THEIR_NAMES[local_name(variable)]}"
             shape = entry.shape_there(variable)
-            if name in tensors and tensors[name].ndim == len(shape) and tensors[name].shape != shape:
-                others[paths[id(variable)]] = tensors[name].T
+            tensor = tensors.get(name, np.zeros(shape))
+            if tensor.shape != shape and tensor.shape[1:] == shape[1:]:
+                others[paths[id(variable)]] = with_rows(entry, len(tensor)).convert(tensor)
                 fitting[name] = np.zeros(shape, np.float32)
     return library.weights_by_path(fitting, model, source) | others
+
+
+def with_rows(entry: Entry, num_rows: int) -> Entry:
+    """The entry of a predictor in a detector of other classes, whose tensors have `num_rows` rows."""
+    rows = entry.rows
+    if rows is not None and entry.name.endswith("bbox_pred"):
+        first = 1 if entry.num_rows else 0  # a box of the background
+        rows = state_dict.box_rows(num_rows // 4 - first, first=first)
+    elif rows is not None:  # the background is last
+        rows = np.roll(np.arange(num_rows), 1)
+    return dataclasses.replace(entry, rows=rows, num_rows=num_rows)
 
 
 def _rename(name: str) -> str:

@@ -13,6 +13,7 @@ from interop import fake_library
 from interop import torch_writer as writer
 
 from object_detection_fpn.interop import libraries, sources, torchvision
+from object_detection_fpn.interop.state_dict import Entry, box_rows
 from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
@@ -84,6 +85,26 @@ def test_a_detector_of_other_classes_gives_all_but_its_predictors(library, build
     assert report.other_shape == []
     with pytest.raises(CheckpointError, match=r"of another model; it lacks 4 of the model's .* box_head/"):
         sources.restore_model(path, model)
+
+
+def test_predictors_of_other_classes_have_our_order_of_columns():
+    """By which fine-tuning finds the classes whose names agree."""
+    layer = tf_keras.layers.Dense(1)
+
+    def tables(num_classes):
+        background_first = np.roll(np.arange(num_classes + 1), 1)
+        yield Entry("roi_heads.box_predictor.cls_score", layer), num_classes + 1
+        yield Entry("roi_heads.box_predictor.cls_score", layer, rows=background_first), num_classes + 1
+        yield Entry("roi_heads.box_predictor.bbox_pred", layer, rows=box_rows(num_classes)), 4 * num_classes
+        num_rows = 4 * num_classes + 4
+        rows = box_rows(num_classes, first=1)
+        yield Entry("roi_heads.box_predictor.bbox_pred", layer, rows=rows, num_rows=num_rows), num_rows
+
+    for (here, _), (there, num_rows) in zip(tables(3), tables(7), strict=True):
+        found = libraries.with_rows(here, num_rows)
+        np.testing.assert_array_equal(found.rows, there.rows)
+        tensor = np.random.default_rng(0).normal(size=(num_rows, 5))
+        np.testing.assert_array_equal(found.convert(tensor), there.convert(tensor))
 
 
 def test_a_detector_is_evaluated_without_being_imported_first(library, build_small, save):
