@@ -37,6 +37,8 @@ def pytest_configure() -> None:
 
 # The files that take longest, longest first.
 LONGEST = (
+    "interop/test_torchvision.py",
+    "interop/test_detectron2.py",
     "builder/test_field_effects_data.py",
     "jobs/test_train.py",
     "test_end_to_end.py",

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import text_format
 
 from object_detection_fpn import builder
-from object_detection_fpn.builder.layer_spec import _ACTIVATIONS
+from object_detection_fpn.builder.layer_spec import ACTIVATIONS
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.protos import (
@@ -83,7 +83,7 @@ def test_activations(text, activation):
 
 
 def test_every_activation_of_the_language_can_be_built():
-    assert set(_ACTIVATIONS) == set(hyperparams_pb2.Hyperparams.Activation.values())
+    assert set(ACTIVATIONS) == set(hyperparams_pb2.Hyperparams.Activation.values())
 
 
 @pytest.mark.parametrize(
