@@ -236,7 +236,9 @@ def test_a_service_that_goes_away_ends_what_waits_for_it(numbered, caplog):
             pass
     assert has_warned.is_set()
     words = failures.error_message(caught.value)
-    del caught, batches  # the error's traceback has the iterator, which would look for its service until the tests end
+    # The error's traceback has the iterator, in a cycle, which would look for its service until the tests end.
+    del caught, batches
+    gc.collect()
     assert words.startswith(f"The data service at {place} has gone: no batch for ")
     assert f"No data service answers at {place} within 0.3 s" in words and "\n" not in words
 
@@ -260,6 +262,13 @@ def test_a_service_without_workers_is_named():
     place = server.target.split("://")[1]
     with pytest.raises(TimeoutError, match=f"at {place} has no worker .* --dispatcher {place}`"):
         service.wait_for_service(place, worker_timeout=1.0)
+    # Its question, without an answer, would be repeated until the tests end: a worker answers it.
+    config = tf.data.experimental.service.WorkerConfig(dispatcher_address=place)
+    worker = tf.data.experimental.service.WorkerServer(config)
+    [asking] = [thread for thread in threading.enumerate() if thread.name.endswith("(ask)")]
+    asking.join(60)
+    assert not asking.is_alive()
+    del worker
 
 
 @pytest.mark.parametrize("text", ["", "localhost", "localhost:", ":5000", "localhost:0", "localhost:70000", "a:b"])
