@@ -16,6 +16,10 @@ from object_detection_fpn.records import Proposals, RpnOutputs
 
 _NEVER = float("-inf")  # logit of what cannot become a proposal
 
+# Where the boxes of each level are moved so that they do not meet those of others, in heights and widths of the image. Around
+# the origin, since coordinates that do not grow keep their precision; the large boxes of coarse levels need it least.
+_PLACES = ((0, 0), (-1, 0), (0, -1), (-1, -1), (0, 1), (-1, 1))
+
 
 def object_logits(objectness_logits: tf.Tensor) -> tf.Tensor:
     """The logits of the scores of anchors: [B, K, 2] (background, object) or [B, K, 1] (object) -> [B, K]."""
@@ -78,19 +82,14 @@ class ProposalDecoder:
             # By score and not by logit, as in the Object Detection API: scores that round to 1 are equal.
             scores = tf.where(outputs.is_valid[None], tf.sigmoid(logits), -1.0)
             boxes = self._look_up(outputs, num_anchors) if self.static else self.decode(outputs)[:, :, None]
-            return self._suppress(boxes, scores[:, :, None], self.score_threshold, window)
+            return _proposals(self._suppress(boxes, scores[:, :, None], self.score_threshold, window))
         is_candidate = outputs.is_valid[None] & (logits > _logit(self.score_threshold))
         logits = tf.where(is_candidate, logits, _NEVER)
         boxes, logits, level_sizes = self._choose(outputs, logits, num_anchors, level_sizes)
         if self.clip_first:
             boxes = box_ops.clip(boxes, window)
             logits = tf.where(_has_size(boxes, self.min_side), logits, _NEVER)
-        if self.within_levels:
-            # A column for each level, as suppression has one for each class.
-            boxes, logits = _stack_levels(boxes, level_sizes), _stack_levels(logits, level_sizes, _NEVER)
-        else:
-            boxes, logits = boxes[:, :, None], logits[:, :, None]
-        proposals = self._suppress(boxes, logits, _NEVER, window)
+        proposals = _proposals(self._suppress_candidates(boxes, logits, level_sizes, window))
         is_real = tf.sequence_mask(proposals.num_proposals, self.max_proposals)
         return proposals._replace(scores=tf.where(is_real, tf.sigmoid(proposals.scores), 0.0))
 
@@ -98,9 +97,28 @@ class ProposalDecoder:
         """[B, K, 4], the refined box of every anchor, not clipped; no gradient passes."""
         return tf.stop_gradient(self.coder.decode(outputs.box_deltas, outputs.anchors[None]))
 
+    def _suppress_candidates(
+        self, boxes: tf.Tensor, logits: tf.Tensor, level_sizes: Sequence[int | tf.Tensor], window: tf.Tensor
+    ) -> nms.NmsDetections:
+        """Boxes [B, n, 4], logits [B, n], of levels one after the other."""
+        if not self.within_levels:
+            return self._suppress(boxes[:, :, None], logits[:, :, None], _NEVER, window)
+        if self.clip_first and len(level_sizes) <= len(_PLACES):
+            # In one row, which ends as soon as there are enough of all levels.
+            size = window[:, 2:]
+            apart = boxes + _shifts(level_sizes, size)
+            all_places = tf.concat([-size, 2.0 * size], axis=-1)
+            kept = self._suppress(apart[:, :, None], logits[:, :, None], _NEVER, all_places)
+            is_real = tf.sequence_mask(kept.num, self.max_proposals)
+            there = tf.gather(boxes, kept.roi_indices, batch_dims=1)
+            return kept._replace(boxes=tf.where(is_real[..., tf.newaxis], there, 0.0))
+        # A column for each level, as suppression has one for each class: boxes of any size cannot be moved apart.
+        stacked = _stack_levels(boxes, level_sizes), _stack_levels(logits, level_sizes, _NEVER)
+        return self._suppress(*stacked, _NEVER, window)
+
     def _suppress(
         self, boxes: tf.Tensor | nms.BoxLookUp, scores: tf.Tensor, score_threshold: float, window: tf.Tensor
-    ) -> Proposals:
+    ) -> nms.NmsDetections:
         """Boxes [B, n, L or 1, 4], scores [B, n, L], window [B, 4]."""
         suppression = nms.Suppression(
             iou_threshold=self.iou_threshold,
@@ -109,8 +127,7 @@ class ProposalDecoder:
             max_total_detections=self.max_proposals,
             keep_empty=self.keep_empty,
         )
-        kept = nms.multiclass_nms(boxes, scores, suppression, clip_window=window, static=self.static)
-        return Proposals(boxes=kept.boxes, scores=kept.scores, num_proposals=kept.num)
+        return nms.multiclass_nms(boxes, scores, suppression, clip_window=window, static=self.static)
 
     def _choose(
         self, outputs: RpnOutputs, logits: tf.Tensor, num_anchors: int, level_sizes: Sequence[int | tf.Tensor]
@@ -146,6 +163,10 @@ class ProposalDecoder:
         return decode
 
 
+def _proposals(kept: nms.NmsDetections) -> Proposals:
+    return Proposals(boxes=kept.boxes, scores=kept.scores, num_proposals=kept.num)
+
+
 def _logit(score: float) -> float:
     if score <= 0.0:
         return _NEVER
@@ -160,6 +181,13 @@ def _has_size(boxes: tf.Tensor, min_side: float) -> tf.Tensor:
 
 def _starts(sizes: Sequence[int | tf.Tensor]) -> list[int | tf.Tensor]:
     return [0, *itertools.accumulate(sizes)][:-1]
+
+
+def _shifts(level_sizes: Sequence[int | tf.Tensor], image_size: tf.Tensor) -> tf.Tensor:
+    """[B, n, 4], by how much the boxes of each level are moved; `image_size` is [B, 2]."""
+    places = [tf.constant([place + place], tf.float32) for place in _PLACES[: len(level_sizes)]]
+    of_rows = [tf.broadcast_to(place, [size, 4]) for place, size in zip(places, level_sizes, strict=True)]
+    return tf.concat(of_rows, axis=0) * tf.concat([image_size, image_size], axis=-1)[:, tf.newaxis]
 
 
 def _stack_levels(values: tf.Tensor, sizes: Sequence[int | tf.Tensor], padding: float = 0.0) -> tf.Tensor:

@@ -76,6 +76,7 @@ def reference(
     [
         {"max_candidates_per_level": 20},
         {"within_levels": True},
+        {"within_levels": True, "clip_first": True},
         {"clip_first": True},
         {"clip_first": True, "min_side": 6.0},
         {"max_candidates_per_level": 10, "within_levels": True, "clip_first": True, "min_side": 1e-3},
