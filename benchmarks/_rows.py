@@ -115,7 +115,7 @@ def plot_losses(rows: Sequence[Row], path: Path) -> None:
     axis.set_yscale("log")
     axis.set_xlabel("step")
     axis.set_ylabel("loss")
-    axis.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, dpi=100)
 
 
