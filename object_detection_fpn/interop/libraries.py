@@ -120,7 +120,10 @@ def with_rows(entry: Entry, num_rows: int) -> Entry:
 
 
 def _first_shortcut(tensors: Tensors, epsilon: float) -> dict[str, np.ndarray]:
-    """Changes nothing: tf-models-official convolves in the first shortcut of ResNet-18 and -34, torchvision does not."""
+    """Tensors of a first shortcut that changes nothing.
+
+    ResNet-18 and -34 of tf-models-official have a convolution and a normalization there, those of torchvision have none.
+    """
     num_filters = np.size(tensors.get("bn1.weight", ()))
     ones, zeros = np.ones(num_filters, np.float32), np.zeros(num_filters, np.float32)
     prefix = "layer1.0.downsample."
