@@ -61,7 +61,19 @@ ROWS: dict[str, tuple[str, ...]] = {
 COMMANDS = {
     "eight_images": ("eight_images",),
     "recipe": ("api", "recipe"),
-    "groups": ("api", "roi", "rpn", "fpn", "losses", "giou", "shared_boxes", "box_head", "jitter", "multi_scale"),
+    "groups": (
+        "api",
+        "roi",
+        "rpn",
+        "fpn",
+        "losses",
+        "giou",
+        "shared_boxes",
+        "box_head",
+        "jitter",
+        "multi_scale",
+        "recipe",
+    ),
     "custom_backbone": ("custom_backbone",),
 }
 _ON_EIGHT_IMAGES = ("eight_images", "custom_backbone")
