@@ -11,10 +11,12 @@ import functools
 import json
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import support
 import tensorflow as tf
 
@@ -22,12 +24,14 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.interop import state_dict
+from object_detection_fpn.interop import libraries, state_dict
+from object_detection_fpn.interop.library import Library
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.heads import box, rpn
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Groundtruth, Inputs, Predictions
+from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import assign_weights, variables_by_path
 
 FOLDER = Path(__file__).parent / "golden" / "pytorch" / "models"
@@ -145,10 +149,10 @@ class Case:
         shapes = {name: tuple(shape) for name, (*shape, _) in load("names.json")[self.name].items()}
         return {name: fill(name, shape) for name, shape in shapes.items()}
 
-    def model(self, weights_by_path, tensors: dict[str, np.ndarray]) -> FasterRCNN:
+    def model(self, library: Library, tensors: dict[str, np.ndarray]) -> FasterRCNN:
         """The model of `message` with these weights."""
         model = builder.build_model(self.message().model, execution=Execution(is_restored=True))
-        assign_weights(model, weights_by_path(tensors, model, "weights.pth"))
+        assign_weights(model, library.weights_by_path(tensors, model, "weights.pth"))
         return model
 
     def network_inputs(self, *images: int) -> Inputs:
@@ -177,14 +181,16 @@ class Agreement:
 
     Attributes:
         case: the model.
-        model: ours, with the reference's weights.
+        library: whose model it is.
+        tensors: the reference's weights, by the library's names.
+        model: ours, with these weights.
     """
 
-    def __init__(self, case: Case, weights_by_path, *, images: tuple[int, ...] = (0, 1)):
+    def __init__(self, case: Case, *, images: tuple[int, ...] = (0, 1)):
         self.case = case
+        self.library = libraries.LIBRARIES[case.name.partition("/")[0]]
         self.tensors = case.tensors()
-        self.model = case.model(weights_by_path, self.tensors)
-        self._weights_by_path = weights_by_path
+        self.model = case.model(self.library, self.tensors)
         self._predictions: dict[tuple[int, ...], Predictions] = {}
         self.images = images
 
@@ -199,7 +205,7 @@ class Agreement:
         for name, (*shape, crc) in load("names.json")[self.case.name].items():
             assert list(self.tensors[name].shape) == shape
             assert zlib.crc32(self.tensors[name].tobytes()) == crc, name
-        weights = self._weights_by_path(self.tensors, self.model, "weights.pth")
+        weights = self.library.weights_by_path(self.tensors, self.model, "weights.pth")
         assert weights.keys() == variables_by_path(self.model).keys()
 
     def check_pyramid(self) -> None:
@@ -310,9 +316,9 @@ class TrainingAgreement:
         predictions: of the step.
     """
 
-    def __init__(self, agreement: Agreement, entries):
-        self.case, self.model = agreement.case, agreement.model
-        self._reference, self._entries = agreement.case.training, entries
+    def __init__(self, agreement: Agreement):
+        self.case, self.model, self._library = agreement.case, agreement.model, agreement.library
+        self._reference = agreement.case.training
         self._settings = load("settings.json")[f"training/{agreement.case.name}"]
         self.groundtruth = self._groundtruth(self._boxes(0), self._boxes(1))
         with tf.GradientTape() as tape:
@@ -369,7 +375,7 @@ class TrainingAgreement:
         """The norm of the gradient of each trained parameter; others do not train."""
         variables = {
             f"{entry.name}.{state_dict.THEIR_NAMES[local_name(variable)]}": variable
-            for entry in self._entries(self.model, "weights.pth")
+            for entry in self._library.entries(self.model, "weights.pth")
             for variable in entry.layer.variables
         }
         names = self._settings["gradient_names"]
@@ -418,6 +424,54 @@ class TrainingAgreement:
 
     def _groundtruth(self, *images: list[dict[str, Any]]) -> Groundtruth:
         return support.make_groundtruth(*images, num_rows=6)
+
+
+CHECKS = (
+    Agreement.check_names,
+    Agreement.check_pyramid,
+    Agreement.check_rpn,
+    Agreement.check_proposals,
+    Agreement.check_box_head,
+    Agreement.check_detections,
+    Agreement.check_batch,
+    Agreement.check_images,
+)
+"""Each of them is a test of every model that is compared in full."""
+
+TRAINING_CHECKS = (
+    TrainingAgreement.check_anchors,
+    TrainingAgreement.check_rois,
+    TrainingAgreement.check_losses,
+    TrainingAgreement.check_losses_without_objects,
+    TrainingAgreement.check_gradients,
+)
+
+
+def name_of(check: Callable[..., None]) -> str:
+    """Of a check, in the name of a test."""
+    return check.__name__.removeprefix("check_")
+
+
+def assert_refused(weights_by_path: Callable[..., Any], tensors: dict[str, np.ndarray], model: FasterRCNN) -> str:
+    """The error with which a library's method refuses the tensors of "weights.pth": one line."""
+    with pytest.raises(CheckpointError, match=r"^weights\.pth: ") as caught:
+        weights_by_path(tensors, model, "weights.pth")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def backbone_of(tensors: dict[str, np.ndarray], library: Library) -> dict[str, np.ndarray]:
+    """The tensors that a ResNet for ImageNet of the library has in common with a detector, by the ResNet's names."""
+    prefix = library.backbone_prefix
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def assert_fills_backbone(agreement: Agreement, tensors: dict[str, np.ndarray]) -> None:
+    """These tensors of a ResNet for ImageNet are filed as those of the detector are, and are all of the backbone."""
+    ours = agreement.library.backbone_weights_by_path(tensors, agreement.model, "weights.pth")
+    whole = agreement.library.weights_by_path(agreement.tensors, agreement.model, "weights.pth")
+    assert ours.keys() == {path for path in variables_by_path(agreement.model) if "/backbone/" in path}
+    assert all(np.array_equal(ours[path], whole[path]) for path in ours)
 
 
 def assert_relative(ours, theirs, tolerance: float, name: str) -> None:

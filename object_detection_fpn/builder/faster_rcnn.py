@@ -75,6 +75,7 @@ def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution
 
 
 def build_roi_align(message: roi_pooling_pb2.RoiAlign) -> RoIAlign:
+    """How RoIs are sampled, from `roi_pooling.roi_align`."""
     return RoIAlign(
         output_size=message.output_size,
         sampling_ratio=message.sampling_ratio,

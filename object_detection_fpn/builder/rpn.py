@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from object_detection_fpn.builder.layer_spec import ACTIVATIONS, build_layer_spec
 from object_detection_fpn.builder.losses import NORMALIZATIONS, build_localization_loss
@@ -86,6 +87,7 @@ def build_proposal_decoder(
 def _in_training(
     decoder: proposals.ProposalDecoder, message: rpn_pb2.RegionProposalNetwork
 ) -> proposals.ProposalDecoder:
+    """The same decoder with the numbers of training."""
     if message.HasField("max_proposals_in_training"):
         decoder = dataclasses.replace(decoder, max_proposals=message.max_proposals_in_training)
     if message.HasField("max_candidates_per_level_in_training"):
@@ -112,7 +114,7 @@ def build_anchor_sampler(
 
 
 def build_box_coder(message: box_coder_pb2.FasterRcnnBoxCoder) -> box_coder.BoxCoder:
-    """How boxes of one stage are encoded."""
+    """The box coder of `rpn` or of the second stage."""
     return box_coder.BoxCoder(
         scales=(message.y_scale, message.x_scale, message.height_scale, message.width_scale),
         max_size_ratio=message.max_size_ratio,
@@ -120,17 +122,19 @@ def build_box_coder(message: box_coder_pb2.FasterRcnnBoxCoder) -> box_coder.BoxC
 
 
 def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tuple[rpn.AnchorGenerator, int]:
-    """The generator and how many anchors a cell has."""
+    """The anchors of `first_stage_anchor_generator`, and how many of them a cell has."""
     multiscale = message.multiscale_anchor_generator
-    aspect_ratios = tuple(multiscale.aspect_ratios)
+    of_cell: dict[str, Any] = {
+        "aspect_ratios": tuple(multiscale.aspect_ratios),
+        "scales_per_octave": multiscale.scales_per_octave,
+    }
     generate = functools.partial(
         anchor_ops.multiscale_anchors,
         min_level=multiscale.min_level,
         anchor_scale=multiscale.anchor_scale,
-        aspect_ratios=aspect_ratios,
-        scales_per_octave=multiscale.scales_per_octave,
+        **of_cell,
         offset=multiscale.offset,
         round_corners=multiscale.round_corners,
         stride_of_image=multiscale.stride_of_image,
     )
-    return generate, len(aspect_ratios) * multiscale.scales_per_octave
+    return generate, anchor_ops.num_anchors_per_cell(**of_cell)

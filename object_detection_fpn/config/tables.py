@@ -94,7 +94,6 @@ SECOND_STAGE_SIZES = ("initial_crop_size", "maxpool_kernel_size", "maxpool_strid
 _MASKS = "asks for masks, which are not supported yet"
 _KEYPOINTS = "asks for keypoints, which are not supported"
 _CONTEXT = "asks for Context R-CNN, which is not supported yet"
-_NOT_YET = "is not supported yet"
 
 REFUSED = {
     "FasterRcnn.inplace_batchnorm_update": "is not needed: Keras updates moving averages within the step",

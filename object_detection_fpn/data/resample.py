@@ -43,7 +43,7 @@ class Interpolation:
                 f'half_pixel_centers does not go with method = "{self.method}". Allowed: bilinear, bicubic.'
             )
         if self.antialias and not self.half_pixel_centers:
-            raise ValueError("antialias needs half_pixel_centers.")
+            raise ValueError("antialias = True needs half_pixel_centers = True. Allowed: False, or both.")
 
     def __call__(self, image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         if not self.antialias:

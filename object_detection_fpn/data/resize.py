@@ -94,7 +94,9 @@ def keep_aspect_ratio(
     if size_rounding not in _SIZE_ROUNDINGS:
         raise ValueError(f'size_rounding = "{size_rounding}" is unknown. Allowed: {", ".join(_SIZE_ROUNDINGS)}.')
     if pad_to_multiple and pad_to_max_dimension:
-        raise ValueError(f"pad_to_multiple = {pad_to_multiple} does not go with pad_to_max_dimension.")
+        raise ValueError(
+            f"pad_to_multiple = {pad_to_multiple} does not go with pad_to_max_dimension = True. Allowed: 0."
+        )
 
     def resize(image: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         short: tf.Tensor | int = min_dimension

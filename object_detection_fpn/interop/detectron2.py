@@ -32,34 +32,14 @@ and its classifier, `fc1000` or `linear`. Where such a file has no statistics th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from object_detection_fpn.interop import resnets, state_dict
+from object_detection_fpn.interop import library, resnets, state_dict
 from object_detection_fpn.interop.state_dict import Entry
-from object_detection_fpn.modeling.backbones.backbone import Backbone
-from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.backbones.backbone import PixelNormalization
 
-PIXEL_MEAN = (103.53, 116.28, 123.675)
-PIXEL_STDDEV = (1.0, 1.0, 1.0)
-_BOTTOM_UP = "backbone.bottom_up."
-_NO_WEIGHT = re.compile(
-    r"(^pixel_(mean|std)|^proposal_generator\.anchor_generator\.cell_anchors\.\d+|\.num_batches_tracked)$"
-)
-_CLASSIFIER = re.compile(r"^(fc1000|pred|linear|stem\.fc)[._]")
-_OTHER_MODELS = (
-    ("sem_seg_head.", "a panoptic or semantic FPN: neither is supported yet"),
-    ("roi_heads.mask_head.", "a Mask R-CNN: masks are not supported yet"),
-    ("roi_heads.keypoint_head.", "a Keypoint R-CNN: keypoints are not supported"),
-    ("head.cls_subnet.", "a RetinaNet: detectors of one stage are not supported yet"),
-    ("roi_heads.box_head.0.", "a Cascade R-CNN, which is not supported"),
-    ("roi_heads.res5.", "a Faster R-CNN of one level, without feature pyramid (C4)"),
-    ("backbone.res2.", "a detector of one level, without feature pyramid (C4 or DC5)"),
-    ("backbone.body.", "of torchvision: use --from torchvision"),
-    ("res2.0.conv1.", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
-    ("res2_0_branch", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
-)
 _CAFFE2_NAMES = (
     (re.compile(r"^conv1_w$"), "stem.conv1.weight"),
     (re.compile(r"^res_conv1_bn_"), "stem.conv1.norm."),
@@ -76,113 +56,70 @@ _CAFFE2_NAMES = (
 )
 
 
-def weights_by_path(tensors: Mapping[str, np.ndarray], model: FasterRCNN, source: str) -> dict[str, np.ndarray]:
-    """Files the tensors of a detector of Detectron2 under the paths of our variables.
+class Detectron2(library.Library):
+    """Detectron2; the tables at the head of this file say how it names what."""
 
-    Args:
-        tensors: of its state dict, by name.
-        model: what they are for, built from the recipe of that detector.
-        source: name of the file in errors.
-
-    Returns:
-        {path of our variable: array}, every variable of the model.
-
-    Raises:
-        CheckpointError: if the file is of another model, or the config describes another: a tensor is missing, left over
-            or of another shape, or strides or pixels are others.
-    """
-    state_dict.refuse_other_models(tensors, _OTHER_MODELS, source)
-    _refuse_other_backbone(tensors, model.feature_extractor.backbone, source)
-    return state_dict.file_under_our_paths(
-        tensors,
-        entries(model, source),
-        model,
-        source=source,
-        is_ignored=lambda name: bool(_NO_WEIGHT.search(name)),
+    title = "Detectron2"
+    of_detectors = ("backbone.bottom_up.", "backbone.res2.", "proposal_generator.")
+    of_classifiers = ("res2.0.conv1.", "res2_0_branch")
+    other_models = (
+        ("sem_seg_head.", "a panoptic or semantic FPN: neither is supported yet"),
+        ("roi_heads.mask_head.", "a Mask R-CNN: masks are not supported yet"),
+        ("roi_heads.keypoint_head.", "a Keypoint R-CNN: keypoints are not supported"),
+        ("head.cls_subnet.", "a RetinaNet: detectors of one stage are not supported yet"),
+        ("roi_heads.box_head.0.", "a Cascade R-CNN, which is not supported"),
+        ("roi_heads.res5.", "a Faster R-CNN of one level, without feature pyramid (C4)"),
+        ("backbone.res2.", "a detector of one level, without feature pyramid (C4 or DC5)"),
+        ("backbone.body.", "of torchvision: use --from torchvision"),
+        ("res2.0.conv1.", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
+        ("res2_0_branch", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
     )
-
-
-def entries(model: FasterRCNN, source: str) -> list[Entry]:
-    """The table of names at the head of this file, for the layers of a model.
-
-    Raises:
-        CheckpointError: if the model is built otherwise than such a detector.
-    """
-    backbone = _backbone_entries(model.feature_extractor.backbone, _BOTTOM_UP, source)
-    return [*backbone, *_head_entries(state_dict.head_layers(model, source))]
-
-
-def backbone_weights_by_path(
-    tensors: Mapping[str, np.ndarray], model: FasterRCNN, source: str
-) -> dict[str, np.ndarray]:
-    """Files the tensors of a ResNet that was trained to classify, such as R-50.pkl, for the backbone.
-
-    Args:
-        tensors: by name, in either of the two spellings.
-        model: whose backbone they are for, built.
-        source: name of the file in errors.
-
-    Returns:
-        {path of our variable: array}, every variable of the backbone.
-
-    Raises:
-        CheckpointError: as `weights_by_path`.
-    """
-    backbone = model.feature_extractor.backbone
-    _refuse_other_backbone(tensors, backbone, source)
-    of_backbone = list(_backbone_entries(backbone, "", source))
-    return state_dict.file_under_our_paths(
-        _with_statistics(_with_present_names(tensors), of_backbone),
-        of_backbone,
-        model,
-        source=source,
-        # conv1_b is the bias of a convolution whose normalization follows: all 0.
-        is_ignored=lambda name: bool(_NO_WEIGHT.search(name) or _CLASSIFIER.search(name)) or name == "conv1_b",
-        parts=("feature_extractor/backbone",),
+    backbone_prefix = "backbone.bottom_up."
+    ignored_names = re.compile(
+        r"(^pixel_(mean|std)|^proposal_generator\.anchor_generator\.cell_anchors\.\d+|\.num_batches_tracked)$"
     )
+    # conv1_b is the bias of a convolution whose normalization follows: all 0.
+    ignored_classifier_names = re.compile(r"^((fc1000|pred|linear|stem\.fc)[._]|conv1_b$)")
+    stride_in_3x3 = False
+    pixels = PixelNormalization(mean=(103.53, 116.28, 123.675), stddev=(1.0, 1.0, 1.0), is_bgr=True)
+
+    def resnet_names(self, layers: resnets.ResNetLayers) -> tuple[str, str]:
+        block = f"res{layers.stage}.{layers.block}" if layers.stage > 1 else "stem"
+        name = f"{block}.conv{layers.conv_index}" if layers.conv_index else f"{block}.shortcut"
+        return name, f"{name}.norm"
+
+    def head_entries(self, head: state_dict.HeadLayers) -> Iterator[Entry]:
+        for name, levels in (("lateral", head.laterals), ("output", head.smoothings)):
+            for level, layer in levels.items():
+                yield Entry(f"backbone.fpn_{name}{level}", layer.conv)
+                yield Entry(f"backbone.fpn_{name}{level}.norm", layer.norm)
+        prefix = "proposal_generator.rpn_head."
+        for i, conv in enumerate(head.rpn_convs):
+            yield Entry(f"{prefix}conv" + (f".conv{i}" if len(head.rpn_convs) > 1 else ""), conv)
+        yield Entry(f"{prefix}objectness_logits", head.objectness)
+        yield Entry(f"{prefix}anchor_deltas", head.deltas, rows=state_dict.box_rows(head.num_anchors))
+        for i, layer in enumerate(head.box_convs, start=1):
+            yield Entry(f"roi_heads.box_head.conv{i}", layer.conv)
+            yield Entry(f"roi_heads.box_head.conv{i}.norm", layer.norm)
+        for i, dense in enumerate(head.dense, start=1):
+            yield Entry(f"roi_heads.box_head.fc{i}", dense, flattened_size=head.flattened_size if i == 1 else None)
+        background_first = np.roll(np.arange(head.num_classes + 1), 1)
+        yield Entry("roi_heads.box_predictor.cls_score", head.class_predictor, rows=background_first)
+        yield Entry("roi_heads.box_predictor.bbox_pred", head.box_predictor, rows=state_dict.box_rows(head.num_boxes))
+
+    def classifier_tensors(self, tensors: library.Tensors, entries: Sequence[Entry]) -> library.Tensors:
+        return _with_statistics(_with_present_names(tensors), entries)
 
 
-def _backbone_entries(backbone: Backbone, prefix: str, source: str) -> Iterator[Entry]:
-    for stage, block, index, conv, norm in resnets.resnet_layers(backbone, source):
-        block_name = f"res{stage}.{block}" if stage > 1 else "stem"
-        name = f"{block_name}.conv{index}" if index else f"{block_name}.shortcut"
-        yield Entry(prefix + name, conv)
-        yield Entry(f"{prefix}{name}.norm", norm)
-
-
-def _head_entries(head: state_dict.HeadLayers) -> Iterator[Entry]:
-    """Of pyramid, RPN and box head."""
-    for name, levels in (("lateral", head.laterals), ("output", head.smoothings)):
-        for level, layer in levels.items():
-            yield Entry(f"backbone.fpn_{name}{level}", layer.conv)
-            yield Entry(f"backbone.fpn_{name}{level}.norm", layer.norm)
-    prefix = "proposal_generator.rpn_head."
-    for i, conv in enumerate(head.rpn_convs):
-        yield Entry(f"{prefix}conv" + (f".conv{i}" if len(head.rpn_convs) > 1 else ""), conv)
-    yield Entry(f"{prefix}objectness_logits", head.objectness)
-    yield Entry(f"{prefix}anchor_deltas", head.deltas, rows=state_dict.box_rows(head.num_anchors))
-    for i, layer in enumerate(head.box_convs, start=1):
-        yield Entry(f"roi_heads.box_head.conv{i}", layer.conv)
-        yield Entry(f"roi_heads.box_head.conv{i}.norm", layer.norm)
-    for i, dense in enumerate(head.dense, start=1):
-        yield Entry(f"roi_heads.box_head.fc{i}", dense, flattened_size=head.flattened_size if i == 1 else None)
-    background_first = np.roll(np.arange(head.num_classes + 1), 1)
-    yield Entry("roi_heads.box_predictor.cls_score", head.class_predictor, rows=background_first)
-    yield Entry("roi_heads.box_predictor.bbox_pred", head.box_predictor, rows=state_dict.box_rows(head.num_boxes))
-
-
-def _with_present_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _with_present_names(tensors: library.Tensors) -> dict[str, np.ndarray]:
     """The tensors by the names of Detectron2, whatever their spelling."""
-
-    def rename(name: str) -> str:
-        for pattern, replacement in _CAFFE2_NAMES:
-            name = pattern.sub(replacement, name)
-        return name
-
-    return {rename(name): tensor for name, tensor in tensors.items() if not name.endswith("_momentum")}
+    weights = {
+        name: tensor for name, tensor in tensors.items() if not name.endswith("_momentum")
+    }  # not of the optimizer
+    return {state_dict.rename(name, _CAFFE2_NAMES): tensor for name, tensor in weights.items()}
 
 
-def _with_statistics(tensors: Mapping[str, np.ndarray], entries: list[Entry]) -> dict[str, np.ndarray]:
+def _with_statistics(tensors: library.Tensors, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
     """The tensors, and where a normalization is a scale and an offset alone, the statistics that make it so."""
     result = dict(tensors)
     for entry in entries:
@@ -192,11 +129,3 @@ def _with_statistics(tensors: Mapping[str, np.ndarray], entries: list[Entry]) ->
                 result[f"{entry.name}.running_mean"] = np.zeros_like(scale)
                 result[f"{entry.name}.running_var"] = np.full_like(scale, 1.0 - entry.layer.epsilon)
     return result
-
-
-def _refuse_other_backbone(tensors: Mapping[str, np.ndarray], backbone: Backbone, source: str) -> None:
-    mean, stddev = (
-        tuple(float(value) for value in np.ravel(tensors.get(name, default)))
-        for name, default in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STDDEV))
-    )
-    resnets.refuse_other_backbone(backbone, stride_in_3x3=False, mean=mean, stddev=stddev, is_bgr=True, source=source)

@@ -4,70 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.interop import detectron2, resnets, state_dict, torchvision
+from object_detection_fpn.interop import resnets, state_dict
+from object_detection_fpn.interop.detectron2 import Detectron2
+from object_detection_fpn.interop.library import Library, Tensors
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.interop.torch_files import StateDict
-from object_detection_fpn.modeling.backbones.backbone import Backbone
+from object_detection_fpn.interop.torchvision import Torchvision
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.training.stored import CheckpointError, some
 from object_detection_fpn.training.weights import variables_by_path
 
-Tensors = Mapping[str, np.ndarray]
-
-
-class Library(NamedTuple):
-    """A library of detectors."""
-
-    title: str
-    of_detectors: tuple[str, ...]
-    """How names of tensors begin that only its detectors have."""
-    of_classifiers: tuple[str, ...]
-    """How names of tensors begin that only its ResNets for ImageNet have."""
-    weights_by_path: Callable[[Tensors, FasterRCNN, str], dict[str, np.ndarray]]
-    """(tensors of a detector, model, name of the file) -> {path of our variable: array}, every variable."""
-    backbone_weights_by_path: Callable[[Tensors, FasterRCNN, str], dict[str, np.ndarray]]
-    """The same of a ResNet for ImageNet: every variable of the backbone."""
-    entries: Callable[[FasterRCNN, str], list[Entry]]
-    """(model, name of the file) -> the names of a detector's layers."""
-
-
-LIBRARIES = {
-    "torchvision": Library(
-        title="torchvision",
-        of_detectors=("backbone.body.",),
-        of_classifiers=("layer1.0.conv1.",),
-        weights_by_path=torchvision.weights_by_path,
-        backbone_weights_by_path=torchvision.backbone_weights_by_path,
-        entries=torchvision.entries,
-    ),
-    "detectron2": Library(
-        title="Detectron2",
-        of_detectors=("backbone.bottom_up.", "backbone.res2.", "proposal_generator."),
-        of_classifiers=("res2.0.conv1.", "res2_0_branch"),
-        weights_by_path=detectron2.weights_by_path,
-        backbone_weights_by_path=detectron2.backbone_weights_by_path,
-        entries=detectron2.entries,
-    ),
-}
+LIBRARIES: dict[str, Library] = {"torchvision": Torchvision(), "detectron2": Detectron2()}
 """By the name that `odfpn import-weights --from` takes."""
 
-# A ResNet's blocks in each stage, and whether a block has three convolutions.
-_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
-}
-_SMALL_DEPTHS = (18, 34)
-_BLOCK = re.compile(r"^(?:layer|res)(\d)[._](\d+)[._]")
-_THIRD_CONVOLUTION = re.compile(r"^(layer|res)\d[._]\d+[._](conv3|branch2c)")
 # Detectron2 has ResNets of torchvision in its own names; they compute what torchvision's do.
 _NAMES_OF_TORCHVISION = (
     (re.compile(r"^stem\.conv1\.norm\."), "bn1."),
@@ -105,15 +59,18 @@ def find_weights(file: StateDict, model: FasterRCNN, source: str) -> Found:
     name, is_detector = identify(file.tensors, source)
     library = LIBRARIES[name]
     if is_detector:
-        return Found(name, True, _detector_weights(library, file.tensors, model, source))
+        return Found(name, is_detector=True, weights=_detector_weights(library, file.tensors, model, source))
     tensors: Tensors = file.tensors
     if name == "detectron2" and file.author == "torchvision":
-        library, tensors = LIBRARIES["torchvision"], {_rename(key): tensor for key, tensor in tensors.items()}
+        library, tensors = (
+            LIBRARIES["torchvision"],
+            {state_dict.rename(key, _NAMES_OF_TORCHVISION): tensor for key, tensor in tensors.items()},
+        )
     backbone = model.feature_extractor.backbone
-    if _check_depth(tensors, backbone, source) in _SMALL_DEPTHS:
+    if resnets.check_depth(tensors, backbone, source) in resnets.SMALL_DEPTHS:
         epsilon = next(resnets.resnet_layers(backbone, source)).norm.epsilon
         tensors = {**tensors, **_first_shortcut(tensors, epsilon)}
-    return Found(name, False, library.backbone_weights_by_path(tensors, model, source))
+    return Found(name, is_detector=False, weights=library.backbone_weights_by_path(tensors, model, source))
 
 
 def identify(tensors: Tensors, source: str) -> tuple[str, bool]:
@@ -162,14 +119,11 @@ def with_rows(entry: Entry, num_rows: int) -> Entry:
     return dataclasses.replace(entry, rows=rows, num_rows=num_rows)
 
 
-def _rename(name: str) -> str:
-    for pattern, replacement in _NAMES_OF_TORCHVISION:
-        name = pattern.sub(replacement, name)
-    return name
-
-
 def _first_shortcut(tensors: Tensors, epsilon: float) -> dict[str, np.ndarray]:
-    """Changes nothing: tf-models-official convolves in the first shortcut of ResNet-18 and -34, torchvision does not."""
+    """Tensors of a first shortcut that changes nothing.
+
+    ResNet-18 and -34 of tf-models-official have a convolution and a normalization there, those of torchvision have none.
+    """
     num_filters = np.size(tensors.get("bn1.weight", ()))
     ones, zeros = np.ones(num_filters, np.float32), np.zeros(num_filters, np.float32)
     prefix = "layer1.0.downsample."
@@ -180,21 +134,3 @@ def _first_shortcut(tensors: Tensors, epsilon: float) -> dict[str, np.ndarray]:
         f"{prefix}1.running_mean": zeros,
         f"{prefix}1.running_var": ones - np.float32(epsilon),
     }
-
-
-def _check_depth(tensors: Tensors, backbone: Backbone, source: str) -> int:
-    """The depth of a ResNet, once it is known to be the model's."""
-    blocks: dict[str, set[str]] = {}
-    for name in tensors:
-        if match := _BLOCK.match(name):
-            blocks.setdefault(match[1], set()).add(match[2])
-    counts = tuple(len(blocks[stage]) for stage in sorted(blocks))
-    depth = _DEPTHS.get((counts, any(map(_THIRD_CONVOLUTION.match, tensors))))
-    if depth is None:
-        raise CheckpointError(f"{source}: no ResNet of 18, 34, 50, 101 or 152 layers; its stages have {counts} blocks.")
-    if backbone.name != f"resnet{depth}_v1":
-        raise CheckpointError(
-            f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: weights "
-            f'of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
-        )
-    return depth

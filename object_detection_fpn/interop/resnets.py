@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,18 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling import layers
-from object_detection_fpn.modeling.backbones.backbone import Backbone
+from object_detection_fpn.modeling.backbones.backbone import Backbone, PixelNormalization
 from object_detection_fpn.training.stored import CheckpointError
 
-_SMALL_RESNETS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # blocks of each stage
+_NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Blocks of stages 2 to 5 by depth (He et al. 2015, table 1)."""
+
+SMALL_DEPTHS = (18, 34)
+"""Depths whose blocks have two convolutions; those of the others have three."""
+
+# Names of torchvision and of Detectron2, these in both spellings.
+_BLOCK_NAME = re.compile(r"^(?:layer|res)(\d)[._](\d+)[._]")
+_THIRD_CONVOLUTION_NAME = re.compile(r"^(layer|res)\d[._]\d+[._](conv3|branch2c)")
 
 
 class ResNetLayers(NamedTuple):
@@ -36,14 +44,14 @@ def resnet_layers(backbone: Backbone, source: str) -> Iterator[ResNetLayers]:
     Raises:
         CheckpointError: if the backbone is another network.
     """
-    match = re.fullmatch(r"resnet(18|34|50|101|152)_v1", backbone.name)
-    if not match:
+    depth = next((depth for depth in _NUM_BLOCKS if backbone.name == f"resnet{depth}_v1"), None)
+    if depth is None:
         raise CheckpointError(
             f"{source}: these weights are for a ResNet, but the model's backbone is {backbone.name}. Use the recipe of this "
             "model."
         )
-    if (depth := int(match[1])) in _SMALL_RESNETS:
-        yield from _small_resnet_layers(backbone, _SMALL_RESNETS[depth])
+    if depth in SMALL_DEPTHS:
+        yield from _small_resnet_layers(backbone, _NUM_BLOCKS[depth])
         return
     by_name = {layer.name: layer for layer in backbone.network.layers}
     yield ResNetLayers(1, 0, 1, by_name["conv1_conv"], by_name["conv1_bn"])
@@ -65,23 +73,38 @@ def _small_resnet_layers(backbone: Backbone, num_blocks: tuple[int, ...]) -> Ite
                 yield ResNetLayers(stage, block, index, inside[name], inside[f"_norm{index}"])
 
 
-def refuse_other_backbone(
-    backbone: Backbone,
-    *,
-    stride_in_3x3: bool,
-    mean: Sequence[float],
-    stddev: Sequence[float],
-    is_bgr: bool,
-    source: str,
-) -> None:
+def check_depth(names: Collection[str], backbone: Backbone, source: str) -> int:
+    """Returns the depth of a ResNet that was trained to classify, by the names of its tensors.
+
+    Raises:
+        CheckpointError: if it is no ResNet of a known depth, or the backbone is another network.
+    """
+    blocks: dict[str, set[str]] = {}
+    for name in names:
+        if match := _BLOCK_NAME.match(name):
+            blocks.setdefault(match[1], set()).add(match[2])
+    counts = tuple(len(blocks[stage]) for stage in sorted(blocks))
+    is_small = not any(map(_THIRD_CONVOLUTION_NAME.match, names))
+    depths = [d for d, num_blocks in _NUM_BLOCKS.items() if num_blocks == counts and (d in SMALL_DEPTHS) == is_small]
+    if not depths:
+        known = "18, 34, 50, 101 or 152"
+        raise CheckpointError(f"{source}: no ResNet of {known} layers; its stages have {counts} blocks.")
+    (depth,) = depths
+    if backbone.name != f"resnet{depth}_v1":
+        raise CheckpointError(
+            f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: weights "
+            f'of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
+        )
+    return depth
+
+
+def refuse_other_backbone(backbone: Backbone, *, stride_in_3x3: bool, pixels: PixelNormalization, source: str) -> None:
     """Refuses a backbone that computes something else with the same weights, which no shape betrays.
 
     Args:
         backbone: the model's.
         stride_in_3x3: whether the weights were trained with the stride of a stage in its 3 x 3 convolution.
-        mean: what they want subtracted from each channel, as `stddev` in the order in which they want the channels.
-        stddev: what they want each channel divided by.
-        is_bgr: whether that order is blue, green, red.
+        pixels: what they were trained on.
         source: name of the file in errors.
 
     Raises:
@@ -93,21 +116,21 @@ def refuse_other_backbone(
             f"{source}: these weights were trained with the stride of a stage in the {where} convolution of its first block. "
             f"Allowed: feature_extractor.resnet {{ stride_in_3x3: {value} }}."
         )
-    pooling = next(
-        (layer for layer in backbone.network.layers if layer.name == "pool1_pool"), None
-    )  # ResNet-18 has none
-    if pooling is not None and not isinstance(pooling, layers.SymmetricMaxPool):
+    # ResNet-18 and -34 of tf-models-official have no such layer.
+    poolings = [layer for layer in backbone.network.layers if layer.name == "pool1_pool"]
+    if not all(isinstance(pooling, layers.SymmetricMaxPool) for pooling in poolings):
         raise CheckpointError(
             f"{source}: these weights were trained with padding on all sides. Allowed: "
             "feature_extractor.resnet { symmetric_padding: true }."
         )
-    pixels = backbone.pixels
+    ours = backbone.pixels
     fits = [
-        len(ours) == len(theirs) and np.allclose(ours, theirs, atol=0.01)
-        for ours, theirs in ((pixels.mean or (0.0,) * 3, mean), (pixels.stddev or (1.0,) * 3, stddev))
+        len(here) == len(there) and np.allclose(here, there, atol=0.01)
+        for here, there in ((ours.mean or (0.0,) * 3, pixels.mean), (ours.stddev or (1.0,) * 3, pixels.stddev))
     ]
-    if pixels.is_bgr != is_bgr or not all(fits):
-        values = f"channel_order: {'BGR' if is_bgr else 'RGB'} mean: {list(mean)} stddev: {list(stddev)}"
+    if ours.is_bgr != pixels.is_bgr or not all(fits):
+        order = "BGR" if pixels.is_bgr else "RGB"
+        values = f"channel_order: {order} mean: {list(pixels.mean)} stddev: {list(pixels.stddev)}"
         raise CheckpointError(
             f"{source}: these weights were trained on other pixels than the config gives them. Allowed: "
             f"feature_extractor.pixel_normalization {{ {values} }}."

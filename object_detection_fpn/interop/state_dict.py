@@ -14,6 +14,7 @@ Which layer has which name there is the matter of `torchvision` and `detectron2`
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -138,6 +139,13 @@ def head_layers(model: FasterRCNN, source: str) -> HeadLayers:
         num_classes=box_head.num_classes,
         num_boxes=box_head.num_boxes,
     )
+
+
+def rename(name: str, substitutions: Iterable[tuple[re.Pattern[str], str]]) -> str:
+    """A name after all substitutions (pattern, replacement), one after the other."""
+    for pattern, replacement in substitutions:
+        name = pattern.sub(replacement, name)
+    return name
 
 
 def refuse_other_models(names: Iterable[str], others: Iterable[tuple[str, str]], source: str) -> None:

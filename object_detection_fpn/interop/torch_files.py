@@ -53,11 +53,6 @@ class StateDict(NamedTuple):
     """Who made the file, where it says so, as Detectron2's do."""
 
 
-def read_state_dict(path: str) -> dict[str, np.ndarray]:
-    """The weights of a file, by name; see `read_file`."""
-    return read_file(path).tensors
-
-
 def read_file(path: str) -> StateDict:
     """Reads the weights of a file, which may be a checkpoint of training with an optimizer and other things.
 

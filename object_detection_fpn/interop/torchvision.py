@@ -21,156 +21,84 @@ classify has the names of `backbone.body` without this prefix, and its classifie
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
-from object_detection_fpn.interop import resnets, state_dict
+from object_detection_fpn.interop import library, resnets, state_dict
 from object_detection_fpn.interop.state_dict import Entry
-from object_detection_fpn.modeling.backbones.backbone import Backbone
-from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.backbones.backbone import PixelNormalization
 from object_detection_fpn.training.stored import CheckpointError
 
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STDDEV = (58.395, 57.12, 57.375)
-_BODY = "backbone.body."
 _LEGACY_NAMES = (
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
 )
-_OTHER_MODELS = (
-    ("roi_heads.mask_", "a Mask R-CNN: masks are not supported yet"),
-    ("roi_heads.keypoint_", "a Keypoint R-CNN: keypoints are not supported"),
-    ("head.classification_head.", "a detector of one stage (RetinaNet, FCOS or SSD): these are not supported yet"),
-    ("backbone.bottom_up.", "of Detectron2: use --from detectron2"),
-    ("layer1.0.conv1.", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
-)
 
 
-def weights_by_path(tensors: Mapping[str, np.ndarray], model: FasterRCNN, source: str) -> dict[str, np.ndarray]:
-    """Files the tensors of a detector of torchvision under the paths of our variables.
+class Torchvision(library.Library):
+    """torchvision; the table at the head of this file says how it names what."""
 
-    Args:
-        tensors: of its state dict, by name.
-        model: what they are for, built from the recipe of that detector.
-        source: name of the file in errors.
-
-    Returns:
-        {path of our variable: array}, every variable of the model.
-
-    Raises:
-        CheckpointError: if the file is of another model, or the config describes another: a tensor is missing, left over
-            or of another shape, or strides or pixels are others.
-    """
-    state_dict.refuse_other_models(tensors, _OTHER_MODELS, source)
-    _refuse_other_backbone(model.feature_extractor.backbone, source)
-    return state_dict.file_under_our_paths(
-        _with_present_names(tensors, source),
-        entries(model, source),
-        model,
-        source=source,
-        is_ignored=_is_no_weight,
+    title = "torchvision"
+    of_detectors = ("backbone.body.",)
+    of_classifiers = ("layer1.0.conv1.",)
+    other_models = (
+        ("roi_heads.mask_", "a Mask R-CNN: masks are not supported yet"),
+        ("roi_heads.keypoint_", "a Keypoint R-CNN: keypoints are not supported"),
+        ("head.classification_head.", "a detector of one stage (RetinaNet, FCOS or SSD): these are not supported yet"),
+        ("backbone.bottom_up.", "of Detectron2: use --from detectron2"),
+        ("layer1.0.conv1.", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
     )
+    backbone_prefix = "backbone.body."
+    ignored_names = re.compile(r"\.num_batches_tracked$")
+    ignored_classifier_names = re.compile(r"^fc\.")
+    stride_in_3x3 = True
+    pixels = PixelNormalization(mean=(123.675, 116.28, 103.53), stddev=(58.395, 57.12, 57.375))
 
+    def resnet_names(self, layers: resnets.ResNetLayers) -> tuple[str, str]:
+        if layers.stage == 1:
+            return "conv1", "bn1"
+        block = f"layer{layers.stage - 1}.{layers.block}"
+        if layers.conv_index == 0:
+            return f"{block}.downsample.0", f"{block}.downsample.1"
+        return f"{block}.conv{layers.conv_index}", f"{block}.bn{layers.conv_index}"
 
-def entries(model: FasterRCNN, source: str) -> list[Entry]:
-    """The table of names at the head of this file, for the layers of a model.
+    def head_entries(self, head: state_dict.HeadLayers) -> Iterator[Entry]:
+        for blocks, levels in (("inner_blocks", head.laterals), ("layer_blocks", head.smoothings)):
+            for level, layer in levels.items():
+                yield Entry(f"backbone.fpn.{blocks}.{level - 2}.0", layer.conv)
+                yield Entry(f"backbone.fpn.{blocks}.{level - 2}.1", layer.norm)
+        for i, conv in enumerate(head.rpn_convs):
+            yield Entry(f"rpn.head.conv.{i}.0", conv)
+        yield Entry("rpn.head.cls_logits", head.objectness)
+        yield Entry("rpn.head.bbox_pred", head.deltas, rows=state_dict.box_rows(head.num_anchors))
+        for i, layer in enumerate(head.box_convs):
+            yield Entry(f"roi_heads.box_head.{i}.0", layer.conv)
+            yield Entry(f"roi_heads.box_head.{i}.1", layer.norm)
+        first = (
+            len(head.box_convs) + 1
+        )  # the convolutions and the flattening come before, a ReLU after each dense layer
+        for i, dense in enumerate(head.dense):
+            name = f"{first + 2 * i}" if head.box_convs else f"fc{6 + i}"
+            yield Entry(f"roi_heads.box_head.{name}", dense, flattened_size=None if i else head.flattened_size)
+        yield Entry("roi_heads.box_predictor.cls_score", head.class_predictor)
+        yield Entry(
+            "roi_heads.box_predictor.bbox_pred",
+            head.box_predictor,
+            rows=state_dict.box_rows(head.num_boxes, first=1),
+            num_rows=4 * (head.num_boxes + 1),
+        )
 
-    Raises:
-        CheckpointError: if the model is built otherwise than such a detector.
-    """
-    backbone = _backbone_entries(model.feature_extractor.backbone, _BODY, source)
-    return [*backbone, *_head_entries(state_dict.head_layers(model, source))]
+    def detector_tensors(self, tensors: library.Tensors, source: str) -> dict[str, np.ndarray]:
+        """The tensors by the names that torchvision gives them since 2022.
 
-
-def backbone_weights_by_path(
-    tensors: Mapping[str, np.ndarray], model: FasterRCNN, source: str
-) -> dict[str, np.ndarray]:
-    """Files the tensors of a ResNet that was trained to classify, such as resnet50-19c8e357.pth, for the backbone.
-
-    Args:
-        tensors: of its state dict, by name.
-        model: whose backbone they are for, built.
-        source: name of the file in errors.
-
-    Returns:
-        {path of our variable: array}, every variable of the backbone.
-
-    Raises:
-        CheckpointError: as `weights_by_path`.
-    """
-    backbone = model.feature_extractor.backbone
-    _refuse_other_backbone(backbone, source)
-    return state_dict.file_under_our_paths(
-        tensors,
-        _backbone_entries(backbone, "", source),
-        model,
-        source=source,
-        is_ignored=lambda name: _is_no_weight(name) or name.startswith("fc."),
-        parts=("feature_extractor/backbone",),
-    )
-
-
-def _backbone_entries(backbone: Backbone, prefix: str, source: str) -> Iterator[Entry]:
-    for stage, block, index, conv, norm in resnets.resnet_layers(backbone, source):
-        if stage == 1:
-            names = "conv1", "bn1"
-        elif index == 0:
-            names = f"layer{stage - 1}.{block}.downsample.0", f"layer{stage - 1}.{block}.downsample.1"
-        else:
-            names = f"layer{stage - 1}.{block}.conv{index}", f"layer{stage - 1}.{block}.bn{index}"
-        yield Entry(prefix + names[0], conv)
-        yield Entry(prefix + names[1], norm)
-
-
-def _head_entries(head: state_dict.HeadLayers) -> Iterator[Entry]:
-    """Of pyramid, RPN and box head."""
-    for blocks, levels in (("inner_blocks", head.laterals), ("layer_blocks", head.smoothings)):
-        for level, layer in levels.items():
-            yield Entry(f"backbone.fpn.{blocks}.{level - 2}.0", layer.conv)
-            yield Entry(f"backbone.fpn.{blocks}.{level - 2}.1", layer.norm)
-    for i, conv in enumerate(head.rpn_convs):
-        yield Entry(f"rpn.head.conv.{i}.0", conv)
-    yield Entry("rpn.head.cls_logits", head.objectness)
-    yield Entry("rpn.head.bbox_pred", head.deltas, rows=state_dict.box_rows(head.num_anchors))
-    for i, layer in enumerate(head.box_convs):
-        yield Entry(f"roi_heads.box_head.{i}.0", layer.conv)
-        yield Entry(f"roi_heads.box_head.{i}.1", layer.norm)
-    first = len(head.box_convs) + 1  # the convolutions and the flattening come before, a ReLU after each dense layer
-    for i, dense in enumerate(head.dense):
-        name = f"{first + 2 * i}" if head.box_convs else f"fc{6 + i}"
-        yield Entry(f"roi_heads.box_head.{name}", dense, flattened_size=None if i else head.flattened_size)
-    yield Entry("roi_heads.box_predictor.cls_score", head.class_predictor)
-    yield Entry(
-        "roi_heads.box_predictor.bbox_pred",
-        head.box_predictor,
-        rows=state_dict.box_rows(head.num_boxes, first=1),
-        num_rows=4 * (head.num_boxes + 1),
-    )
-
-
-def _with_present_names(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """The tensors by the names that torchvision gives them since 2022.
-
-    Raises:
-        CheckpointError: if a tensor stands there under both names.
-    """
-    result: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        present = name
-        for pattern, replacement in _LEGACY_NAMES:
-            present = pattern.sub(replacement, present)
-        if present in result or (present != name and present in tensors):
-            raise CheckpointError(f"{source}: {name} and {present} are names of one tensor, and both are there.")
-        result[present] = tensor
-    return result
-
-
-def _refuse_other_backbone(backbone: Backbone, source: str) -> None:
-    resnets.refuse_other_backbone(
-        backbone, stride_in_3x3=True, mean=PIXEL_MEAN, stddev=PIXEL_STDDEV, is_bgr=False, source=source
-    )
-
-
-def _is_no_weight(name: str) -> bool:
-    return name.endswith(".num_batches_tracked")
+        Raises:
+            CheckpointError: if a tensor stands there under both names.
+        """
+        result: dict[str, np.ndarray] = {}
+        for name, tensor in tensors.items():
+            present = state_dict.rename(name, _LEGACY_NAMES)
+            if present in result or (present != name and present in tensors):
+                raise CheckpointError(f"{source}: {name} and {present} are names of one tensor, and both are there.")
+            result[present] = tensor
+        return result

@@ -104,9 +104,11 @@ class RoIPooler(tf_keras.layers.Layer):
     ):
         super().__init__(name=name, dtype=execution.dtype)
         if roi_align is None and pool_size > crop_size:
-            raise ValueError(f"pool_size = {pool_size} exceeds crop_size = {crop_size}.")
+            raise ValueError(f"pool_size = {pool_size} exceeds crop_size = {crop_size}. Allowed: 1 to {crop_size}.")
         if roi_align is not None and levels is None:
-            raise ValueError("roi_align is given without levels, of which it needs the strides.")
+            raise ValueError(
+                "roi_align is given without levels, of which it needs the strides. Allowed: both, or no roi_align."
+            )
         self._levels = levels
         self._roi_align = roi_align
         self._crop_size = crop_size
@@ -159,5 +161,8 @@ class RoIPooler(tf_keras.layers.Layer):
         if self._levels is None:
             return RoILevels(first_level=0, min_level=0, max_level=num_levels - 1)
         if self._levels.max_level - self._levels.first_level >= num_levels:
-            raise ValueError(f"max_level = {self._levels.max_level} is above the pyramid's {num_levels} levels.")
+            highest = self._levels.first_level + num_levels - 1
+            raise ValueError(
+                f"max_level = {self._levels.max_level} is above the pyramid, which ends with level {highest}."
+            )
         return self._levels

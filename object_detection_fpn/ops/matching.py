@@ -111,9 +111,7 @@ class _Overlaps(NamedTuple):
     similarity: tf.Tensor  # [B, K] of each anchor to its best real groundtruth box; _NONE where there is none
     row: tf.Tensor  # [B, K] int32, that groundtruth box; anything where there is none
     anchor: tf.Tensor  # [B, G] int32, the anchor most similar to each groundtruth box; K where none may match
-    is_top: (
-        tf.Tensor | None
-    )  # [B, K] bool, whether it is as similar as any anchor to a groundtruth box, and that not by 0
+    is_top: tf.Tensor | None  # [B, K] bool, anchors whose similarity to a groundtruth box is the largest and not 0
 
 
 def _best_overlaps(

@@ -7,6 +7,8 @@ What a CPU's library for convolutions does in a second it does in half of one wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -48,16 +50,25 @@ def conv2d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         outputs = tf.transpose(tf.reshape(outputs, [_TILE, _TILE, num, rows, columns, filters]), [2, 3, 0, 4, 1, 5])
         return tf.reshape(outputs, [num, rows * _TILE, columns * _TILE, filters])[:, :height, :width]
 
+    return _map_groups(convolve, inputs, filters)
+
+
+def _map_groups(convolve: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor, filters: int) -> tf.Tensor:
+    """Applies `convolve`, [n, H, W, F] -> [n, H, W, G], to images [B, H, W, F]: one by one, or small ones in groups.
+
+    The groups are as even as can be; the last one is filled with zeros.
+    """
     num, height, width = inputs.shape[:3]
     if num == 1:
         return convolve(inputs)
     at_most = 1 if height is None or width is None else max(1, _GROUP_PIXELS // (height * width))
-    count = dim(inputs, 0)
-    num_groups = count if at_most == 1 else _at_least_one(-(-count // at_most))
-    group = 1 if at_most == 1 else -(-count // num_groups)  # as even as can be: the last one is filled with zeros
-    sizes = [dim(inputs, axis) for axis in range(1, 4)]
-    filled = inputs if at_most == 1 else tf.pad(inputs, [[0, num_groups * group - count], [0, 0], [0, 0], [0, 0]])
-    groups = tf.reshape(filled, [num_groups, group, *sizes])
+    count, *sizes = (dim(inputs, axis) for axis in range(4))
+    num_groups, group = count, 1
+    if at_most > 1:
+        num_groups = _at_least_one(-(-count // at_most))
+        group = -(-count // num_groups)
+        inputs = tf.pad(inputs, [[0, num_groups * group - count], [0, 0], [0, 0], [0, 0]])
+    groups = tf.reshape(inputs, [num_groups, group, *sizes])
     spec = tf.TensorSpec([groups.shape[1], height, width, filters], inputs.dtype)
     outputs = tf.map_fn(convolve, groups, fn_output_signature=spec, parallel_iterations=1)
     outputs = tf.reshape(outputs, [num_groups * group, *sizes[:2], filters])[:count]

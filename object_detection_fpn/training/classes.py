@@ -20,8 +20,11 @@ _LOGGER = logging.getLogger(__name__)
 Names = Sequence[str]
 """Of one class."""
 
-# What counts as one name, from strict to lenient: the first name, any name, any name without case and blanks.
-_LEVELS: tuple[Callable[[Names], set[str]], ...] = (
+KeysOf = Callable[[Names], set[str]]
+"""What names of a class are compared by."""
+
+# From strict to lenient: the first name, any name, any name without case and blanks.
+_COMPARISONS: tuple[KeysOf, ...] = (
     lambda names: set(names[:1]),
     lambda names: set(names),
     lambda names: {"".join(name.split()).casefold() for name in names},
@@ -68,10 +71,10 @@ def match_classes(here: Sequence[Names], there: Sequence[Names]) -> MatchedClass
         there: names of each class of the checkpoint.
     """
     sources = np.full([len(here)], -1, np.int64)
-    for level in _LEVELS:
-        mine = _by_text(here, level, free=[c for c in range(len(here)) if sources[c] < 0])
-        theirs = _by_text(there, level, free=set(range(len(there))) - set(sources.tolist()))
-        pairs = {(mine[text], theirs[text]) for text in mine.keys() & theirs.keys()}
+    for keys_of in _COMPARISONS:
+        mine = _by_key(here, keys_of, free=[c for c in range(len(here)) if sources[c] < 0])
+        theirs = _by_key(there, keys_of, free=set(range(len(there))) - set(sources.tolist()))
+        pairs = {(mine[key], theirs[key]) for key in mine.keys() & theirs.keys()}
         for c, source in pairs:
             # Two names of one class may lead to two classes.
             if sum(c == other for other, _ in pairs) == 1 and sum(source == other for _, other in pairs) == 1:
@@ -82,13 +85,13 @@ def match_classes(here: Sequence[Names], there: Sequence[Names]) -> MatchedClass
     return MatchedClasses(sources, here, there)
 
 
-def _by_text(classes: Sequence[Names], level: Callable[[Names], set[str]], free: Iterable[int]) -> dict[str, int]:
-    """The only one of the `free` classes that a text names."""
+def _by_key(classes: Sequence[Names], keys_of: KeysOf, free: Iterable[int]) -> dict[str, int]:
+    """{key: the only one of the `free` classes that has it}."""
     found: dict[str, list[int]] = {}
     for c in free:
-        for text in level(classes[c]):
-            found.setdefault(text, []).append(c)
-    return {text: numbers[0] for text, numbers in found.items() if len(numbers) == 1}
+        for key in keys_of(classes[c]):
+            found.setdefault(key, []).append(c)
+    return {key: numbers[0] for key, numbers in found.items() if len(numbers) == 1}
 
 
 def move_columns(

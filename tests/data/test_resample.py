@@ -70,7 +70,7 @@ def test_rounded_pixels_stay_in_their_range():
     [
         ({"method": "lanczos"}, 'method = "lanczos" is unknown. Allowed: bilinear, nearest, bicubic, area'),
         ({"method": "area", "half_pixel_centers": True}, 'half_pixel_centers does not go with method = "area"'),
-        ({"antialias": True}, "antialias needs half_pixel_centers"),
+        ({"antialias": True}, "antialias = True needs half_pixel_centers = True"),
     ],
 )
 def test_impossible_interpolations_are_refused(settings, words):

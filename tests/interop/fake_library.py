@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from object_detection_fpn.interop import libraries, state_dict
+from object_detection_fpn.interop.torchvision import Torchvision
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -45,25 +46,26 @@ def weights_by_path(tensors, model, source, part=""):
     return result
 
 
-def backbone_weights_by_path(tensors, model, source):
-    return weights_by_path(tensors, model, source, part="feature_extractor/backbone/")
+class FakeLibrary(Torchvision):
+    """Has the place and the title of torchvision."""
 
+    of_detectors = ("fake.box_head",)
+    of_classifiers = ("fake.feature_extractor",)
 
-def entries(model, source):
-    head = model.box_head
-    return [
-        state_dict.Entry("fake.box_head.class_predictor", head.class_predictor),
-        state_dict.Entry("fake.box_head.box_predictor", head.box_predictor),
-    ]
+    def weights_by_path(self, tensors, model, source):
+        return weights_by_path(tensors, model, source)
+
+    def backbone_weights_by_path(self, tensors, model, source):
+        return weights_by_path(tensors, model, source, part="feature_extractor/backbone/")
+
+    def entries(self, model, source):
+        head = model.box_head
+        return [
+            state_dict.Entry("fake.box_head.class_predictor", head.class_predictor),
+            state_dict.Entry("fake.box_head.box_predictor", head.box_predictor),
+        ]
 
 
 def put(patch) -> None:
     """Puts it in the place of torchvision."""
-    library = libraries.LIBRARIES["torchvision"]._replace(
-        of_detectors=("fake.box_head",),
-        of_classifiers=("fake.feature_extractor",),
-        weights_by_path=weights_by_path,
-        backbone_weights_by_path=backbone_weights_by_path,
-        entries=entries,
-    )
-    patch.setitem(libraries.LIBRARIES, "torchvision", library)
+    patch.setitem(libraries.LIBRARIES, "torchvision", FakeLibrary())

@@ -8,91 +8,47 @@ import numpy as np
 import pytest
 import pytorch_reference as reference
 
-from object_detection_fpn.interop import detectron2, torchvision
-from object_detection_fpn.training.stored import CheckpointError
+from object_detection_fpn.interop.detectron2 import Detectron2
+from object_detection_fpn.interop.torchvision import Torchvision
 from object_detection_fpn.training.weights import variables_by_path
 
 pytestmark = pytest.mark.no_cover  # measuring it would take a third of the time
 
+LIBRARY = Detectron2()
 R50 = reference.Case("detectron2/faster_rcnn_R_50_FPN_3x", "resnet50_v1_fpn_detectron2_3x")
 R101 = reference.Case("detectron2/faster_rcnn_R_101_FPN_3x", "resnet101_v1_fpn_detectron2_3x")
 
 
 @pytest.fixture(scope="module")
 def r50() -> reference.Agreement:
-    return reference.Agreement(R50, detectron2.weights_by_path)
+    return reference.Agreement(R50)
 
 
 @pytest.fixture(scope="module")
 def training(r50) -> reference.TrainingAgreement:
-    return reference.TrainingAgreement(r50, detectron2.entries)
+    return reference.TrainingAgreement(r50)
 
 
-def test_every_variable_has_a_tensor(r50):
-    r50.check_names()
-
-
-def test_pyramid_agrees(r50):
-    r50.check_pyramid()
-
-
-def test_scores_and_offsets_of_anchors_agree(r50):
-    r50.check_rpn()
-
-
-def test_proposals_agree(r50):
-    r50.check_proposals()
-
-
-def test_outputs_of_the_box_head_agree(r50):
-    r50.check_box_head()
-
-
-def test_detections_agree(r50):
-    r50.check_detections()
-
-
-def test_detections_of_a_padded_batch_agree(r50):
-    r50.check_batch()
-
-
-def test_detections_of_images_that_are_resized_here_agree(r50):
-    r50.check_images()
+@pytest.mark.parametrize("check", reference.CHECKS, ids=reference.name_of)
+def test_detector_computes_what_detectron2_does(r50, check):
+    check(r50)
 
 
 def test_resnet_101_agrees():
-    agreement = reference.Agreement(R101, detectron2.weights_by_path, images=(0,))
+    agreement = reference.Agreement(R101, images=(0,))
     agreement.check_names()
     agreement.check_pyramid()
     agreement.check_box_head()
     agreement.check_detections()
 
 
-def test_targets_of_anchors_agree(training):
-    training.check_anchors()
+@pytest.mark.parametrize("check", reference.TRAINING_CHECKS, ids=reference.name_of)
+def test_training_computes_what_detectron2_does(training, check):
+    check(training)
 
 
-def test_sampled_proposals_agree(training):
-    training.check_rois()
-
-
-def test_losses_agree(training):
-    training.check_losses()
-
-
-def test_losses_agree_where_an_image_has_no_objects(training):
-    training.check_losses_without_objects()
-
-
-def test_gradients_agree(training):
-    training.check_gradients()
-
-
-def refusal(tensors, model, weights_by_path=detectron2.weights_by_path) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        weights_by_path(tensors, model, "model.pkl")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def refusal(tensors, model) -> str:
+    return reference.assert_refused(LIBRARY.weights_by_path, tensors, model)
 
 
 def test_what_is_no_weight_is_passed_over(r50):
@@ -102,7 +58,7 @@ def test_what_is_no_weight_is_passed_over(r50):
         "proposal_generator.anchor_generator.cell_anchors.0": np.zeros([3, 4]),
         "backbone.bottom_up.stem.conv1.norm.num_batches_tracked": np.zeros([]),
     }
-    detectron2.weights_by_path(tensors, r50.model, "model.pkl")
+    LIBRARY.weights_by_path(tensors, r50.model, "model.pkl")
 
 
 def test_pixels_of_the_file_must_be_those_of_the_config(r50):
@@ -137,14 +93,9 @@ def test_other_models_are_refused_in_words(r50, name, kind):
 
 
 def test_stride_and_pixels_of_torchvision_are_refused(r50):
-    text = refusal({"conv1.weight": np.zeros([1])}, r50.model, torchvision.backbone_weights_by_path)
+    text = reference.assert_refused(Torchvision().backbone_weights_by_path, {"conv1.weight": np.zeros([1])}, r50.model)
     assert "with the stride of a stage in the 3 x 3 convolution" in text
     assert "Allowed: feature_extractor.resnet { stride_in_3x3: true }." in text
-
-
-def backbone_tensors(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    prefix = "backbone.bottom_up."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def caffe2_name(name: str) -> str:
@@ -162,20 +113,16 @@ def caffe2_name(name: str) -> str:
     return "conv1_w" if name == "stem.conv1.weight" else f"res_conv1_{kinds[name.rpartition('.')[2]]}"
 
 
-def test_a_classifier_fills_the_backbone(r50):
-    tensors = backbone_tensors(r50.tensors)
-    whole = detectron2.weights_by_path(r50.tensors, r50.model, "model.pkl")
-    of_msra = {caffe2_name(name): tensor for name, tensor in tensors.items()}
-    of_msra |= {"conv1_b": np.zeros([64]), "fc1000_w": np.zeros([1000, 2048]), "fc1000_b": np.zeros([1000])}
-    for each in (tensors, of_msra):
-        ours = detectron2.backbone_weights_by_path(each, r50.model, "R-50.pkl")
-        assert ours.keys() == {path for path in variables_by_path(r50.model) if "/backbone/" in path}
-        assert all(np.array_equal(ours[path], whole[path]) for path in ours)
+@pytest.mark.parametrize("rename", [str, caffe2_name])
+def test_a_classifier_fills_the_backbone(r50, rename):
+    backbone = {rename(name): tensor for name, tensor in reference.backbone_of(r50.tensors, LIBRARY).items()}
+    classifier = {"conv1_b": np.zeros([64]), "fc1000_w": np.zeros([1000, 2048]), "fc1000_b": np.zeros([1000])}
+    reference.assert_fills_backbone(r50, backbone | classifier)
 
 
 def test_a_normalization_without_statistics_is_a_scale_and_an_offset(r50):
-    tensors = {name: t for name, t in backbone_tensors(r50.tensors).items() if "running" not in name}
-    ours = detectron2.backbone_weights_by_path(tensors, r50.model, "R-50.pkl")
+    tensors = {name: t for name, t in reference.backbone_of(r50.tensors, LIBRARY).items() if "running" not in name}
+    ours = LIBRARY.backbone_weights_by_path(tensors, r50.model, "R-50.pkl")
     layer = r50.model.feature_extractor.backbone.network.get_layer("conv1_bn")
     paths = {id(variable): path for path, variable in variables_by_path(r50.model).items()}
     assert not ours[paths[id(layer.moving_mean)]].any()

@@ -12,12 +12,12 @@ import tf_keras
 from interop import fake_library
 from interop import torch_writer as writer
 
-from object_detection_fpn.interop import libraries, sources, torchvision
+from object_detection_fpn.interop import libraries, resnets, sources
 from object_detection_fpn.interop.state_dict import Entry, box_rows
 from object_detection_fpn.interop.torch_files import StateDict
+from object_detection_fpn.interop.torchvision import Torchvision
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.modeling.backbones.backbone import PixelNormalization
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import Restored, variables_by_path
 
@@ -27,7 +27,7 @@ BACKBONE = "feature_extractor/backbone/"
 @pytest.fixture
 def library(monkeypatch):
     fake_library.put(monkeypatch)
-    monkeypatch.setattr(libraries, "_check_depth", lambda *_: None)
+    monkeypatch.setattr(resnets, "check_depth", lambda *_: None)
 
 
 @pytest.fixture
@@ -247,10 +247,9 @@ def features_of_resnet18(tensors, images):
 def test_a_resnet18_of_torchvision_computes_its_features(build_small, save):
     rng = np.random.default_rng(0)
     tensors = torchvision_resnet18(rng)
-    pixels = PixelNormalization(mean=torchvision.PIXEL_MEAN, stddev=torchvision.PIXEL_STDDEV)
     spec = layers.LayerSpec(norm=layers.BatchNormSpec(epsilon=1e-5, scale=True))
     model = build_small(
-        backbone=lambda **_: resnet_v1.resnet_v1_small(18, spec=spec, pixels=pixels),
+        backbone=lambda **_: resnet_v1.resnet_v1_small(18, spec=spec, pixels=Torchvision.pixels),
         num_stages=1,
         min_level=2,
         max_level=5,
@@ -266,12 +265,11 @@ def test_a_resnet18_of_torchvision_computes_its_features(build_small, save):
 
 def test_padding_like_same_is_refused():
     """Such a model would compute other features than the weights were trained for."""
-    pixels = PixelNormalization(mean=torchvision.PIXEL_MEAN, stddev=torchvision.PIXEL_STDDEV)
     names = {"pool1_pool": tf_keras.layers.MaxPooling2D, "other": tf_keras.layers.ReLU}
     network = SimpleNamespace(layers=[make(name=name) for name, make in names.items()])
-    backbone = SimpleNamespace(name="resnet50_v1", stride_in_3x3=True, pixels=pixels, network=network)
+    backbone = SimpleNamespace(name="resnet50_v1", stride_in_3x3=True, pixels=Torchvision.pixels, network=network)
     with pytest.raises(CheckpointError, match=r"x\.pth: .*feature_extractor\.resnet \{ symmetric_padding: true \}"):
-        torchvision.backbone_weights_by_path(
+        Torchvision().backbone_weights_by_path(
             {}, SimpleNamespace(feature_extractor=SimpleNamespace(backbone=backbone)), "x.pth"
         )
 
@@ -279,10 +277,11 @@ def test_padding_like_same_is_refused():
 def test_resnets_that_detectron2_took_from_torchvision_are_torchvision(monkeypatch):
     """They have its strides and pixels, under Detectron2's names."""
     taken = {}
-    library = libraries.LIBRARIES["torchvision"]._replace(
-        backbone_weights_by_path=lambda tensors, model, source: taken.update(tensors) or {}
+    monkeypatch.setattr(
+        libraries.LIBRARIES["torchvision"],
+        "backbone_weights_by_path",
+        lambda tensors, model, source: taken.update(tensors) or {},
     )
-    monkeypatch.setitem(libraries.LIBRARIES, "torchvision", library)
     names = {
         "stem.conv1.weight": "conv1.weight",
         "stem.conv1.norm.running_var": "bn1.running_var",

@@ -78,7 +78,7 @@ def test_nothing_runs(tmp_path, name):
             body = content[2:] if content.startswith(b"\x80") else content
             path.write_bytes(writer.zip_bytes(writer.Raw(body[:-1])))
         with pytest.raises(CheckpointError, match=r"x\.pth: th(is file is refused|ese weights cannot be read): it "):
-            torch_files.read_state_dict(str(path))
+            torch_files.read_file(str(path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.pth"]
 
 
@@ -95,14 +95,14 @@ def test_the_error_names_what_is_refused(tmp_path, name, words):
     path = tmp_path / "x.pkl"
     path.write_bytes(attacks(tmp_path)[name])
     with pytest.raises(CheckpointError, match=words):
-        torch_files.read_state_dict(str(path))
+        torch_files.read_file(str(path))
 
 
 def test_a_whole_model_is_refused_with_what_to_save_instead(tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(writer.zip_bytes(writer.call("torchvision.models.resnet", "ResNet")))
     with pytest.raises(CheckpointError, match=r"whole model; save model\.state_dict\(\) with torch\.save instead"):
-        torch_files.read_state_dict(str(path))
+        torch_files.read_file(str(path))
 
 
 def test_operations_that_weights_do_not_need_are_refused():

@@ -27,7 +27,7 @@ def read(tmp_path):
     def write_and_read(content: bytes, name: str = "x.pth") -> dict[str, np.ndarray]:
         path = tmp_path / name
         path.write_bytes(content)
-        return torch_files.read_state_dict(str(path))
+        return torch_files.read_file(str(path)).tensors
 
     return write_and_read
 
@@ -351,14 +351,14 @@ def test_tensors_beyond_their_storage_are_refused(read, form, shape, strides, of
 
 def test_folders_and_missing_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=f"{tmp_path} is a folder, not a file of weights"):
-        torch_files.read_state_dict(str(tmp_path))
+        torch_files.read_file(str(tmp_path))
     with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist\."):
-        torch_files.read_state_dict(str(tmp_path / "nowhere.pth"))
+        torch_files.read_file(str(tmp_path / "nowhere.pth"))
     with pytest.raises(CheckpointError, match="is an https:// address, from which nothing is downloaded"):
-        torch_files.read_state_dict("https://host/x.pth")
+        torch_files.read_file("https://host/x.pth")
 
 
 def test_remote_files_are_read():
     with tf.io.gfile.GFile("ram://weights/x.pth", "wb") as file:
         file.write(writer.zip_bytes(writer.state_dict(**WEIGHTS)))
-    assert_same(torch_files.read_state_dict("ram://weights/x.pth"), WEIGHTS)
+    assert_same(torch_files.read_file("ram://weights/x.pth").tensors, WEIGHTS)

@@ -6,24 +6,23 @@ import numpy as np
 import pytest
 import pytorch_reference as reference
 
-from object_detection_fpn.interop import torchvision
-from object_detection_fpn.training.stored import CheckpointError
-from object_detection_fpn.training.weights import variables_by_path
+from object_detection_fpn.interop.torchvision import Torchvision
 
 pytestmark = pytest.mark.no_cover  # measuring it would take a third of the time
 
+LIBRARY = Torchvision()
 V1 = reference.Case("torchvision/fasterrcnn_resnet50_fpn", "resnet50_v1_fpn_torchvision")
 V2 = reference.Case("torchvision/fasterrcnn_resnet50_fpn_v2", "resnet50_v1_fpn_torchvision_v2")
 
 
 @pytest.fixture(scope="module")
 def v1() -> reference.Agreement:
-    return reference.Agreement(V1, torchvision.weights_by_path)
+    return reference.Agreement(V1)
 
 
 @pytest.fixture(scope="module")
 def v2() -> reference.Agreement:
-    return reference.Agreement(V2, torchvision.weights_by_path)
+    return reference.Agreement(V2)
 
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
@@ -33,66 +32,21 @@ def agreement(request) -> reference.Agreement:
 
 @pytest.fixture(scope="module")
 def training(v1) -> reference.TrainingAgreement:
-    return reference.TrainingAgreement(v1, torchvision.entries)
+    return reference.TrainingAgreement(v1)
 
 
-def test_every_variable_has_a_tensor(agreement):
-    agreement.check_names()
+@pytest.mark.parametrize("check", reference.CHECKS, ids=reference.name_of)
+def test_detector_computes_what_torchvision_does(agreement, check):
+    check(agreement)
 
 
-def test_pyramid_agrees(agreement):
-    agreement.check_pyramid()
-
-
-def test_scores_and_offsets_of_anchors_agree(agreement):
-    agreement.check_rpn()
-
-
-def test_proposals_agree(agreement):
-    agreement.check_proposals()
-
-
-def test_outputs_of_the_box_head_agree(agreement):
-    agreement.check_box_head()
-
-
-def test_detections_agree(agreement):
-    agreement.check_detections()
-
-
-def test_detections_of_a_padded_batch_agree(agreement):
-    agreement.check_batch()
-
-
-def test_detections_of_images_that_are_resized_here_agree(agreement):
-    agreement.check_images()
-
-
-def test_targets_of_anchors_agree(training):
-    training.check_anchors()
-
-
-def test_sampled_proposals_agree(training):
-    training.check_rois()
-
-
-def test_losses_agree(training):
-    training.check_losses()
-
-
-def test_losses_agree_where_an_image_has_no_objects(training):
-    training.check_losses_without_objects()
-
-
-def test_gradients_agree(training):
-    training.check_gradients()
+@pytest.mark.parametrize("check", reference.TRAINING_CHECKS, ids=reference.name_of)
+def test_training_computes_what_torchvision_does(training, check):
+    check(training)
 
 
 def refusal(tensors, model) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        torchvision.weights_by_path(tensors, model, "weights.pth")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return reference.assert_refused(LIBRARY.weights_by_path, tensors, model)
 
 
 def test_names_of_older_files_are_understood(v1):
@@ -100,7 +54,7 @@ def test_names_of_older_files_are_understood(v1):
     tensors = {older.get(name, name): tensor for name, tensor in v1.tensors.items()}
     tensors["backbone.body.bn1.num_batches_tracked"] = np.zeros([], np.int64)
     assert not older.keys() & tensors.keys()
-    ours, expected = (torchvision.weights_by_path(each, v1.model, "old.pth") for each in (tensors, v1.tensors))
+    ours, expected = (LIBRARY.weights_by_path(each, v1.model, "old.pth") for each in (tensors, v1.tensors))
     assert ours.keys() == expected.keys()
     assert all(np.array_equal(ours[path], expected[path]) for path in ours)
 
@@ -151,10 +105,5 @@ def test_other_models_are_refused_in_words(v1, name, kind):
 
 
 def test_a_classifier_fills_the_backbone(v1):
-    prefix = "backbone.body."
-    tensors = {name.removeprefix(prefix): t for name, t in v1.tensors.items() if name.startswith(prefix)}
-    tensors |= {"fc.weight": np.zeros([1000, 2048]), "fc.bias": np.zeros([1000])}
-    ours = torchvision.backbone_weights_by_path(tensors, v1.model, "resnet50.pth")
-    whole = torchvision.weights_by_path(v1.tensors, v1.model, "weights.pth")
-    assert ours.keys() == {path for path in variables_by_path(v1.model) if "/backbone/" in path}
-    assert all(np.array_equal(ours[path], whole[path]) for path in ours)
+    classifier = {"fc.weight": np.zeros([1000, 2048]), "fc.bias": np.zeros([1000])}
+    reference.assert_fills_backbone(v1, reference.backbone_of(v1.tensors, LIBRARY) | classifier)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from google.protobuf.message import Message
+
 from object_detection_fpn.config.problems import Problem, Rule, single
 from object_detection_fpn.protos import faster_rcnn_pb2, rpn_pb2
 
@@ -18,10 +20,7 @@ def _no_more_samples_than_proposals(message: faster_rcnn_pb2.FasterRcnn, path: s
 
 
 def _background_is_below_objects(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
-    limit = message.second_stage_matched_threshold
-    if message.second_stage_min_background_iou > limit:
-        problem = f"is above second_stage_matched_threshold = {limit:g}"
-        yield single(message, path, "second_stage_min_background_iou", problem, f"0 to {limit:g}")
+    return _at_most(message, path, "second_stage_min_background_iou", "second_stage_matched_threshold")
 
 
 def _options_of_one_kind(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
@@ -34,10 +33,14 @@ def _options_of_one_kind(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iter
 
 
 def _thresholds_are_in_order(message: rpn_pb2.RegionProposalNetwork, path: str) -> Iterator[Problem]:
-    limit = message.matched_threshold
-    if message.unmatched_threshold > limit:
-        problem = f"is above matched_threshold = {limit:g}"
-        yield single(message, path, "unmatched_threshold", problem, f"0 to {limit:g}")
+    return _at_most(message, path, "unmatched_threshold", "matched_threshold")
+
+
+def _at_most(message: Message, path: str, name: str, limit_name: str) -> Iterator[Problem]:
+    """A field of a message is no greater than another one of it."""
+    limit = getattr(message, limit_name)
+    if getattr(message, name) > limit:
+        yield single(message, path, name, f"is above {limit_name} = {limit:g}", f"0 to {limit:g}")
 
 
 def _needed_fields_are_set(message: rpn_pb2.RegionProposalNetwork, path: str) -> Iterator[Problem]:

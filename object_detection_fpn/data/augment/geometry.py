@@ -105,12 +105,12 @@ def random_resize_method(example: Example, *, seed: tf.Tensor, target_height: in
     """
     index = common.random_integer(seed, 0, len(resample.METHODS))
 
-    def resample_somehow(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    def resample_by_drawn_method(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         return tf.switch_case(
             index, [functools.partial(resample.resample, image, size, method=method) for method in resample.METHODS]
         )
 
-    return Warp(tf.constant([target_height, target_width]), resample_somehow)
+    return Warp(tf.constant([target_height, target_width]), resample_by_drawn_method)
 
 
 @warp.applied

@@ -200,7 +200,7 @@ class _InjectedLayers:
     def ZeroPadding2D(self, padding: Any, *, name: str) -> Any:
         if (
             name == "pool1_pad"
-        ):  # the pooling pads by itself: the Object Detection API like "same", below and to the right
+        ):  # the pooling pads by itself, in the Object Detection API below and to the right ("same")
             return tf_keras.layers.Activation("linear", dtype=self.spec.dtype, name=name)
         return tf_keras.layers.ZeroPadding2D(padding, dtype=self.spec.dtype, name=name)
 

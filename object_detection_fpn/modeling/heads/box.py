@@ -58,11 +58,10 @@ class BoxFeatureExtractor(tf_keras.layers.Layer):
     ):
         super().__init__(name=name, dtype=spec.dtype)
         self.num_units = num_units
-        if num_convolutions and hidden is None:
-            raise ValueError(f"num_convolutions = {num_convolutions} needs hidden.")
         parts: list[tf_keras.layers.Layer] = []
         for i in range(1, num_convolutions + 1):
-            assert hidden is not None
+            if hidden is None:
+                raise ValueError(f"num_convolutions = {num_convolutions} needs hidden. Allowed: 0, or both.")
             parts.append(layers.ConvNormActivation(convolution_depth, 3, spec=hidden, name=f"conv{i}"))
         for i in range(1, num_dense_layers + 1):
             parts.append(_make_dense(num_units, hidden, spec.dtype, f"fc{i}"))
@@ -102,6 +101,7 @@ class BoxFeatureExtractor(tf_keras.layers.Layer):
 
 
 def _make_dense(units: int, spec: layers.LayerSpec | None, dtype: str, name: str) -> tf_keras.layers.Dense:
+    """A fully connected layer with an activation; without `spec`, that of the Object Detection API."""
     if spec is None:
         return tf_keras.layers.Dense(units, activation="relu", dtype=dtype, name=name)
     return tf_keras.layers.Dense(

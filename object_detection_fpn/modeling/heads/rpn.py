@@ -24,7 +24,10 @@ OBJECTNESS_LOSS = "Loss/RPNLoss/objectness_loss"
 class AnchorGenerator(Protocol):
     """What `ops.anchors.multiscale_anchors` is once its settings are given."""
 
-    def __call__(self, feature_sizes: Sequence[tuple], *, origin: float | tf.Tensor) -> tf.Tensor: ...
+    def __call__(
+        self, feature_sizes: Sequence[tuple[int | tf.Tensor, int | tf.Tensor]], *, origin: float | tf.Tensor
+    ) -> tf.Tensor:
+        """(height, width) of each level in cells, finest first -> anchors [K, 4], pixels."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ S x S bins instead and averages over each; pixel y is row y / stride there, or h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -29,6 +30,35 @@ __all__ = [
     "multilevel_crop_and_resize",
     "multilevel_roi_align",
 ]
+
+
+class Crop(Protocol):
+    """What `kernel.crop`, `sparse.crop` and `static.crop` are; `crop_by` gives the result its shape and type."""
+
+    def __call__(
+        self,
+        pyramid: Sequence[tf.Tensor],
+        boxes: tf.Tensor,
+        level_indices: tf.Tensor,
+        crop_size: tuple[int, int],
+        extrapolation_value: float,
+    ) -> tf.Tensor:
+        """Boxes [B, R, 4] normalized, finite -> float32, of the order of [B, R, height, width, F] and any such shape."""
+
+
+class Align(Protocol):
+    """What `kernel.align`, `sparse.align` and `static.align` are; `align_by` gives the result its shape and type."""
+
+    def __call__(
+        self,
+        pyramid: Sequence[tf.Tensor],
+        boxes: tf.Tensor,
+        level_indices: tf.Tensor,
+        *,
+        strides: Sequence[float],
+        roi_align: RoIAlign,
+    ) -> tf.Tensor:
+        """Boxes [B, R, 4] pixels, finite -> float32, of the order of [B, R, height, width, F] and any such shape."""
 
 
 def multilevel_crop_and_resize(
@@ -107,7 +137,7 @@ def multilevel_roi_align(
 
 
 def crop_by(
-    crop: Callable[..., tf.Tensor],
+    crop: Crop,
     pyramid: Sequence[tf.Tensor],
     boxes_normalized: tf.Tensor,
     level_indices: tf.Tensor,
@@ -122,7 +152,7 @@ def crop_by(
 
 
 def align_by(
-    align: Callable[..., tf.Tensor],
+    align: Align,
     pyramid: Sequence[tf.Tensor],
     boxes: tf.Tensor,
     level_indices: tf.Tensor,
@@ -136,12 +166,13 @@ def align_by(
     return tf.reshape(tf.cast(values, pyramid[0].dtype), [batch, num_rois, *roi_align.size, num_filters])
 
 
-def _native_crop() -> Callable[..., tf.Tensor]:
+def _native_crop() -> Crop:
     """The implementation that suits this machine."""
     return kernel_crop if tf.config.list_physical_devices("GPU") else sparse_crop
 
 
-def _native_align(roi_align: RoIAlign) -> Callable[..., tf.Tensor]:
+def _native_align(roi_align: RoIAlign) -> Align:
+    """The same for RoIAlign; the kernel does not sample adaptively."""
     is_adaptive = roi_align.sampling_ratio == 0
     return sparse_align if is_adaptive or not tf.config.list_physical_devices("GPU") else kernel_align
 

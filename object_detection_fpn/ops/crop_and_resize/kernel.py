@@ -19,7 +19,7 @@ def crop(
     crop_size: tuple[int, int],
     extrapolation_value: float,
 ) -> tf.Tensor:
-    """-> [B * R, height, width, F] float32."""
+    """See `Crop`: [B * R, height, width, F]."""
     return _crop(pyramid, pull_inside(boxes), level_indices, crop_size, extrapolation_value)
 
 
@@ -31,7 +31,7 @@ def align(
     strides: Sequence[float],
     roi_align: RoIAlign,
 ) -> tf.Tensor:
-    """-> [B * R, height, width, F] float32; not for adaptive sampling, of which the kernel knows nothing.
+    """See `Align`: [B * R, height, width, F]; not for adaptive sampling, which the kernel lacks.
 
     Samples up to one cell beyond the border have the border's value, and those further away 0: that is a crop from a level
     that repeats its border once. Rounding decides which of both is a sample exactly one cell beyond it.

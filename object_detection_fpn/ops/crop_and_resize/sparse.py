@@ -23,7 +23,7 @@ def crop(
     crop_size: tuple[int, int],
     extrapolation_value: float,
 ) -> tf.Tensor:
-    """-> [B * R * height * width, F] float32."""
+    """See `Crop`: [B * R * height * width, F]."""
     between = locate_samples(pyramid, pull_inside(boxes), level_indices, crop_size=crop_size, fades_beyond_border=False)
     entries = _all_entries(pyramid, level_indices, between)
     crops = _multiply(pyramid, entries, _num_values(between))
@@ -41,7 +41,7 @@ def align(
     strides: Sequence[float],
     roi_align: RoIAlign,
 ) -> tf.Tensor:
-    """-> [B * R * height * width, F] float32."""
+    """See `Align`: [B * R * height * width, F]."""
     between = locate_bins(pyramid, boxes, level_indices, strides=strides, roi_align=roi_align, static=False)
     # Of two samples, leaving out entries of weight 0 takes longer than multiplying with them.
     find_entries = _nonzero_entries if roi_align.samples_share_cells else _all_entries

@@ -22,7 +22,7 @@ def crop(
     crop_size: tuple[int, int],
     extrapolation_value: float,
 ) -> tf.Tensor:
-    """-> [B, R, height, width, F] float32."""
+    """See `Crop`: [B, R, height, width, F]."""
     between = locate_samples(pyramid, boxes, level_indices, crop_size=crop_size, fades_beyond_border=True)
     crops, weights = _interpolate(pyramid, level_indices, between)
     if extrapolation_value:
@@ -38,7 +38,7 @@ def align(
     strides: Sequence[float],
     roi_align: RoIAlign,
 ) -> tf.Tensor:
-    """-> [B, R, height, width, F] float32."""
+    """See `Align`: [B, R, height, width, F]."""
     between = locate_bins(pyramid, boxes, level_indices, strides=strides, roi_align=roi_align, static=True)
     return _interpolate(pyramid, level_indices, between)[0]
 

@@ -5,28 +5,18 @@ from __future__ import annotations
 import pytest
 
 from object_detection_fpn.config import tables
-from object_detection_fpn.config.pipeline import ConfigError, check_config
-from object_detection_fpn.config.text import apply_override, parse_text
 from object_detection_fpn.data.augment import policies
-from object_detection_fpn.protos import pipeline_pb2
 
 STEP = "train_config.data_augmentation_options[0]"
 CROP = "min_aspect_ratio: 0.5 max_aspect_ratio: 2 min_area: 0.1 max_area: 1"
 
 
 @pytest.fixture
-def refusals(golden_dir):
+def refusals_of(config, change, refusals):
     def check(step: str, *changes: str) -> list[str]:
-        text = (golden_dir / "odapi_pipeline.config").read_text()
-        config = parse_text(text, pipeline_pb2.TrainEvalPipelineConfig, "my.config")
         steps = f"train_config.data_augmentation_options=[{{ {step} }}]"
-        for item in ("model.faster_rcnn.num_classes=2", steps, *changes):
-            apply_override(config, item)
-        try:
-            check_config(config, "my.config")
-        except ConfigError as error:
-            return [line.removeprefix("my.config: ") for line in str(error).splitlines()]
-        return []
+        change(config, "model.faster_rcnn.num_classes=2", steps, *changes)
+        return [line.removeprefix("my.config: ") for line in refusals(config)]
 
     return check
 
@@ -51,8 +41,8 @@ def refusals(golden_dir):
         ("convert_class_logits_to_softmax {}", ["train_input_reader.load_multiclass_scores=true"]),
     ],
 )
-def test_steps_are_accepted(refusals, step, changes):
-    assert refusals(step, *changes) == []
+def test_steps_are_accepted(refusals_of, step, changes):
+    assert refusals_of(step, *changes) == []
 
 
 @pytest.mark.parametrize(
@@ -123,8 +113,8 @@ def test_steps_are_accepted(refusals, step, changes):
         ("adjust_gamma { gamma: -1 }", ".gamma = -1 is out of range. Allowed: 0 or more."),
     ],
 )
-def test_steps_are_refused(refusals, step, expected):
-    found = refusals(step)
+def test_steps_are_refused(refusals_of, step, expected):
+    found = refusals_of(step)
     assert any(line.startswith(f"{STEP}.{step.split()[0]}") and expected in line for line in found), found
 
 
