@@ -7,12 +7,8 @@ What a CPU's library for convolutions does in a second it does in half of one wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
-
-from object_detection_fpn.ops.dims import dim
 
 _TILE, _KERNEL = 4, 3
 _WINDOW = _TILE + _KERNEL - 1
@@ -35,67 +31,61 @@ def conv2d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
         [B, H, W, G].
     """
-    *_, in_filters, filters = kernel.shape
+    outputs = _convolve(inputs, kernel)
+    outputs.set_shape([*inputs.shape[:3], kernel.shape[3]])
+    return outputs
+
+
+# Traced once for all shapes, and called, not copied to where it is called: a model has it many times, and tracing and
+# optimizing its hundred operations each time takes longer than a model's first image.
+@tf.function(
+    input_signature=[tf.TensorSpec([None, None, None, None]), tf.TensorSpec([_KERNEL, _KERNEL, None, None])],
+    autograph=False,
+    experimental_attributes={"_noinline": True},
+)
+def _convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     of_input, of_kernel, of_output = (tf.constant(np.kron(matrix, matrix), tf.float32) for matrix in _transforms())
-    kernel = tf.reshape(of_kernel @ tf.reshape(kernel, [_KERNEL**2, in_filters * filters]), [-1, in_filters, filters])
+    count, height, width, in_filters = tf.unstack(tf.shape(inputs))
+    filters = tf.shape(kernel)[3]
+    kernel = tf.reshape(of_kernel @ tf.reshape(kernel, [_KERNEL**2, -1]), tf.stack([_WINDOW**2, in_filters, filters]))
 
-    def convolve(images: tf.Tensor) -> tf.Tensor:
-        """[n, H, W, F] -> [n, H, W, G]."""
-        num, height, width = (dim(images, axis) for axis in range(3))
-        rows, columns = -(-height // _TILE), -(-width // _TILE)
-        num_tiles = num * rows * columns
-        tiles = tf.reshape(_cut_tiles(images, rows, columns), [_WINDOW**2, num_tiles * in_filters])
-        products = tf.reshape(of_input @ tiles, [_WINDOW**2, num_tiles, in_filters]) @ kernel
-        outputs = of_output @ tf.reshape(products, [_WINDOW**2, num_tiles * filters])
-        outputs = tf.transpose(tf.reshape(outputs, [_TILE, _TILE, num, rows, columns, filters]), [2, 3, 0, 4, 1, 5])
-        return tf.reshape(outputs, [num, rows * _TILE, columns * _TILE, filters])[:, :height, :width]
-
-    return _map_groups(convolve, inputs, filters)
-
-
-def _map_groups(convolve: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor, filters: int) -> tf.Tensor:
-    """Applies `convolve`, [n, H, W, F] -> [n, H, W, G], to images [B, H, W, F]: one by one, or small ones in groups.
-
-    The groups are as even as can be; the last one is filled with zeros.
-    """
-    num, height, width = inputs.shape[:3]
-    if num == 1:
-        return convolve(inputs)
-    at_most = 1 if height is None or width is None else max(1, _GROUP_PIXELS // (height * width))
-    count, *sizes = (dim(inputs, axis) for axis in range(4))
-    num_groups, group = count, 1
-    if at_most > 1:
-        num_groups = _at_least_one(-(-count // at_most))
-        group = -(-count // num_groups)
-        inputs = tf.pad(inputs, [[0, num_groups * group - count], [0, 0], [0, 0], [0, 0]])
-    groups = tf.reshape(inputs, [num_groups, group, *sizes])
-    spec = tf.TensorSpec([groups.shape[1], height, width, filters], inputs.dtype)
-    outputs = tf.map_fn(convolve, groups, fn_output_signature=spec, parallel_iterations=1)
-    outputs = tf.reshape(outputs, [num_groups * group, *sizes[:2], filters])[:count]
-    return tf.ensure_shape(outputs, [num, height, width, filters])
-
-
-def _at_least_one(number: int | tf.Tensor) -> int | tf.Tensor:
-    return max(number, 1) if isinstance(number, int) else tf.maximum(number, 1)
-
-
-def _cut_tiles(images: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
-    """[n, H, W, F] -> [36, n * rows * columns, F]: place in the tile, tile. Beyond the border are zeros."""
-    num, height, width = (dim(images, axis) for axis in range(3))
-    num_filters = images.shape[3]
+    rows, columns = -(-height // _TILE), -(-width // _TILE)
     padded_height, padded_width = rows * _TILE + _KERNEL - 1, columns * _TILE + _KERNEL - 1
     below, right = padded_height - 1 - height, padded_width - 1 - width
-    padded = tf.pad(images, [[0, 0], [1, below], [1, right], [0, 0]])
-    # One constant where the size is known, instead of twenty operations to trace.
-    count_up = np.arange if all(isinstance(size, int) for size in (num, rows, columns)) else tf.range
-    row = count_up(_WINDOW)[:, np.newaxis] + count_up(rows) * _TILE  # [6, rows]
-    column = count_up(_WINDOW)[:, np.newaxis] + count_up(columns) * _TILE
-    pixels = row[:, np.newaxis, :, np.newaxis] * padded_width + column[np.newaxis, :, np.newaxis, :]
-    first = count_up(num)[np.newaxis, np.newaxis, :, np.newaxis, np.newaxis] * (padded_height * padded_width)
-    pixels = tf.cast(first + pixels[:, :, np.newaxis], tf.int32)  # [6, 6, n, rows, columns]
-    return tf.gather(
-        tf.reshape(padded, [num * padded_height * padded_width, num_filters]), tf.reshape(pixels, [_WINDOW**2, -1])
+    padding = tf.reshape(tf.stack([0, 0, 1, below, 1, right, 0, 0]), [4, 2])
+    num_pixels = padded_height * padded_width
+    pixels = _pixels_of_tiles(rows, columns, padded_width)
+
+    num_groups = tf.maximum(-(-count // tf.maximum(_GROUP_PIXELS // (height * width), 1)), 1)
+    group = -(-count // num_groups)  # as even as can be
+
+    def convolve(index: tf.Tensor, outputs: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        """Of n images."""
+        images = tf.pad(inputs[index * group : (index + 1) * group], padding)
+        first = tf.range(tf.shape(images)[0]) * num_pixels
+        places = tf.reshape(first[:, tf.newaxis] + pixels, [_WINDOW**2, -1])  # [36, n * rows * columns]
+        tiles = tf.gather(tf.reshape(images, tf.stack([-1, in_filters])), places)
+        tiles = tf.reshape(of_input @ tf.reshape(tiles, [_WINDOW**2, -1]), tf.stack([_WINDOW**2, -1, in_filters]))
+        results = of_output @ tf.reshape(tiles @ kernel, [_WINDOW**2, -1])
+        results = tf.reshape(results, tf.stack([_TILE, _TILE, -1, rows, columns, filters]))
+        results = tf.reshape(
+            tf.transpose(results, [2, 3, 0, 4, 1, 5]), tf.stack([-1, rows * _TILE, columns * _TILE, filters])
+        )
+        return index + 1, outputs.write(index, results[:, :height, :width])
+
+    outputs = tf.TensorArray(tf.float32, num_groups, infer_shape=False, element_shape=[None, None, None, None])
+    _, outputs = tf.while_loop(
+        lambda index, _: index < num_groups, convolve, (tf.constant(0), outputs), parallel_iterations=1
     )
+    return outputs.concat()
+
+
+def _pixels_of_tiles(rows: tf.Tensor, columns: tf.Tensor, padded_width: tf.Tensor) -> tf.Tensor:
+    """[36, 1, rows * columns] int32: by place in the tile and tile, the pixel of the padded image."""
+    within = tf.range(_WINDOW)[:, tf.newaxis]
+    row = (within + tf.range(rows) * _TILE) * padded_width  # [6, rows]
+    column = within + tf.range(columns) * _TILE  # [6, columns]
+    return tf.reshape(row[:, tf.newaxis, :, tf.newaxis] + column[:, tf.newaxis], [_WINDOW**2, 1, rows * columns])
 
 
 def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -113,12 +113,13 @@ def _fold(conv: Any, norm: Any) -> tuple[tf.Variable, ...]:
     """Kernel and bias."""
 
     def value(weight: Any, default: float) -> np.ndarray:
-        # float64, so that each folded weight is rounded once.
         return np.asarray(default if weight is None else weight.numpy(), np.float64)
 
     def make() -> tuple[tf.Variable, ...]:
         scale = value(norm.gamma, 1.0) / np.sqrt(value(norm.moving_variance, 1.0) + norm.epsilon)
-        kernel = value(conv.kernel, 1.0) * scale
+        kernel = conv.kernel.numpy()
+        # In float64, so that each folded weight is rounded once; piece by piece, not in a copy of twice the size.
+        kernel = np.multiply(kernel, scale, out=np.empty_like(kernel), dtype=np.float64, casting="same_kind")
         bias = (value(conv.bias if conv.use_bias else None, 0.0) - value(norm.moving_mean, 0.0)) * scale
         bias += value(norm.beta, 0.0)
         return tuple(
