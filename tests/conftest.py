@@ -61,6 +61,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Extends `no_cover` to the fixtures: pytest-cov leaves out the test alone."""
+    if item.get_closest_marker("no_cover") is None:
+        return (yield)
+    with support.unmeasured():
+        return (yield)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     # Not tf.random.set_seed, which leaves the first weights of layers to chance.

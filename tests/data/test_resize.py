@@ -157,6 +157,7 @@ def test_grayscale_has_one_channel_of_the_right_brightness(resizer):
         (resize.identity(), (None, None)),
     ],
 )
+@pytest.mark.no_cover
 def test_static_size_is_what_a_graph_knows(resizer, size):
     assert resizer.static_size == size
     traced = tf.function(lambda image: resizer(image))

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.ops import matching
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 _RPN = {"matched_threshold": 0.7, "unmatched_threshold": 0.3, "force_match": True}
 _HEAD = {"matched_threshold": 0.5, "unmatched_threshold": 0.5, "force_match": False}
 _TIES = {**_RPN, "match_ties": True}

@@ -21,6 +21,7 @@ def _marks(num: int):
     fraction=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
     seed=st.none() | st.integers(0, 1000),
 )
+@pytest.mark.no_cover
 def test_sample_obeys_its_laws(is_candidate, is_positive, num_samples, fraction, seed):
     sample = sampling.sample_balanced(
         is_candidate,

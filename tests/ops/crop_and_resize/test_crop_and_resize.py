@@ -7,6 +7,8 @@ import tensorflow as tf
 from object_detection_fpn.ops import crop_and_resize as crop_ops
 from object_detection_fpn.ops.crop_and_resize import kernel, sparse, static
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 
 @pytest.fixture(scope="module")
 def golden(golden_dir):
