@@ -106,7 +106,7 @@ def test_sizes_of_levels_may_be_known_only_when_it_runs():
     outputs = make_outputs()
     settings = {"max_candidates_per_level": 20, "within_levels": True, "clip_first": True}
 
-    @tf.function(input_signature=[tf.TensorSpec([3], tf.int32)])
+    @tf.function(input_signature=[tf.TensorSpec([3], tf.int32)], autograph=False)
     def run(sizes):
         decoder = ProposalDecoder(**settings)
         return decoder(outputs, TRUE_SHAPES, num_anchors=3, level_sizes=tf.unstack(sizes))

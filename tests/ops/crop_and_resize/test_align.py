@@ -225,6 +225,7 @@ def test_unknown_shapes_are_taken(function, ratio):
             tf.TensorSpec([None, None, 4]),
             tf.TensorSpec([None, None], tf.int32),
         ],
+        autograph=False,
     )
     expected = align(pyramid, boxes, levels, mode=(sparse.align, False), roi_align=roi_align)
     found = unknown(pyramid, boxes, levels)

@@ -172,6 +172,7 @@ def test_unknown_shapes_are_taken(function, random_case, reference):
             tf.TensorSpec([None, None, 4]),
             tf.TensorSpec([None, None], tf.int32),
         ],
+        autograph=False,
     )
     crops = unknown([tf.constant(features) for features in pyramid], boxes, levels)
     np.testing.assert_allclose(crops, reference(pyramid, boxes, levels, 3), rtol=1e-4, atol=1e-5)

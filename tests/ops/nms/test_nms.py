@@ -68,7 +68,9 @@ def test_unknown_shapes_are_taken(static, random_boxes):
 
     rng = np.random.default_rng(0)
     boxes, scores = random_boxes(rng, (2, 50)), rng.random((2, 50)).astype(np.float32)
-    unknown = tf.function(suppress, input_signature=[tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None])])
+    unknown = tf.function(
+        suppress, input_signature=[tf.TensorSpec([None, None, 4]), tf.TensorSpec([None, None])], autograph=False
+    )
     np.testing.assert_array_equal(unknown(boxes, scores)[0], suppress(boxes, scores)[0])
 
 
