@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -131,17 +129,6 @@ def model_message(*changes: str) -> model_pb2.DetectionModel:
     for text in changes:
         config.MergeFrom(text_format.Parse(text, faster_rcnn_pb2.FasterRcnn()))
     return model_pb2.DetectionModel(faster_rcnn=config)
-
-
-@contextlib.contextmanager
-def unmeasured() -> Iterator[None]:
-    """`with unmeasured():` measures no coverage, for what runs here and is covered elsewhere: it takes a third of the time."""
-    measure = sys.gettrace()
-    sys.settrace(None)
-    try:
-        yield
-    finally:
-        sys.settrace(measure)
 
 
 def make_extractor(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import measuring
 import numpy as np
 import pytest
 import support
@@ -32,7 +33,7 @@ def trained(small_config, tiny_resnet18_throughout, untraced, tmp_path_factory) 
     model_dir = tmp_path_factory.mktemp("model")
     with untraced():
         train_job.train(small_config, model_dir=str(model_dir), num_steps=4, checkpoint_every_n=4)
-    with support.unmeasured():
+    with measuring.unmeasured():
         train_job.train(
             small_config, model_dir=str(model_dir), num_steps=6, checkpoint_every_n=4, evaluate_checkpoints=True
         )
