@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from object_detection_fpn.records import Batch
 
 RECIPE = "faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8"
+MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "recipe": (RECIPE, ()),
+    # Its backbone trains whole, as that of peers/torchvision_detector.py does.
+    "torchvision": (
+        "faster_rcnn_resnet50_v1_fpn_torchvision_800x1333_coco17",
+        (
+            "model.faster_rcnn.feature_extractor.resnet.frozen_stages=0",
+            "model.faster_rcnn.feature_extractor.resnet.batch_norm=TRAINABLE",
+            "model.faster_rcnn.feature_extractor.resnet.batch_norm_epsilon=1e-5",
+        ),
+    ),
+}
+"""Recipes by the names that `--model` takes, and what is changed in them."""
 _NUM_CLASSES, _NUM_BOXES, _NUM_ROWS = 90, 20, 100
 
 
@@ -71,14 +84,15 @@ def medians(runs: Sequence[dict[str, float]], keys: Sequence[str]) -> dict[str, 
     return {key: statistics.median(values[key] for values in runs) for key in keys}
 
 
-def load_recipe(side: int, *overrides: str) -> pipeline_pb2.TrainEvalPipelineConfig:
-    """The config of the Object Detection API's ResNet-50 FPN for images of `side` x `side` pixels."""
+def load_recipe(side: int, *overrides: str, model: str = "recipe") -> pipeline_pb2.TrainEvalPipelineConfig:
+    """The config of one of `MODELS` for images of `side` x `side` pixels."""
     from object_detection_fpn.config import pipeline as config
     from object_detection_fpn.config import recipes
 
     resizer = "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer"
     sizes = (f"{resizer}.min_dimension={side}", f"{resizer}.max_dimension={side}")
-    return config.load_config(recipes.recipe_path(RECIPE), [*sizes, *overrides])
+    name, changes = MODELS[model]
+    return config.load_config(recipes.recipe_path(name), [*sizes, *changes, *overrides])
 
 
 def make_batch(side: int, batch_size: int) -> Batch:

@@ -7,9 +7,9 @@
 
 What runs is the function that `odfpn export` writes for CPUs, batch norm folded, on images that need no resizing. The share is
 the arithmetic of convolutions and matrix products over the time, divided by what one large matrix product reaches in the same
-process. Convolutions count as direct sums, though Winograd's algorithm needs less. `--model torchvision` is the recipe with an
-RPN of 256 channels and 3 anchors a cell, the arithmetic of torchvision's fasterrcnn_resnet50_fpn. Every run is a process of its
-own; a peer's command prints a JSON line with `first` and `step_med`.
+process. Convolutions count as direct sums, though Winograd's algorithm needs less. `--model torchvision` is torchvision's
+fasterrcnn_resnet50_fpn with 1000 proposals, as it is imported. Every run is a process
+of its own; a peer's command prints a JSON line with `first` and `step_med`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,6 @@ import _common
 if TYPE_CHECKING:
     import tensorflow as tf
 
-MODELS = {
-    "recipe": (),
-    "torchvision": (
-        "model.faster_rcnn.first_stage_box_predictor_depth=256",
-        "model.faster_rcnn.first_stage_anchor_generator.multiscale_anchor_generator.scales_per_octave=1",
-    ),
-}
 _PEAK_SIDE, _PEAK_RUNS = 3072, 5
 
 
@@ -47,7 +40,7 @@ def measure(side: int, batch_size: int, *, num_steps: int, model_name: str, jit:
     from object_detection_fpn.serving import saved_model
     from object_detection_fpn.serving.folding import Folding
 
-    config = _common.load_recipe(side, *MODELS[model_name])
+    config = _common.load_recipe(side, model=model_name)
     images = _common.make_batch(side, batch_size).inputs.images
 
     start = time.perf_counter()
@@ -117,7 +110,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=640)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--num_steps", type=int, default=8)
-    parser.add_argument("--model", choices=MODELS, default="recipe")
+    parser.add_argument("--model", choices=_common.MODELS, default="recipe")
     parser.add_argument("--jit", action="store_true", help="let XLA compile the model")
     arguments = parser.parse_args()
     if arguments.once:

@@ -39,26 +39,41 @@ import _voc
 if TYPE_CHECKING:
     from object_detection_fpn.protos import pipeline_pb2
 
+_RECIPE = ("roi", "rpn", "losses", "shared_boxes")
+
 ROWS: dict[str, tuple[str, ...]] = {
     "api": (),
-    "recipe": ("roi", "rpn", "fpn", "losses", "jitter"),
+    "recipe": _RECIPE,
     "roi": ("roi",),
     "rpn": ("rpn",),
     "fpn": ("fpn",),
     "losses": ("losses",),
     "giou": ("giou",),
+    "shared_boxes": ("shared_boxes",),
     "box_head": ("box_head",),
     "jitter": ("jitter",),
     "multi_scale": ("multi_scale",),
-    "eight_images": ("eight_images",),
-    "custom_backbone": ("eight_images", "custom_backbone"),
+    "eight_images": (*_RECIPE, "eight_images"),
+    "custom_backbone": (*_RECIPE, "eight_images", "custom_backbone"),
 }
 """The parts of a row, in the order in which they are merged; each is a file of the folder small_data."""
 
 COMMANDS = {
     "eight_images": ("eight_images",),
     "recipe": ("api", "recipe"),
-    "groups": ("api", "roi", "rpn", "fpn", "losses", "giou", "box_head", "jitter", "multi_scale"),
+    "groups": (
+        "api",
+        "roi",
+        "rpn",
+        "fpn",
+        "losses",
+        "giou",
+        "shared_boxes",
+        "box_head",
+        "jitter",
+        "multi_scale",
+        "recipe",
+    ),
     "custom_backbone": ("custom_backbone",),
 }
 _ON_EIGHT_IMAGES = ("eight_images", "custom_backbone")

@@ -1,12 +1,15 @@
 """Seconds of a train step, of the first one from the start of building the model, and peak memory of the process; JSON.
 
-    python benchmarks/train_step.py [--runs 3] [--side 640] [--batch_size 1] [--num_steps 5] [--jit_compile]
-        [--recompute_backbone true|false]
+    python benchmarks/train_step.py [--runs 3] [--side 640] [--batch_size 1] [--num_steps 5]
+        [--precision float32|bfloat16] [--jit_compile] [--recompute_backbone true|false]
     python benchmarks/train_step.py --peer_command 'python bench.py {batch_size} {side} train'
+    python benchmarks/train_step.py --model torchvision --peer_command \
+        'python benchmarks/peers/torchvision_detector.py train {side} {batch_size} --precision {precision}'
 
-The step is that of `odfpn train`: forward, backward, norm of the gradients, update. Every run is a process of its own. With
-`--peer_command`, a command that prints a JSON line with the keys `first` and `step_med`, in seconds, and `rss_gb`, this
-package and the peer run in turn, and the medians of both and their ratio are printed.
+The step is that of `odfpn train`: forward, backward, norm of the gradients, update. `--model torchvision` is that of
+torchvision's fasterrcnn_resnet50_fpn: 2000 proposals, 512 samples, and a backbone that trains whole, statistics too. Every run
+is a process of its own. With `--peer_command`, a command that prints a JSON line with the keys `first` and `step_med`, in
+seconds, and `rss_gb`, this package and the peer run in turn, and the medians of both and their ratio are printed.
 """
 
 from __future__ import annotations
@@ -29,14 +32,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     from object_detection_fpn.training.settings import StepSettings
     from object_detection_fpn.training.step import Trainer
 
-    config = _common.load_recipe(arguments.side)
+    config = _common.load_recipe(arguments.side, model=arguments.model)
     batch = _common.make_batch(arguments.side, arguments.batch_size)
 
     start = time.perf_counter()
     strategy = tf.distribute.get_strategy()
     if arguments.recompute_backbone is not None:
         config.train_config.recompute_backbone = arguments.recompute_backbone
-    config.train_config.precision = train_pb2.FLOAT32
+    config.train_config.precision = train_pb2.Precision.Value(arguments.precision.upper())
     execution = builder.training_execution(config, jit_compile=arguments.jit_compile)
     model = builder.build_detector(config, config.train_input_reader, execution=execution)
     optimizer = builder.build_optimizer(config.train_config.optimizer)
@@ -70,6 +73,8 @@ def main(description: str | None, keys: Sequence[str], *, num_steps: int) -> Non
     parser.add_argument("--side", type=int, default=640)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--num_steps", type=int, default=num_steps)
+    parser.add_argument("--model", choices=_common.MODELS, default="recipe")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--jit_compile", action="store_true")
     parser.add_argument(
         "--recompute_backbone",

@@ -62,7 +62,7 @@ def bccd(tmp_path):
 
 
 ROWS = (
-    "api", "recipe", "roi", "rpn", "fpn", "losses", "giou", "box_head", "jitter", "multi_scale",
+    "api", "recipe", "roi", "rpn", "fpn", "losses", "giou", "shared_boxes", "box_head", "jitter", "multi_scale",
     "eight_images", "custom_backbone",
 )  # fmt: skip
 
@@ -106,7 +106,13 @@ def test_the_recipe_is_its_parts_together(small_data):
     assert {field.name for field, _ in merged.model.faster_rcnn.ListFields()} == {
         field.name for field, _ in recipe.model.faster_rcnn.ListFields()
     }
-    kinds = [option.WhichOneof("preprocessing_step") for option in recipe.train_config.data_augmentation_options]
+
+
+def test_a_part_adds_its_augmentation(small_data):
+    kinds = [
+        option.WhichOneof("preprocessing_step")
+        for option in small_data.compose("jitter").train_config.data_augmentation_options
+    ]
     assert kinds == ["random_horizontal_flip", "random_scale_crop_and_pad_to_square"]
 
 
@@ -115,9 +121,9 @@ def test_eight_images_are_seen_as_they_are(small_data):
 
 
 def test_fewer_steps_have_a_schedule_of_the_same_shape(small_data):
-    settings = small_data.compose("api", num_steps=60).train_config
+    settings = small_data.compose("api", num_steps=80).train_config
     schedule = settings.optimizer.adam_optimizer.learning_rate.cosine_decay_learning_rate
-    assert (settings.num_steps, schedule.total_steps, schedule.warmup_steps) == (60, 60, 5)
+    assert (settings.num_steps, schedule.total_steps, schedule.warmup_steps) == (80, 80, 10)
 
 
 def test_boxes_of_voc_become_those_of_coco(voc, bccd):

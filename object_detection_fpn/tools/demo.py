@@ -10,7 +10,7 @@ from pathlib import Path
 
 from object_detection_fpn.tools.command import check_folder, say
 
-_RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
+_RECIPE = "faster_rcnn_resnet18_fpn_recipe_shapes_160x160"
 _IMAGE_SIZE = 160  # that of the recipe: nothing is lost in resizing
 _NUM_DRAWN = 6
 

@@ -33,13 +33,14 @@ def test_the_package_knows_every_recipe():
 
 
 DEEPER = re.compile("resnet(101|152)")
+WEIGHTS = {"R-101": "R-50", "resnet101-cd907fc2": "resnet50-11ad3fa6"}
 IMPORTED = re.compile("detectron2|torchvision")  # tests/interop has them take a train step
 
 
 def one_recipe_a_model() -> list[Path]:
     """One recipe of those that differ in nothing but image size and depth; `test_resnet_v1.py` has all depths."""
     shallow = (path for path in reversed(RECIPES) if not DEEPER.search(path.stem) and not IMPORTED.search(path.stem))
-    return list({path.stem.replace("1024x1024", "640x640"): path for path in shallow}.values())
+    return list({re.sub(r"\d+x\d+", "", path.stem.removesuffix("_tpu-8")): path for path in shallow}.values())
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if DEEPER.search(p.stem)], ids=lambda path: path.stem)
@@ -49,7 +50,10 @@ def test_a_deeper_recipe_is_that_of_resnet_50_with_another_backbone(path):
     assert DEEPER.search(extractor.type)[0] == DEEPER.search(path.stem)[0]
     extractor.type = DEEPER.sub("resnet50", extractor.type)
     if ours.train_config.fine_tune_checkpoint:
-        ours.train_config.fine_tune_checkpoint = ours.train_config.fine_tune_checkpoint.replace("R-101", "R-50")
+        weights = ours.train_config.fine_tune_checkpoint
+        for deeper, shallower in WEIGHTS.items():
+            weights = weights.replace(deeper, shallower)
+        ours.train_config.fine_tune_checkpoint = weights
     assert ours == config.load_config(str(path.with_name(DEEPER.sub("resnet50", path.name))))
 
 
