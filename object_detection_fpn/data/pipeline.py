@@ -185,13 +185,13 @@ def make_dataset(
             return batch
 
         # Its workers get the options that are set here, not those below.
-        batches = batches.with_options(_untuned())
+        batches = batches.with_options(reader.untuned())
         batches = data_service.watch(data_service.distribute(batches, service), service).map(report_issues)
 
     if is_training and reading.num_epochs == 0:
         # Filters hide that there is no end, for which several workers would prepare; that cannot be done with fields of None.
         batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    options = _untuned()
+    options = reader.untuned()
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
     )  # `input_context` did it
@@ -292,15 +292,6 @@ def _read_streams(
         return read_images(order_seed, base_seed)
 
     return data_service.in_streams(read_stream, num_streams=num_streams)
-
-
-def _untuned() -> tf.data.Options:
-    """Options by which parallel calls are as many as cores."""
-    # TensorFlow 2.20's thread that tunes their number sometimes misses that its iterator is deleted, which waits for it: at
-    # the end of training or evaluation, or of a worker of a data service, all stood still for up to a minute.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
 
 
 def _base_seed(seed: int, input_context: tf.distribute.InputContext | None) -> tf.Tensor:

@@ -41,14 +41,34 @@ def check_usable(
     Raises:
         failures.DataError: if none of these records has such an object; it gives the reasons, with share and first value.
     """
-    # One file first: reading a few records of each of many remote files takes time, and is seldom needed.
-    for num_readers, most in ((1, _FIRST_RECORDS), (min(len(files), _MOST_READERS), most_records)):
-        records = reader.read_records(files, num_readers=num_readers).take(min(most, most_records))
-        tally = _Tally(DataReport(decoding.label_to_id or ()))
-        if any(_is_usable(record, tally, decoding, label_table) for record in records.as_numpy_iterator()):
-            return
+    # The first file first: reading a few records of each of many remote files takes time, and is seldom needed.
+    if _starts_well(files, min(_FIRST_RECORDS, most_records), decoding, label_table):
+        return
+    records = reader.read_records(files, num_readers=min(len(files), _MOST_READERS)).take(most_records)
+    tally = _Tally(DataReport(decoding.label_to_id or ()))
+    records = records.with_options(reader.untuned()).as_numpy_iterator()
+    if any(_is_usable(record, tally, decoding, label_table) for record in records):
+        return
     if tally.num_records:
         raise failures.DataError(_explain(files, tally))
+
+
+def _starts_well(
+    files: Sequence[RecordFile],
+    num_records: int,
+    decoding: decoder.Decoding,
+    label_table: tf.lookup.StaticHashTable | None,
+) -> bool:
+    """Whether the first records tell that training is possible, or a file among them has an error for the pipeline to name."""
+    # TensorFlow's own reader, which does not name places, starts in a tenth of the time.
+    paths = [file.path for file in files[:num_records] if file.compression == files[0].compression]
+    first = tf.data.TFRecordDataset(paths, files[0].compression).take(num_records).with_options(reader.untuned())
+    tally = _Tally(DataReport(decoding.label_to_id or ()))
+    try:
+        records = (reader.Record(serialized, b"", np.int64(0)) for serialized in first.as_numpy_iterator())
+        return any(_is_usable(record, tally, decoding, label_table) for record in records)
+    except tf.errors.OpError:
+        return True
 
 
 @dataclasses.dataclass

@@ -20,6 +20,8 @@ from object_detection_fpn.protos import (
     pipeline_pb2,
 )
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 MODEL = """
 image_resizer { identity_resizer { } }
 feature_extractor {

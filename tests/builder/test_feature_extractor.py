@@ -12,6 +12,8 @@ from object_detection_fpn.modeling import fpn, layers
 from object_detection_fpn.modeling.backbones import backbone, resnet_v1
 from object_detection_fpn.protos import faster_rcnn_pb2
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 RESNET50 = 'type: "faster_rcnn_resnet50_fpn_keras" fpn { min_level: 2 max_level: 6 additional_layer_depth: 8 }'
 BACKBONES = dict(builder.BACKBONES)  # before any test replaces them
 

@@ -15,6 +15,8 @@ from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.ops import box_coder
 from object_detection_fpn.records import Inputs
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 OPTIONS = """
 first_stage_anchor_generator { multiscale_anchor_generator { offset: 0 round_corners: true stride_of_image: true } }
 first_stage_minibatch_size: 24

@@ -251,6 +251,7 @@ def test_convert_writes_records_and_label_map(shapes_data, tmp_path, capsys):
     assert "circle" in (tmp_path / "label_map.pbtxt").read_text()
 
 
+@pytest.mark.no_cover
 def test_ctrl_c_saves_and_says_how_to_go_on(small_overrides, tmp_path):
     model_dir = tmp_path / "model"
     command = [sys.executable, "-m", "object_detection_fpn.cli", "train", "--config", RECIPE]

@@ -90,6 +90,7 @@ def test_pixels_are_those_of_the_stored_image(write_records, make_record, encode
 
 
 @pytest.mark.parametrize("resizer, size", [(STATIC, 32), (DYNAMIC, None)])
+@pytest.mark.no_cover
 def test_shapes_are_static_where_the_resizer_is(numbered, resizer, size):
     path = numbered(3)
     for is_training in (True, False):
@@ -125,6 +126,7 @@ def test_a_dynamic_batch_is_padded_with_the_resizers_value(write_records, make_r
         assert np.all(image[height:] == [124, 116, 104]) and np.all(image[:, width:] == [124, 116, 104])
 
 
+@pytest.mark.no_cover
 def test_drawn_sizes_follow_the_seed_and_boxes_the_size(write_records, make_record, encode_image):
     path = write_records([make_record([(0.0, 0.5, 0.5, 1.0)], [2], image=encode_image(20, 40))])
     resizer = resize.keep_aspect_ratio(min_dimension=16, max_dimension=64, min_dimensions=(8, 24, 32))
@@ -137,6 +139,7 @@ def test_drawn_sizes_follow_the_seed_and_boxes_the_size(write_records, make_reco
         np.testing.assert_allclose(batch.groundtruth.boxes[0, 0], [0, width / 2, height / 2, width], rtol=1e-6)
 
 
+@pytest.mark.no_cover
 def test_evaluation_goes_through_the_data_once_in_order_and_fills_the_last_batch(numbered):
     numbered(6, "a-0.tfrecord", 0)
     pattern = numbered(5, "a-1.tfrecord", 6).replace("a-1", "a-*")
@@ -152,6 +155,7 @@ def test_evaluation_goes_through_the_data_once_in_order_and_fills_the_last_batch
 
 
 @pytest.mark.parametrize("num_records, num_batches", [(1, 4), (8, 4), (9, 8), (16, 8)])
+@pytest.mark.no_cover
 def test_all_replicas_get_the_same_number_of_evaluation_batches(numbered, num_records, num_batches):
     context = tf.distribute.InputContext(num_input_pipelines=1, input_pipeline_id=0, num_replicas_in_sync=4)
     batches = list(make(numbered(num_records), batch_size=8, input_context=context))
@@ -167,6 +171,7 @@ def test_filling_rows_never_enlarge_a_dynamic_batch(write_records, make_record, 
     assert batch.is_padding.numpy().tolist() == [False, True, True]
 
 
+@pytest.mark.no_cover
 def test_training_without_end_says_so_which_several_workers_need(numbered):
     path = numbered(4)
     assert make(path, is_training=True).cardinality() == tf.data.INFINITE_CARDINALITY
@@ -174,6 +179,7 @@ def test_training_without_end_says_so_which_several_workers_need(numbered):
     assert make(path).cardinality() != tf.data.INFINITE_CARDINALITY
 
 
+@pytest.mark.no_cover
 def test_training_repeats_every_record_once_an_epoch(numbered):
     dataset = make(numbered(6), is_training=True, batch_size=3, shuffle_buffer_size=1, num_epochs=3, seed=0)
     ids = ids_of(dataset)
@@ -182,11 +188,13 @@ def test_training_repeats_every_record_once_an_epoch(numbered):
 
 
 @pytest.mark.parametrize("drop_remainder, num_rows", [(True, 4), (False, 6)])
+@pytest.mark.no_cover
 def test_finite_training_drops_the_remainder_if_asked(numbered, drop_remainder, num_rows):
     dataset = make(numbered(6), is_training=True, num_epochs=1, drop_remainder=drop_remainder)
     assert len(ids_of(dataset)) == num_rows
 
 
+@pytest.mark.no_cover
 def test_equal_seeds_give_equal_training_batches_and_others_do_not(numbered):
     numbered(10, "s-0.tfrecord")
     pattern = numbered(10, "s-1.tfrecord", 10).replace("s-1", "s-*")
@@ -209,6 +217,7 @@ def test_equal_seeds_give_equal_training_batches_and_others_do_not(numbered):
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.no_cover
 def test_pipelines_of_one_seed_augment_differently(numbered):
     path = numbered(1)
     images = []
@@ -221,12 +230,14 @@ def test_pipelines_of_one_seed_augment_differently(numbered):
     assert not np.array_equal(images[0], images[1])
 
 
+@pytest.mark.no_cover
 def test_augmentation_differs_between_visits_of_the_same_image(numbered):
     crop = functools.partial(crops.random_crop_image, min_object_covered=0.1)
     batch = next(iter(make(numbered(1), is_training=True, seed=3, augmentations=[crop])))
     assert len({image.numpy().tobytes() for image in batch.inputs.images}) == 4
 
 
+@pytest.mark.no_cover
 def test_evaluation_never_augments(numbered):
     path = numbered(2)
     flip = functools.partial(geometry.random_horizontal_flip, probability=1.0)
@@ -234,12 +245,14 @@ def test_evaluation_never_augments(numbered):
     np.testing.assert_array_equal(plain, flipped)
 
 
+@pytest.mark.no_cover
 def test_shuffle_can_be_turned_off(numbered):
     path = numbered(8)
     assert ids_of(make(path, is_training=True, shuffle=False, seed=0).take(2)) == [str(i) for i in range(8)]
     assert ids_of(make(path, is_training=True, shuffle=True, seed=0).take(2)) != [str(i) for i in range(8)]
 
 
+@pytest.mark.no_cover
 def test_files_are_drawn_from_a_buffer_of_their_names(numbered):
     for i in range(8):
         numbered(1, f"file-{i}.tfrecord", i)
@@ -252,6 +265,7 @@ def test_files_are_drawn_from_a_buffer_of_their_names(numbered):
 
 
 @pytest.mark.parametrize("folder", ["", "cache"])
+@pytest.mark.no_cover
 def test_a_cache_reads_the_files_once(numbered, tmp_path, folder):
     path = numbered(6)
     place = str(tmp_path / folder) if folder else ""
@@ -322,6 +336,7 @@ def test_crowd_difficult_group_area_and_scores_reach_the_batch(write_records, ma
     np.testing.assert_allclose(truth.class_scores[0, 0], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
 
 
+@pytest.mark.no_cover
 def test_class_scores_reach_the_batch_only_as_targets(write_records, make_record):
     path = write_records([make_record(more={"image/object/class/multiclass_scores": [0.2, 0.3, 0.5]})])
     for options, expected in (
@@ -337,6 +352,7 @@ def test_class_scores_reach_the_batch_only_as_targets(write_records, make_record
                 assert scores.shape == (4, 5, 4) and not np.any(scores[0, 1:])
 
 
+@pytest.mark.no_cover
 def test_objects_of_one_box_are_merged_after_augmentation(write_records, make_record):
     box, other = (0.1, 0.1, 0.5, 0.5), (0.1, 0.1, 0.5, 0.9)
     path = write_records([make_record([box, other, box], [1, 2, 3])])
@@ -348,6 +364,7 @@ def test_objects_of_one_box_are_merged_after_augmentation(write_records, make_re
 
 
 @pytest.mark.parametrize("resizer", [STATIC, DYNAMIC])
+@pytest.mark.no_cover
 def test_labeled_classes_reach_the_batch(write_records, make_record, resizer):
     path = write_records([make_record(more={"image/class/label": [2]})])
     (batch,) = make(path, batch_size=2, resizer=resizer, load_labeled_classes=True)
@@ -356,6 +373,7 @@ def test_labeled_classes_reach_the_batch(write_records, make_record, resizer):
     assert batch.labeled_classes is None
 
 
+@pytest.mark.no_cover
 def test_names_and_additional_channels_reach_the_batch(write_records, make_record, encode_image):
     more = {
         "image/object/class/text": [b"dog"],
@@ -367,6 +385,7 @@ def test_names_and_additional_channels_reach_the_batch(write_records, make_recor
     assert batch.groundtruth.classes[0, 0] == 1
 
 
+@pytest.mark.no_cover
 def test_grayscale_batches_have_one_channel(numbered):
     (batch,) = make(numbered(1), resizer=resize.fixed_shape(height=8, width=8, convert_to_grayscale=True), batch_size=2)
     assert batch.inputs.images.shape == (2, 8, 8, 1)
@@ -374,6 +393,7 @@ def test_grayscale_batches_have_one_channel(numbered):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 10000), (10000, 20)])
+@pytest.mark.no_cover
 def test_images_of_extreme_size_train(write_records, make_record, encode_image, size):
     path = write_records([make_record([(0.0, 0.0, 1.0, 1.0)], image=encode_image(*size))])
     augmentations = [geometry.random_horizontal_flip, geometry.random_image_scale, crops.random_crop_image]
@@ -382,6 +402,7 @@ def test_images_of_extreme_size_train(write_records, make_record, encode_image, 
     np.testing.assert_allclose(batch.groundtruth.boxes[:, 0, 2:], batch.inputs.true_shapes[:, :2], rtol=1e-5)
 
 
+@pytest.mark.no_cover
 def test_errors_inside_a_compiled_loop_still_name_the_record(write_records, make_record, encode_image):
     jpeg = encode_image(64, 64)
     path = write_records([make_record(), make_record(image=jpeg[:300], source_id="cut"), make_record()])
@@ -402,6 +423,7 @@ def test_errors_inside_a_compiled_loop_still_name_the_record(write_records, make
 
 @pytest.mark.parametrize("is_training", [True, False])
 @pytest.mark.parametrize("sample_1_of_n", [1, 9])
+@pytest.mark.no_cover
 def test_a_truncated_file_is_an_error_that_names_it(numbered, is_training, sample_1_of_n):
     path = numbered(4)
     options = {"is_training": is_training, "sample_1_of_n": sample_1_of_n}
@@ -419,6 +441,7 @@ def test_no_records_is_an_error_that_names_the_patterns(write_records):
         make(write_records([]))
 
 
+@pytest.mark.no_cover
 def test_training_without_any_object_is_refused_and_evaluation_is_not(write_records, make_record):
     path = write_records([make_record([], [])] * 3)
     with pytest.raises(failures.DataError, match=f"{path}: None of 3 records has an object"):
@@ -426,6 +449,7 @@ def test_training_without_any_object_is_refused_and_evaluation_is_not(write_reco
     assert len(list(make(path))) == 1
 
 
+@pytest.mark.no_cover
 def test_compressed_records_are_read_as_plain_ones(numbered):
     path = numbered(4)
     plain = ids_of(make(path))

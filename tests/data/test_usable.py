@@ -63,6 +63,7 @@ def test_no_objects_at_all_are_refused_with_the_features_that_are_there(check, t
 
 
 @pytest.mark.parametrize("box", [PIXELS, (0.0, 0.0, 100.0, 90.0)])  # the second, clipped, would be the whole image
+@pytest.mark.no_cover
 def test_boxes_in_pixels_are_refused(check, tmp_path, box):
     found = check([record(box, box), record(box)])
     how = "dropped: lies outside the image" if box == PIXELS else "clipped: reaches beyond the image"
@@ -78,6 +79,7 @@ def test_boxes_in_pixels_are_refused(check, tmp_path, box):
     "name, cause",
     [(b"Cat", "The label map has 'cat': names must be equal"), (b"cow", "The label map has 'cat', 'dog'.")],
 )
+@pytest.mark.no_cover
 def test_names_that_the_label_map_does_not_have_are_refused(check, name, cause):
     found = check([record(GOOD, labels=[], more={TEXT: [name]})], NAMES)
     assert (

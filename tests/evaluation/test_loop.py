@@ -206,7 +206,7 @@ def test_losses_of_each_image_compile_under_xla():
     step = make_eval_step(model=FixedModel())
     # Their hundredths are binary fractions: XLA adds up the pixels in an order of its own.
     batch = next(iter(make_batches([25, 50], num_boxes=[1, 3])))._replace(source_id=None, is_padding=None)
-    compiled = tf.function(step.run, jit_compile=True)
+    compiled = tf.function(step.run, jit_compile=True, autograph=False)
     _, losses = compiled(batch)
     assert losses[BOX_LOSS].numpy().tolist() == [1, 3]
     assert losses[RPN_LOSS].numpy() == pytest.approx([0.25, 0.5])

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.execution import Execution
 from object_detection_fpn.interop import classification, sources
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling import layers
@@ -83,7 +84,9 @@ def build(build_small):
     """A model of one stage with ResNet-50 and an own specification of its normalization."""
 
     def make(depth=50, max_level=5, is_bgr=False, **norm):
-        spec = layers.LayerSpec(norm=layers.BatchNormSpec(**{"epsilon": 1e-5, "scale": True, **norm}))
+        spec = layers.LayerSpec(
+            norm=layers.BatchNormSpec(**{"epsilon": 1e-5, "scale": True, **norm}), execution=Execution(is_restored=True)
+        )
         backbone = functools.partial(resnet_v1.resnet_v1, depth)
         return build_small(
             backbone=lambda max_level, num_channels, **_: backbone(

@@ -140,7 +140,7 @@ class _ApiModule(tf.Module):
         super().__init__()
         self._model = model
 
-    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)], autograph=False)
     def __call__(self, input_tensor):
         return {"sum": self._model(tf.cast(input_tensor, tf.float32))}
 

@@ -120,7 +120,7 @@ def test_pad_to_multiple_below_one_is_refused(make_extractor):
 def test_one_trace_with_unknown_sizes_serves_every_size(make_extractor):
     extractor = make_extractor()
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])], autograph=False)
     def extract(images):
         return extractor(images, training=False)
 
@@ -133,7 +133,7 @@ def test_one_trace_with_unknown_sizes_serves_every_size(make_extractor):
 
 def test_known_image_sizes_give_known_level_sizes_in_a_graph(make_extractor):
     extractor = make_extractor()
-    trace = tf.function(lambda images: extractor(images, training=True)).get_concrete_function(
+    trace = tf.function(lambda images: extractor(images, training=True), autograph=False).get_concrete_function(
         tf.TensorSpec([2, 70, 97, 3])
     )
     assert [tuple(shape) for shape in trace.output_shapes] == [
@@ -173,14 +173,14 @@ def test_upsampling_is_nearest_neighbour(height, width, filters):
 
 def test_upsampling_of_unknown_sizes():
     features = random_images(3, 5)
-    dynamic = tf.function(fpn.upsample_nearest, input_signature=[tf.TensorSpec([None, None, None, 3])])
+    dynamic = tf.function(fpn.upsample_nearest, input_signature=[tf.TensorSpec([None, None, None, 3])], autograph=False)
     np.testing.assert_array_equal(dynamic(features), fpn.upsample_nearest(features))
 
 
 def test_the_gradient_of_upsampling_compiles_and_sums_each_cell_of_four():
     upstream = random_images(6, 8)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def gradient(features):
         with tf.GradientTape() as tape:
             tape.watch(features)

@@ -23,13 +23,13 @@ def test_anchors_are_centred_on_cells_with_the_areas_and_shapes_asked_for():
 def test_number_of_anchors_is_static_for_static_sizes_and_right_for_dynamic_ones():
     shapes = []
 
-    @tf.function
+    @tf.function(autograph=False)
     def static():
         anchors = anchor_ops.multiscale_anchors([(4, 4), (2, 2)], **_SPEC)
         shapes.append(anchors.shape)
         return anchors
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
     def dynamic(side):
         return anchor_ops.multiscale_anchors([(side, side), (side // 2, side // 2)], **_SPEC)
 
@@ -37,7 +37,7 @@ def test_number_of_anchors_is_static_for_static_sizes_and_right_for_dynamic_ones
     assert shapes[0] == (120, 4)
     np.testing.assert_array_equal(dynamic(tf.constant(4)), expected)
     assert dynamic(tf.constant(8)).shape == (480, 4)
-    np.testing.assert_allclose(tf.function(static, jit_compile=True)(), expected, rtol=1e-6)
+    np.testing.assert_allclose(tf.function(static, jit_compile=True, autograph=False)(), expected, rtol=1e-6)
 
 
 def test_cells_without_extent_have_no_anchors():
@@ -80,7 +80,7 @@ def test_anchors_are_those_of_other_libraries(golden_dir, library, is_static):
         return anchor_ops.multiscale_anchors(sizes, **_FPN, **_LIBRARIES[library])
 
     sizes = [tuple(size) for size in golden["grid_224x288"].tolist()]
-    anchors = generate(sizes) if is_static else tf.function(generate)(tf.constant(sizes))
+    anchors = generate(sizes) if is_static else tf.function(generate, autograph=False)(tf.constant(sizes))
     xyxy = golden[f"{library}_224x288"]  # every 5th
     np.testing.assert_allclose(anchors[::5], xyxy[:, [1, 0, 3, 2]], rtol=1e-6, atol=1e-4)
 

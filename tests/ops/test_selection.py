@@ -40,8 +40,10 @@ def test_compiled_and_of_unknown_shape_the_same_are_selected():
         return selection.find_marked(marks, 40)
 
     values, count = np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32), np.array([0, 17, 40], np.int32)
-    compiled = tf.function(run, jit_compile=True)
-    unknown = tf.function(run, input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32)])
+    compiled = tf.function(run, jit_compile=True, autograph=False)
+    unknown = tf.function(
+        run, input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32)], autograph=False
+    )
     expected = np.full((3, 40), 1000)
     for row, num in enumerate(count):
         expected[row, :num] = np.sort(np.argsort(-values[row])[:num])

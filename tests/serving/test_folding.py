@@ -74,6 +74,7 @@ def assert_close(actual, expected):
             np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4 * max(1.0, np.abs(e).max()))
 
 
+@pytest.mark.no_cover
 def test_detections_are_those_of_the_model(small):
     expected = predict(small)
     with Folding(small):
@@ -121,6 +122,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES)
+@pytest.mark.no_cover
 def test_backbones_fold_whole(make):
     backbone = fill(make())
     folding = Folding(backbone)

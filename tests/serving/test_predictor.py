@@ -66,7 +66,9 @@ def test_folder_without_saved_model_is_refused(tmp_path):
 
 def test_saved_model_of_something_else_is_refused(tmp_path):
     module = tf.Module()
-    module.double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([], tf.float32, name="x")])
+    module.double = tf.function(
+        lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([], tf.float32, name="x")], autograph=False
+    )
     tf.saved_model.save(module, str(tmp_path), signatures=module.double)
     with pytest.raises(
         ValueError, match=r"no exported detector: .* takes \['x'\] and gives \['y'\]. Wanted: input_tensor"

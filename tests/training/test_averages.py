@@ -45,7 +45,7 @@ def test_averages_follow_on_two_replicas(two_cpus):
     def update():
         optimizer.apply_gradients([(tf.ones(1), variable)])  # and returns nothing, for `run` takes no operation
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         two_cpus.run(update)
 

@@ -187,11 +187,13 @@ def test_two_replicas_train_like_one(make_run, tmp_path, two_cpus):
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.no_cover
 def test_replicas_draw_different_random_numbers(make_run, tmp_path, two_cpus):
     one, two = make_run(tmp_path / "one", noise=1.0), make_run(tmp_path / "two", noise=1.0, strategy=two_cpus)
     assert one.train(1).losses[LOCALIZATION] != pytest.approx(two.train(1).losses[LOCALIZATION], rel=1e-3)
 
 
+@pytest.mark.no_cover
 def test_checkpoint_of_one_replica_is_resumed_by_two(make_run, tmp_path, two_cpus):
     make_run(tmp_path).train(3)
     one = make_run(tmp_path)
@@ -207,6 +209,7 @@ def test_checkpoint_of_one_replica_is_resumed_by_two(make_run, tmp_path, two_cpu
 
 
 @pytest.mark.parametrize("on_two", [False, True])
+@pytest.mark.no_cover
 def test_compiled_step_equals_plain_step(make_run, tmp_path, two_cpus, on_two):
     strategy = two_cpus if on_two else None
     plain = make_run(tmp_path / "plain", strategy=strategy)

@@ -79,7 +79,9 @@ def test_optimizer_follows_its_formula(name, compiled):
     optimizer.build([variable])
     assert set(optimizer.get_slot_names()) == slots
     num_variables = len(optimizer.variables())
-    apply = tf.function(lambda gradient: apply_gradients(optimizer, [(gradient, variable)]), jit_compile=compiled)
+    apply = tf.function(
+        lambda gradient: apply_gradients(optimizer, [(gradient, variable)]), jit_compile=compiled, autograph=False
+    )
     gradients = np.array([[0.5, 1.0], [-1.5, 2.0], [0.25, 0.0]], np.float32)
     for gradient in gradients:
         apply(tf.constant(gradient))
@@ -97,7 +99,9 @@ def test_averages_decay_as_in_the_object_detection_api(name, compiled):
     optimizer.build([variable])
     assert set(optimizer.get_slot_names()) == slots | {"average"}
     optimizer.start_averages([variable])
-    apply = tf.function(lambda: apply_gradients(optimizer, [(tf.ones(2), variable)]), jit_compile=compiled)
+    apply = tf.function(
+        lambda: apply_gradients(optimizer, [(tf.ones(2), variable)]), jit_compile=compiled, autograph=False
+    )
     average = variable.numpy()
     for num_updates in range(1, 5):
         apply()

@@ -66,6 +66,15 @@ class RecordIssues(NamedTuple):
     """The record before this one if it did not decode, else one that is empty."""
 
 
+def untuned() -> tf.data.Options:
+    """Options by which parallel calls are as many as cores."""
+    # TensorFlow 2.20's thread that tunes their number sometimes misses that its iterator is deleted, which waits for it: at
+    # the end of training or evaluation, or of a worker of a data service, all stood still for up to a minute.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
+
+
 def read_records(
     files: Sequence[RecordFile],
     *,

@@ -16,6 +16,7 @@ HEIGHT, WIDTH = 60, 80
     "flip", [geometry.random_horizontal_flip, geometry.random_vertical_flip, geometry.random_rotation90]
 )
 @pytest.mark.parametrize("probability, low, high", [(0.0, 0, 0), (0.3, 15, 45), (1.0, 100, 100)])
+@pytest.mark.no_cover
 def test_probability_is_that_of_a_change(draw_example, flip, probability, low, high):
     before = draw_example([(5, 5, 25, 25)], HEIGHT, WIDTH)
     changed = [

@@ -29,6 +29,7 @@ def sizes(augment, example, num=60, **settings):
         ),
     ],
 )
+@pytest.mark.no_cover
 def test_padded_sizes_lie_in_their_range_without_its_upper_end(draw_example, settings, low, high):
     found = sizes(pad.random_pad_image, draw_example([], 20, 30), **settings)
     margin = 0.15 * (np.array(high) - low)
@@ -103,6 +104,7 @@ def test_colours_that_do_not_fit_the_channels_are_refused(draw_example, pad_colo
         (0.5, (1.0, 1.0), (1.0, 1.0), (60, 30), (60, 30)),
     ],
 )
+@pytest.mark.no_cover
 def test_padding_to_an_aspect_ratio_is_black_below_and_to_the_right(
     draw_example, find_box, aspect_ratio, low_ratio, high_ratio, low, high
 ):

@@ -34,6 +34,7 @@ def test_a_black_patch_is_a_square_of_the_shorter_side(gray, ratio, side):
 @pytest.mark.parametrize(
     "max_black_patches, probability, low, high", [(0, 1, 0, 0), (5, 0, 0, 0), (5, 1, 5, 5), (5, 0.5, 2, 3)]
 )
+@pytest.mark.no_cover
 def test_black_patches_are_as_many_as_asked(gray, max_black_patches, probability, low, high):
     num_pixels = [
         changed(

@@ -75,6 +75,7 @@ def test_compression_is_known_at_every_level(level):
 
 
 @pytest.mark.parametrize("length", [0x088B1F, 0x9C78, 0x0178, 0xDA78, 0x5E78, 17])
+@pytest.mark.no_cover
 def test_a_length_that_looks_like_the_mark_of_a_compressed_file_is_none(tmp_path, write_records, length):
     record = b"x" * length
     listing = files.list_record_files([write_records([record])])

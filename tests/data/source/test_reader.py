@@ -12,6 +12,8 @@ from object_detection_fpn.data import decoder, failures
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.source import files, reader
 
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
+
 
 @pytest.fixture
 def three_files(write_records):

@@ -117,6 +117,7 @@ def numbered(write_records, make_record):
     return write
 
 
+@pytest.mark.no_cover
 def test_two_workers_give_every_record_once_a_stream(address, numbered):
     """One file, two workers, three passes: nothing is lost, doubled, or in the same order twice."""
     tf.random.set_seed(0)  # as `jobs.train` sets it
@@ -131,6 +132,7 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
     assert batches[0].groundtruth.class_scores is None and batches[0].source_id is None
 
 
+@pytest.mark.no_cover
 def test_endless_streams_differ_from_each_other(address, numbered):
     path = numbered(12)
     seen = areas(make(path, address, name="endless", shuffle_buffer_size=12).take(12))
@@ -139,6 +141,7 @@ def test_endless_streams_differ_from_each_other(address, numbered):
     assert len(set(quarters)) == 12  # no worker repeats another one's batch
 
 
+@pytest.mark.no_cover
 def test_pipelines_of_one_job_share_its_batches(address, numbered):
     path = numbered(12)
     pipelines = []
@@ -156,6 +159,7 @@ def test_pipelines_of_one_job_share_its_batches(address, numbered):
 
 
 @pytest.mark.parametrize("resizer", [None, resize.keep_aspect_ratio(min_dimension=16, max_dimension=64)])
+@pytest.mark.no_cover
 def test_what_was_dropped_elsewhere_is_counted_here(address, write_records, make_record, resizer, monkeypatch):
     lines = []
     add = DataReport.add
@@ -177,6 +181,7 @@ def test_what_was_dropped_elsewhere_is_counted_here(address, write_records, make
 
 
 @pytest.mark.parametrize("num_epochs", [0, 2])
+@pytest.mark.no_cover
 def test_a_record_that_does_not_decode_elsewhere_is_named_here(address, write_records, make_record, num_epochs):
     bad = make_record(image=b"garbage", source_id="bad")
     path = write_records([make_record(), bad, *[make_record()] * 6])
@@ -186,6 +191,7 @@ def test_a_record_that_does_not_decode_elsewhere_is_named_here(address, write_re
     assert words.startswith(f"{path}, record 1 (source_id bad): image/encoded (7 bytes beginning with")
 
 
+@pytest.mark.no_cover
 def test_a_broken_file_is_named_here(address, write_records, make_record):
     path = write_records([make_record()] * 3)
     with open(path, "r+b") as file:
@@ -195,12 +201,14 @@ def test_a_broken_file_is_named_here(address, write_records, make_record):
     assert failures.error_message(caught.value).startswith(f"{path}: truncated or corrupted at byte")
 
 
+@pytest.mark.no_cover
 def test_weights_hold_elsewhere_too(address, numbered):
     paths = [numbered(4, name="few.tfrecord"), numbered(40, name="many.tfrecord")]
     seen = areas(make(paths, address, name="weights", sample_from_datasets_weights=[1.0, 0.0], batch_size=10).take(4))
     assert set(seen) == set(range(4))
 
 
+@pytest.mark.no_cover
 def test_training_by_a_service_goes_through_all_steps(address, tiny_resnet18, untraced, small_overrides, tmp_path):
     """Three processes: this one trains, the workers read, augment and batch."""
     recipe = recipes.recipe_path("faster_rcnn_resnet18_fpn_shapes_160x160")
@@ -278,6 +286,7 @@ def test_what_is_no_address_is_refused(text):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.no_cover
 def test_servers_end_at_a_signal(signum):
     process = start("dispatcher", "--port", "0")
     try:
@@ -290,6 +299,7 @@ def test_servers_end_at_a_signal(signum):
         process.kill()
 
 
+@pytest.mark.no_cover
 def test_a_worker_without_dispatcher_ends_with_one_line():
     process = start("worker", "--dispatcher", "localhost:1", timeout=0.2)
     _, words = process.communicate(timeout=60)

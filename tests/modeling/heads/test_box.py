@@ -152,7 +152,7 @@ def test_convolutions_compile_and_compute_in_bfloat16():
         hidden, layers.LayerSpec(execution=execution), num_convolutions=2, convolution_depth=8, num_dense_layers=1
     )
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def step(inputs):
         with tf.GradientTape() as tape:
             outputs = features(inputs, training=True)
@@ -215,7 +215,7 @@ def test_outputs_are_float32_under_bfloat16():
 
 def test_shapes_in_a_graph_are_as_known_as_those_of_the_features():
     head = make_head()
-    call = tf.function(lambda features: run(head, features))
+    call = tf.function(lambda features: run(head, features), autograph=False)
     known = call.get_concrete_function(tf.TensorSpec([2, 5, 3, 3, 4])).output_shapes
     assert [shape.as_list() for shape in known] == [[2, 5, 7], [2, 5, 6, 4]]
     unknown = call.get_concrete_function(tf.TensorSpec([None, None, 3, 3, 4]))

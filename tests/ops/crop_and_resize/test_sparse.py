@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from object_detection_fpn.ops.crop_and_resize import kernel, sparse, static
+
+pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
 
 def test_beyond_the_border_sparse_and_kernel_give_the_same(crop, random_case):

@@ -9,7 +9,7 @@ def test_program_does_not_grow_with_the_batch(random_case):
     def num_lines(batch):
         pyramid, boxes, levels = random_case(batch=batch)
 
-        @tf.function(jit_compile=True)
+        @tf.function(jit_compile=True, autograph=False)
         def run(pyramid, boxes, levels):
             with tf.GradientTape() as tape:
                 tape.watch(pyramid)

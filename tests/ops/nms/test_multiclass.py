@@ -38,6 +38,7 @@ def test_multiclass_suppresses_clips_drops_and_merges(mode, num_box_classes, mul
             np.testing.assert_array_equal(values[num:], np.zeros_like(values[num:]))
 
 
+@pytest.mark.no_cover
 def test_rois_beyond_the_valid_ones_take_no_part(mode, multiclass, random_boxes):
     rng = np.random.default_rng(2)
     boxes, scores = random_boxes(rng, (2, 20, 1)), rng.uniform(0.2, 1.0, (2, 20, 3)).astype(np.float32)
@@ -56,6 +57,7 @@ def test_more_detections_asked_than_candidates_are_padding(mode, multiclass):
     assert detections.boxes.shape == (1, 12, 4)
 
 
+@pytest.mark.no_cover
 def test_class_agnostic_lets_each_roi_speak_once(mode, multiclass):
     boxes = tf.constant([[[[0.0, 0, 10, 10]], [[0.0, 0, 10, 9]], [[20.0, 20, 30, 30]]]])
     scores = tf.constant([[[0.5, 0.6], [0.7, 0.2], [0.3, 0.05]]])
@@ -79,6 +81,7 @@ def test_class_agnostic_takes_the_box_of_the_best_class(mode, multiclass):
     np.testing.assert_array_equal(detections.boxes[0, 0], [0, 0, 2, 2])
 
 
+@pytest.mark.no_cover
 def test_soft_nms_decays_scores_as_the_kernel_does(multiclass, random_boxes):
     rng = np.random.default_rng(3)
     boxes, scores = random_boxes(rng, (2, 40, 2), side=300.0), rng.random((2, 40, 2)).astype(np.float32)
@@ -183,6 +186,7 @@ def base(integer_case, multiclass):
 
 
 @pytest.mark.parametrize("changes", _CHANGES, ids=lambda changes: ", ".join(f"{k}={v}" for k, v in changes.items()))
+@pytest.mark.no_cover
 def test_every_setting_means_the_same_in_both_implementations(changes, integer_case, base, multiclass):
     *case, num_valid = integer_case
     expected, found = (
@@ -215,6 +219,7 @@ def test_clipped_boxes_may_overlap_more(mode, multiclass):
     assert multiclass(boxes, scores, window, mode=mode, clip_before_suppression=True).num == [1]
 
 
+@pytest.mark.no_cover
 def test_boxes_with_a_short_side_suppress_nothing(mode, multiclass):
     """The best box is 2 wide within the window, and would suppress the second."""
     boxes = tf.constant([[[[0.0, -8, 10, 2]], [[0.0, 0, 10, 3]], [[0.0, 20, 2, 25]]]])

@@ -25,7 +25,7 @@ def test_program_does_not_grow_with_the_batch():
         def suppress(boxes, scores):
             return nms.batched_nms(boxes, scores, max_outputs=20, iou_threshold=0.5, score_threshold=0.0, static=True)
 
-        run = tf.function(suppress, jit_compile=True)
+        run = tf.function(suppress, jit_compile=True, autograph=False)
         program = run.experimental_get_compiler_ir(tf.zeros([batch, 90, 4]), tf.zeros([batch, 90]))(stage="hlo")
         return len(program.splitlines())
 
@@ -36,7 +36,7 @@ def test_large_rows_are_not_sorted_whole():
     def suppress(boxes, scores):
         return nms.batched_nms(boxes, scores, max_outputs=300, iou_threshold=0.7, score_threshold=0.0, static=True)
 
-    run = tf.function(suppress, jit_compile=True)
+    run = tf.function(suppress, jit_compile=True, autograph=False)
     program = run.experimental_get_compiler_ir(tf.zeros([1, 20000, 4]), tf.zeros([1, 20000]))(stage="hlo")
     sorts = re.findall(r" = \(f32\[([\d,]+)\]\S*, .*\) sort\(", program)
     assert set(sorts) == {"1,4096"}
