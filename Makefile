@@ -13,8 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check
 MIN_COVERAGE := 93
-# Most of a test's time is TensorFlow tracing Python on one core.
-PROCESSES ?= 2
+# Most of a test's time is TensorFlow tracing Python on one core; some wait for other processes, so one more than two cores.
+PROCESSES ?= 3
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

@@ -61,19 +61,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 COMMANDS = {
     "eight_images": ("eight_images",),
     "recipe": ("api", "recipe"),
-    "groups": (
-        "api",
-        "roi",
-        "rpn",
-        "fpn",
-        "losses",
-        "giou",
-        "shared_boxes",
-        "box_head",
-        "jitter",
-        "multi_scale",
-        "recipe",
-    ),
+    "groups": ("api", "rpn", "roi", "losses", "shared_boxes", "giou", "box_head", "fpn", "jitter", "multi_scale"),
     "custom_backbone": ("custom_backbone",),
 }
 _ON_EIGHT_IMAGES = ("eight_images", "custom_backbone")

@@ -70,3 +70,17 @@ def test_many_small_images_are_taken_in_groups(batch):
 def test_a_batch_without_images():
     outputs = winograd.conv2d(tf.zeros([0, 8, 8, 2]), tf.zeros([3, 3, 2, 3]))
     assert outputs.shape == (0, 8, 8, 3)
+
+
+def test_a_graph_holds_the_algorithm_once():
+    """Whatever the sizes: one call for each convolution, and one loop for all of them."""
+
+    @tf.function(autograph=False)
+    def convolve_twice():
+        once = winograd.conv2d(tf.zeros([2, 9, 9, 2]), tf.zeros([3, 3, 2, 4]))
+        return winograd.conv2d(once[:, ::2, ::2], tf.zeros([3, 3, 4, 3]))
+
+    graph = convolve_twice.get_concrete_function().graph
+    assert [op.type for op in graph.get_operations()].count("PartitionedCall") == 2
+    nodes = [node.op for function in graph.as_graph_def().library.function for node in function.node_def]
+    assert sum(op in ("While", "StatelessWhile") for op in nodes) == 1
