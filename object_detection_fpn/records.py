@@ -50,6 +50,12 @@ class Groundtruth(NamedTuple):
     """[B, G] float32, area of the object in pixels of the original image, 0 where the record has none."""
     class_scores: tf.Tensor | None = None
     """[B, G, C+1] float32, soft class targets with background first (`load_multiclass_scores`)."""
+    masks: tf.Tensor | None = None
+    """[B, G, M, M] uint8, 0 to 255: the share of each cell of `mask_frames` that belongs to the object; zeros in padding rows
+    and for objects without a mask. Rows and columns may differ in number (`mask_frame: IMAGE` of tests)."""
+    mask_frames: tf.Tensor | None = None
+    """[B, G, 4] float32, pixels of the resized, padded image: the rectangle that each mask covers. It may reach beyond the
+    image, and be larger or smaller than the box."""
 
 
 class Batch(NamedTuple):
@@ -66,6 +72,9 @@ class Batch(NamedTuple):
     """[B] bool, True for the images that only fill the last evaluation batch."""
     labeled_classes: tf.Tensor | None = None
     """[B, C] bool, the classes that somebody looked for in each image; only in evaluation, where metrics ask for it."""
+    encoded_masks: tf.Tensor | None = None
+    """[B, G] string, the masks of the records as PNG files of the size of the original image, in which all but 0 is the object;
+    empty in padding rows and for objects without a mask. Only in evaluation, for models with masks."""
 
 
 class RpnOutputs(NamedTuple):
@@ -129,6 +138,17 @@ class BoxOutputs(NamedTuple):
     """[B, R] int32, the entry of `Predictions.pyramid` from which each RoI was pooled; only if asked for."""
 
 
+class MaskOutputs(NamedTuple):
+    """What the mask head says of the RoIs that it trains on. Letters: K RoIs, M mask side."""
+
+    logits: tf.Tensor
+    """[B, K, M, M] float32, of each RoI's class."""
+    boxes: tf.Tensor
+    """[B, K, 4] float32, the RoIs in pixels; zeros in padding rows."""
+    matches: tf.Tensor
+    """[B, K] int32, the groundtruth row of each; -2 in padding rows."""
+
+
 class Predictions(NamedTuple):
     """Everything a detector computes of a batch: what its heads share, and one record for each head that it has."""
 
@@ -143,6 +163,8 @@ class Predictions(NamedTuple):
     rois: Proposals | None = None
     """The proposals (in training: the sampled ones) that the heads of the second stage saw."""
     box: BoxOutputs | None = None
+    mask: MaskOutputs | None = None
+    """Only in training; at inference only the final detections get masks."""
 
 
 class Detections(NamedTuple):
@@ -168,3 +190,5 @@ class Detections(NamedTuple):
     """[B, D, 1, 1, U] float32, what the box head's layers make of `roi_features`; only if asked for."""
     roi_features: tf.Tensor | None = None
     """[B, D, S, S, F] float32, the pyramid pooled within each detection; only if asked for."""
+    masks: tf.Tensor | None = None
+    """[B, D, M, M] float32 in [0, 1]: how sure it is that each cell of the box belongs to the object; zeros in padding rows."""
