@@ -12,6 +12,8 @@ from object_detection_fpn.ops import matching, selection
 from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import Groundtruth, MaskOutputs, Targets
 
+_ROUNDING = 1e-5  # of shares: exactly half a cell counts as half, in whatever order its samples are summed
+
 
 @dataclasses.dataclass(frozen=True)
 class MaskSampler:
@@ -26,7 +28,7 @@ class MaskSampler:
     """
 
     num_samples: int = 16
-    crop: mask_ops.MaskCrop = mask_ops.MaskCrop()
+    crop: mask_ops.MaskCrop = dataclasses.field(default_factory=mask_ops.MaskCrop)
     threshold: float | None = None
     classes_with_masks: tuple[int, ...] | None = None
     static: bool = False
@@ -43,19 +45,20 @@ class MaskSampler:
             has_mask = targets.classes[..., tf.newaxis] == tf.constant(self.classes_with_masks, tf.int32) + 1
             trains &= tf.reduce_any(has_mask, axis=-1)
         num_rois = dim(boxes, 1)
-        num_samples: int | tf.Tensor
-        if self.static:
-            num_samples = self.num_samples
-        else:
-            most = tf.reduce_max(tf.math.count_nonzero(trains, axis=1, dtype=tf.int32))
-            num_samples = tf.clip_by_value(most, 1, self.num_samples)
-        rows = selection.find_marked(trains, num_samples)  # [B, K], R where there is none
+        rows = selection.find_marked(trains, self._count(trains))  # [B, K], R where there is none
         is_real = rows < num_rois
         rows = tf.minimum(rows, num_rois - 1)
         return (
             tf.where(is_real[..., tf.newaxis], tf.gather(boxes, rows, batch_dims=1), 0.0),
             tf.where(is_real, tf.gather(targets.matches, rows, batch_dims=1), matching.IGNORED),
         )
+
+    def _count(self, trains: tf.Tensor) -> int | tf.Tensor:
+        """K, from marks [B, R] of the RoIs that may train."""
+        if self.static:
+            return self.num_samples
+        most = tf.reduce_max(tf.math.count_nonzero(trains, axis=1, dtype=tf.int32))
+        return tf.clip_by_value(most, 1, self.num_samples)
 
     def classes(self, matches: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
         """[B, K] int32, 0-based, of the objects that RoIs match; 0 in padding rows."""
@@ -82,6 +85,6 @@ class MaskSampler:
             groundtruth.masks, groundtruth.mask_frames, outputs.boxes, rows, image_size=image_size, crop=self.crop
         )
         if self.threshold is not None:
-            shares = tf.cast(shares >= self.threshold, tf.float32)
+            shares = tf.cast(shares >= self.threshold - _ROUNDING, tf.float32)
         weights = tf.gather(groundtruth.weights, rows, batch_dims=1)
         return shares, tf.where(outputs.matches >= 0, weights, 0.0)

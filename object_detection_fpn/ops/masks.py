@@ -26,8 +26,8 @@ class MaskCrop:
 
     Attributes:
         size: rows and columns of a crop.
-        kind: "roi_align" averages samples in each cell (He et al. 2017, section 3); "corners_aligned" takes one sample for each,
-            of which the outermost lie on the border of the RoI, as the Object Detection API does.
+        kind: "roi_align" averages samples in each cell (He et al. 2017, section 3); "corners_aligned" takes one for each, of
+            which the outermost lie on the border of the RoI, as the Object Detection API does.
         sampling_ratio: n of RoIAlign. 0: adaptive, the side of a cell of the crop in cells of the stored mask, rounded up.
         aligned: of RoIAlign: the value of a pixel lies in its middle. Otherwise it lies on its corner, and a RoI is at least
             one pixel wide and high.
@@ -108,7 +108,7 @@ def _weights(
         position, weight = position[..., tf.newaxis], tf.ones([])
     else:
         position, weight = _sample(ends, scale, num_bins, num_cells, crop)
-    # From pixels, counted from the middle of the first one of the image, to cells, from the middle of the first one of the frame.
+    # From pixels, counted from the middle of the image's first one, to cells, from the middle of the frame's first one.
     begin, scale = (value[..., tf.newaxis, tf.newaxis] for value in (frame_ends[..., 0], scale))
     cell = (position + 0.5 - begin) * scale - 0.5
     weight = tf.where((cell >= -1.0) & (cell <= last + 1.0), weight, 0.0)

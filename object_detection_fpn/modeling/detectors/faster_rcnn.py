@@ -1,4 +1,4 @@
-"""Faster R-CNN with a feature pyramid (Ren et al. 2015, Lin et al. 2017), with masks Mask R-CNN: the parts joined, in four verbs."""
+"""Faster R-CNN and Mask R-CNN with a feature pyramid (Ren et al. 2015, He et al. 2017, Lin et al. 2017), in four verbs."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ class FasterRCNN(tf_keras.layers.Layer):
         groundtruth: Groundtruth | None = None,
         seed: tf.Tensor | None = None,
     ) -> Predictions:
-        """See `Detector`. In training, anchors across the border do not propose, the box head sees sampled proposals, and the mask
-        head those of them that are objects.
+        """See `Detector`. In training, anchors across the border do not propose, the box head sees sampled proposals, and the
+        mask head those of them that are objects.
 
         Raises:
             ValueError: if `groundtruth` is missing in training of a model of two stages or more.

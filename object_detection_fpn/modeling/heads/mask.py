@@ -20,9 +20,9 @@ MASK_LOSS = "Loss/BoxClassifierLoss/mask_loss"
 MaskUpsampling = Literal["resize", "repeat", "transposed_convolution"]
 """How the head comes to the size of a mask.
 
-"resize": RoI features are resized, corners aligned, before they are convolved. "repeat": cells are repeated after all but one
-of the convolutions, and one more follows. Both as in the Object Detection API. "transposed_convolution": of 2 x 2 with stride 2,
-after the convolutions (He et al. 2017)."""
+"resize": RoI features are resized, corners aligned, before they are convolved. "repeat": cells are repeated after all
+convolutions but the last, and one more follows. Both as in the Object Detection API. "transposed_convolution": of 2 x 2 with
+stride 2, after the convolutions (He et al. 2017)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,8 @@ def choose_depth(*, num_filters: int, num_masks: int) -> int:
 class MaskHead(tf_keras.layers.Layer):
     """Predicts the mask of each RoI for one class: the masks of all others would be computed to be thrown away.
 
-    Call: RoI features [B, K, S, S, F], classes [B, K] int32 (0-based), and with `transfer` the weights that predict each class's
-    box and score [C, E] -> logits [B, K, M, M] float32.
+    Call: RoI features [B, K, S, S, F], classes [B, K] int32 (0-based), and with `transfer` the weights that predict score and
+    box of each class [C, E] -> logits [B, K, M, M] float32.
 
     Args:
         in_size: S.
@@ -216,7 +216,7 @@ def _resize(features: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 def _convolve_each(features: tf.Tensor, kernels: tf.Tensor, biases: tf.Tensor | None) -> tf.Tensor:
     """Convolves each of [N, H, W, F] with a kernel of its own, of [N, k * k, F], to one channel, [N, H, W]; "same" padding.
 
-    A product with all places of the kernel comes first, and then the sum over shifted maps, which have k * k channels and not F.
+    A product with all places of the kernel comes first, and then the sum over shifted maps, which have k * k channels, not F.
     """
     num, height, width, filters = (dim(features, axis) for axis in range(4))
     num_places = dim(kernels, 1)
