@@ -64,10 +64,7 @@ TRANSFER = f"{HEAD}.mask_transfer={{classes_with_masks: [1, 3]}}"
             f"{HEAD}.mask_upsampling = RESIZE does not go with mask_transfer, which predicts a 1 x 1 convolution. "
             "Allowed: TRANSPOSED_CONVOLUTION.",
         ),
-        (
-            [*TRANSPOSED, TRANSFER, f"{HEAD}.masks_are_class_agnostic=true"],
-            f"{HEAD}.masks_are_class_agnostic = true does not go with mask_transfer. Allowed: false.",
-        ),
+        ([*MASKS, TRANSFER, f"{HEAD}.masks_are_class_agnostic=true"], ""),
         (
             [*TRANSPOSED, f"{HEAD}.mask_transfer={{classes_with_masks: [1, 4]}}"],
             f"{HEAD}.mask_transfer.classes_with_masks[1] = 4 is no class. Allowed: 1 to num_classes = 3.",

@@ -147,6 +147,13 @@ def test_transferred_masks_train_classes_with_masks_alone():
     assert detect(model).masks.shape == (2, 10, 28, 28)
 
 
+def test_masks_for_all_classes_train_on_classes_with_masks_alone():
+    model = make_model(TRANSFER, HEAD("masks_are_class_agnostic: true"))
+    predictions, _, gradients = train(model)
+    assert np.all(predictions.mask.matches.numpy()[1] == -2)
+    assert gradients["mask_head/predictor/kernel:0"].shape[-1] == 1
+
+
 def test_transfer_leaves_the_gradients_of_boxes_alone():
     """The mask loss moves no weight of the box head's predictors."""
     of_boxes = {}
