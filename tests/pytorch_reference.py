@@ -29,7 +29,9 @@ from object_detection_fpn.interop.library import Library
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.heads import box, rpn
-from object_detection_fpn.protos import pipeline_pb2
+from object_detection_fpn.modeling.heads.mask import MaskHead
+from object_detection_fpn.ops import pasting
+from object_detection_fpn.protos import faster_rcnn_pb2, pipeline_pb2
 from object_detection_fpn.records import Groundtruth, Inputs, Predictions
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import assign_weights, variables_by_path
@@ -39,10 +41,11 @@ LEVELS = (2, 3, 4, 5, 6)
 YXYX = (1, 0, 3, 2)
 """Order of our coordinates in theirs, and the other way round."""
 
+_MASK_STEP = 3  # of the rows and columns of a mask one in three is kept, which are odd and even ones
 _PERIOD = 1009
 # One normalization of each model has a variance of about 1e-4, so that a wrong epsilon shows.
 _SMALL = re.compile(r"(layer1\.1\.bn2|res2\.1\.conv2\.norm)\.")
-_NORM = re.compile(r"(^|\.)(bn\d|norm|downsample\.1|(inner|layer)_blocks\.\d\.1|box_head\.\d\.1)\.\w+$")
+_NORM = re.compile(r"(^|\.)(bn\d|norm|downsample\.1|(inner|layer)_blocks\.\d\.1|(box|mask)_head\.\d\.1)\.\w+$")
 # Factors of the weights of convolutions and linear layers, the first that fits: they spread the scores, keep proposals near
 # their anchors, and let large boxes score as well as small ones.
 _FACTORS = (
@@ -100,9 +103,9 @@ class Case:
     """A model of the reference and the recipe that describes it."""
 
     name: str
-    """ "torchvision/fasterrcnn_resnet50_fpn": a key of the reference's .json files."""
+    """ "torchvision/maskrcnn_resnet50_fpn": a key of the reference's .json files."""
     recipe: str
-    """What stands in the name of the recipe between "faster_rcnn_" and "_800x1333_coco17"."""
+    """What stands in the name of the recipe before "_800x1333_coco17"."""
 
     @property
     def is_torchvision(self) -> bool:
@@ -117,8 +120,13 @@ class Case:
         return load(f"{self.name.replace('/', '_')}.npz")
 
     @property
+    def training_name(self) -> str:
+        """Of the training step of the reference, which has the same detector without masks."""
+        return f"training/{self.name.replace('mask_rcnn', 'faster_rcnn').replace('maskrcnn', 'fasterrcnn')}"
+
+    @property
     def training(self) -> dict[str, np.ndarray]:
-        return load(f"training_{self.name.replace('/', '_')}.npz")
+        return load(f"{self.training_name.replace('/', '_')}.npz")
 
     @property
     def num_classes(self) -> int:
@@ -127,7 +135,7 @@ class Case:
 
     def message(self) -> pipeline_pb2.TrainEvalPipelineConfig:
         """The recipe, with what the reference has otherwise: image size, classes, and numbers of proposals and samples."""
-        message = config.load_config(recipes.recipe_path(f"faster_rcnn_{self.recipe}_800x1333_coco17"))
+        message = config.load_config(recipes.recipe_path(f"{self.recipe}_800x1333_coco17"))
         model, rpn = message.model.faster_rcnn, self.settings["rpn"]
         resizer = model.image_resizer.keep_aspect_ratio_resizer
         resizer.min_dimension = self.settings["input"]["resize"]["min_size"]
@@ -184,6 +192,7 @@ class Agreement:
         library: whose model it is.
         tensors: the reference's weights, by the library's names.
         model: ours, with these weights.
+        detector: the same without masks, which are the same few of each model.
     """
 
     def __init__(self, case: Case, *, images: tuple[int, ...] = (0, 1)):
@@ -191,13 +200,14 @@ class Agreement:
         self.library = libraries.LIBRARIES[case.name.partition("/")[0]]
         self.tensors = case.tensors()
         self.model = case.model(self.library, self.tensors)
+        self.detector = with_mask_head(self.model, None)
         self._predictions: dict[tuple[int, ...], Predictions] = {}
         self.images = images
 
     def predict(self, *images: int) -> Predictions:
         """Of the images in one batch, from the network's input."""
         if images not in self._predictions:
-            self._predictions[images] = self.model.predict(self.case.network_inputs(*images), training=False)
+            self._predictions[images] = self.detector.predict(self.case.network_inputs(*images), training=False)
         return self._predictions[images]
 
     def check_names(self) -> None:
@@ -265,14 +275,14 @@ class Agreement:
 
     def check_detections(self) -> None:
         for image in self.images:
-            detections = self.model.postprocess(self.predict(image), self.case.network_inputs(image))
+            detections = self.detector.postprocess(self.predict(image), self.case.network_inputs(image))
             size = self.case.settings["images"][image]["resized"]
             self._assert_detections(detections, 0, size, f"image{image}/", "boxes_input", tolerance=0.05)
 
     def check_batch(self) -> None:
         """Both images in one batch, whose padding changes the features near it."""
         predictions = self.predict(0, 1)
-        detections = self.model.postprocess(predictions, self.case.network_inputs(0, 1))
+        detections = self.detector.postprocess(predictions, self.case.network_inputs(0, 1))
         for image in (0, 1):
             size = [self.case.settings["images"][image][key] for key in ("height", "width")]
             self._assert_detections(
@@ -286,10 +296,69 @@ class Agreement:
             settings = self.case.settings["images"][image]
             resized, true_shape = resizer(tf.constant(load("inputs.npz")[f"image{image}"]))
             assert list(true_shape[:2]) == settings["resized"]
-            inputs = self.model.preprocess(Inputs(resized[tf.newaxis], true_shape[tf.newaxis]))
-            detections = self.model.postprocess(self.model.predict(inputs, training=False), inputs)
+            inputs = self.detector.preprocess(Inputs(resized[tf.newaxis], true_shape[tf.newaxis]))
+            detections = self.detector.postprocess(self.detector.predict(inputs, training=False), inputs)
             size = [settings[key] for key in ("height", "width")]
             self._assert_detections(detections, 0, size, f"image{image}/", "boxes", tolerance=0.5, score_tolerance=None)
+
+    def check_masks(self) -> None:
+        """At the library's boxes: mask logits of their classes, for some boxes of all classes, and masks in the given image."""
+        for image in self.images:
+            outputs, prefix = self.case.outputs, f"image{image}/"
+            stored = outputs[f"{prefix}mask_logits"]
+            boxes = outputs[f"{prefix}boxes_input"][: len(stored), YXYX]
+            classes = outputs[f"{prefix}labels"][: len(stored)] - self.case.is_torchvision
+            logits = self._mask_logits(image, boxes, classes)
+            # Logits of made-up weights may be small.
+            tolerance = 1e-3 * min(1.0, np.abs(stored).max())
+            assert_close(logits[:, ::_MASK_STEP, ::_MASK_STEP], stored, tolerance, "mask_logits")
+            if f"{prefix}masks_pasted" in outputs:
+                self._assert_pasted(image, logits)
+            all_classes = outputs.get(f"{prefix}mask_logits_all_classes")
+            if all_classes is not None:
+                all_classes = all_classes[:, int(self.case.is_torchvision) :]  # the first is of the background there
+                num_boxes, num_classes = all_classes.shape[:2]
+                rows = np.repeat(np.arange(num_boxes), num_classes)
+                logits = self._mask_logits(image, boxes[rows], np.tile(np.arange(num_classes), num_boxes))
+                assert_close(logits.reshape(all_classes.shape), all_classes, tolerance, "mask_logits_all_classes")
+
+    def check_detected_masks(self) -> None:
+        """The masks of our detections, in the given image, are those of the library's detections."""
+        inputs = self.case.network_inputs(0)
+        predictions = self.model.predict(inputs, training=False)
+        detections = self.model.postprocess(predictions, inputs)
+        outputs, size = self.case.outputs, self._image_size(0)
+        masks = np.unpackbits(outputs["image0/masks_pasted"], axis=-1)[..., : size[1]].astype(bool)
+        boxes = detections.boxes.numpy()[0] * np.tile(size, 2)
+        paired = pairs(
+            boxes[:, YXYX],
+            outputs["image0/boxes"][: len(masks)],
+            our_labels=detections.classes.numpy()[0],
+            their_labels=outputs["image0/labels"][: len(masks)] - self.case.is_torchvision,
+        )
+        assert len(paired) == len(masks)
+        ours = self._paste(detections.masks.numpy()[0][paired[:, 0]], boxes[paired[:, 0]], size)
+        assert np.mean(ours == masks[paired[:, 1]]) >= 0.999
+
+    def _mask_logits(self, image: int, boxes: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        boxes, classes = tf.constant(boxes[np.newaxis]), tf.constant(classes[np.newaxis], tf.int32)
+        return self.model._predict_masks(self.predict(image), boxes, classes, training=False).numpy()[0]
+
+    def _assert_pasted(self, image: int, logits: np.ndarray) -> None:
+        outputs, prefix, size = self.case.outputs, f"image{image}/", self._image_size(image)
+        stored = np.unpackbits(outputs[f"{prefix}masks_pasted"], axis=-1)[..., : size[1]].astype(bool)
+        boxes = outputs[f"{prefix}boxes"][: len(stored), YXYX]
+        pasted = self._paste(1 / (1 + np.exp(-logits[: len(stored)])), boxes, size)
+        assert np.mean(pasted == stored) >= 0.999
+
+    def _paste(self, masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        way = self.case.message().model.faster_rcnn.mask_pasting
+        name = faster_rcnn_pb2.FasterRcnn.MaskPasting.Name(way)
+        return pasting.fill_image(pasting.paste_masks(masks, boxes, size, pasting=name), size)
+
+    def _image_size(self, image: int) -> tuple[int, int]:
+        settings = self.case.settings["images"][image]
+        return settings["height"], settings["width"]
 
     def _assert_detections(
         self, detections, row, size, prefix, boxes_name, *, tolerance, score_tolerance=1e-4, suffix=""
@@ -317,9 +386,9 @@ class TrainingAgreement:
     """
 
     def __init__(self, agreement: Agreement):
-        self.case, self.model, self._library = agreement.case, agreement.model, agreement.library
+        self.case, self.model, self._library = agreement.case, agreement.detector, agreement.library
         self._reference = agreement.case.training
-        self._settings = load("settings.json")[f"training/{agreement.case.name}"]
+        self._settings = load("settings.json")[agreement.case.training_name]
         self.groundtruth = self._groundtruth(self._boxes(0), self._boxes(1))
         with tf.GradientTape() as tape:
             self.predictions = self._predict(self.groundtruth)
@@ -426,6 +495,19 @@ class TrainingAgreement:
         return support.make_groundtruth(*images, num_rows=6)
 
 
+def with_mask_head(model: FasterRCNN, head: MaskHead | None) -> FasterRCNN:
+    """A model of the same layers with another mask head, or with none. Its masks are not for use."""
+    other = FasterRCNN(
+        feature_extractor=model.feature_extractor,
+        rpn=model.rpn,
+        roi_sampler=model._roi_sampler,
+        roi_pooler=model.roi_pooler,
+        box_head=model.box_head,
+    )
+    other.mask_head = head
+    return other
+
+
 CHECKS = (
     Agreement.check_names,
     Agreement.check_pyramid,
@@ -435,6 +517,7 @@ CHECKS = (
     Agreement.check_detections,
     Agreement.check_batch,
     Agreement.check_images,
+    Agreement.check_masks,
 )
 """Each of them is a test of every model that is compared in full."""
 
