@@ -5,8 +5,8 @@
 
 by_heart: a ResNet-18 FPN with masks, trained and evaluated on the same photographs, resized to 320 pixels; `odfpn convert`
 makes the records of a COCO JSON with segmentations. transfer: the drawn shapes of `odfpn demo --masks`, whose circles and
-squares have masks in training, and whose triangles have boxes only: Mask^X R-CNN's weight transfer ("transfer"), one mask for all
-classes ("agnostic"), and, to compare, masks of all three ("full"). The figures are of held-out images.
+squares have masks in training, and whose triangles have boxes only: the weight transfer of Mask^X R-CNN ("transfer"), one
+mask for all classes ("agnostic"), and, to compare, masks of all three ("full"). The figures are of held-out images.
 
 Each row is trained and evaluated in a process of its own from `mask_rcnn_resnet18_fpn_recipe_shapes_160x160` and the overrides
 below. DIR/<command>.json has the rows, DIR the configs and the drawn detections.
