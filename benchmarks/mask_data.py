@@ -12,7 +12,7 @@ NUM_REPEATS, SMALLEST_BOX = 15, 12
 
 
 def draw(side: int, num_masks: int, mask_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Blobs with smooth edges, [N, M, M] float32 in [0, 1], and boxes [N, 4] of all sizes, pixels, some of them over the border."""
+    """Blobs with smooth edges, [N, M, M] float32 in [0, 1], and boxes [N, 4] of all sizes, pixels, some over the border."""
     rng = np.random.default_rng(0)
     angles = np.arctan2(*np.mgrid[-1 : 1 : mask_side * 1j, -1 : 1 : mask_side * 1j])
     radii = np.hypot(*np.mgrid[-1 : 1 : mask_side * 1j, -1 : 1 : mask_side * 1j])

@@ -1,6 +1,6 @@
-"""Times torchvision's `paste_masks_in_image` and the encoding of what it gives by pycocotools, for `paste_masks.py`; a JSON line.
+"""Times torchvision's `paste_masks_in_image` and the encoding of what it gives by pycocotools, for `paste_masks.py`.
 
-Needs torch, torchvision and pycocotools.
+Needs torch, torchvision and pycocotools; prints a JSON line.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def match_detections(
     area) is ignored, but with a weight above 0 the best detection in each group counts once, for that weight.
 
     Args:
-        overlaps: [D, G] float, intersection over union; in columns of groups, the share of the detection that lies in the group.
+        overlaps: [D, G] float, intersection over union; in columns of groups, the share of the detection that lies in it.
         scores: [D] float.
         is_difficult: [G] bool.
         is_group_of: [G] bool.
@@ -196,8 +196,8 @@ class AveragePrecision:
                 `groundtruth.labeled_classes`, where that is known, nor of any of its boxes.
 
         Raises:
-            ValueError: if the lengths of a record's fields differ, a groundtruth class is not among the categories, or there are
-                no masks where masks are matched.
+            ValueError: if the lengths of a record's fields differ, a groundtruth class is not among the categories, or masks
+                are matched and there are none.
         """
         groundtruth, detections, _ = clean_image(groundtruth, detections, self._names)
         nothing = np.zeros(len(groundtruth.boxes), bool)

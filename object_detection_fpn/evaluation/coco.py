@@ -1,4 +1,5 @@
-"""COCO metrics of boxes and of masks under the Object Detection API's names, computed by pycocotools (or faster-coco-eval, where installed).
+"""COCO metrics of boxes and of masks under the Object Detection API's names, computed by pycocotools
+or, where it is installed, faster-coco-eval.
 
 COCO's definition: https://cocodataset.org/#detection-eval. AP is the mean over IoU thresholds 0.50, 0.55 ... 0.95 of the
 precision at 101 recalls; "small" is an area below 32 x 32 pixels of the original image, "large" one above 96 x 96.
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.evaluation.masks import mask_areas, regions_of_masks
+from object_detection_fpn.evaluation import coco_format
 from object_detection_fpn.evaluation.metric import (
     ImageDetections,
     ImageGroundtruth,
@@ -124,13 +125,13 @@ class CocoBoxMetrics:
         An image without groundtruth counts: everything detected there is a false positive.
 
         Raises:
-            ValueError: if the lengths of a record's fields differ, a groundtruth class is not among the categories, or there are
-                no masks, or masks of another size than the image, where they are measured.
+            ValueError: if the lengths of a record's fields differ, a groundtruth class is not among the categories, or masks
+                are measured and there are none, or some of another size than the image.
         """
         groundtruth, detections, num_not_finite = clean_image(groundtruth, detections, self._ids)
         self._num_not_finite += num_not_finite
         if self.needs_masks:
-            groundtruth = with_regions(groundtruth, detections)
+            groundtruth = coco_format.with_regions(groundtruth, detections)
         if self._skip_predictions_for_unlabeled_class and groundtruth.labeled_classes is not None:
             labeled = np.concatenate([np.flatnonzero(groundtruth.labeled_classes), groundtruth.classes])
             is_kept = np.isin(detections.classes, labeled)
@@ -189,7 +190,7 @@ class CocoBoxMetrics:
     def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
         """COCOeval's `precision` [10, 101, C, 4, 3] and `recall` [10, C, 4, 3], -1 where undefined."""
         images, groundtruth, detections = [], [], []
-        for image_id, (truth, found) in enumerate(in_order(self._groundtruth, self._detections), start=1):
+        for image_id, (truth, found) in enumerate(coco_format.in_order(self._groundtruth, self._detections), start=1):
             height, width = truth.image_size or (0, 0)
             images.append({"id": image_id, "height": height, "width": width})
             of_truth, of_found = self._annotations(image_id, truth, found)
@@ -205,18 +206,7 @@ class CocoBoxMetrics:
     def _annotations(
         self, image_id: int, groundtruth: ImageGroundtruth, detections: ImageDetections
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """COCO's dictionaries of one image's groundtruth and detections."""
-        boxes, found = groundtruth.boxes, detections.boxes
-        of_truth = annotations_of(
-            image_id,
-            groundtruth.classes,
-            bbox=_xywh(boxes),
-            area=stored_areas(groundtruth, _box_areas(boxes)),
-            iscrowd=groundtruth.is_crowd.astype(int),
-        )
-        return of_truth, annotations_of(
-            image_id, detections.classes, bbox=_xywh(found), area=_box_areas(found), score=detections.scores
-        )
+        return coco_format.box_annotations(image_id, groundtruth, detections)
 
     def _index(self, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Any:
         """A `COCO` object; its own `loadRes` refuses an empty list of detections."""
@@ -247,40 +237,7 @@ class CocoMaskMetrics(CocoBoxMetrics):
     def _annotations(
         self, image_id: int, groundtruth: ImageGroundtruth, detections: ImageDetections
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        return mask_annotations(image_id, groundtruth, detections)
-
-
-def with_regions(groundtruth: ImageGroundtruth, detections: ImageDetections) -> ImageGroundtruth:
-    """The same groundtruth in which every object has a mask, and those that had none are crowds.
-
-    Raises:
-        ValueError: if a record has no masks, or masks of another size than the image.
-    """
-    groundtruth, has_no_mask = regions_of_masks(groundtruth, detections)
-    return groundtruth._replace(is_crowd=groundtruth.is_crowd | has_no_mask)
-
-
-def mask_annotations(
-    image_id: int, groundtruth: ImageGroundtruth, detections: ImageDetections
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """COCO's dictionaries of one image in which every object has a mask."""
-    masks, found = groundtruth.masks or [], detections.masks or []
-    of_truth = annotations_of(
-        image_id,
-        groundtruth.classes,
-        segmentation=masks,
-        bbox=_xywh(groundtruth.boxes),
-        area=stored_areas(groundtruth, mask_areas(masks)),
-        iscrowd=groundtruth.is_crowd.astype(int),
-    )
-    return of_truth, annotations_of(
-        image_id,
-        detections.classes,
-        segmentation=found,
-        bbox=_xywh(detections.boxes),
-        area=mask_areas(found),
-        score=detections.scores,
-    )
+        return coco_format.mask_annotations(image_id, groundtruth, detections)
 
 
 def log_oddities(groundtruth: Sequence[ImageGroundtruth], num_not_finite: int) -> None:
@@ -295,7 +252,8 @@ def log_oddities(groundtruth: Sequence[ImageGroundtruth], num_not_finite: int) -
         )  # fmt: skip
     if num_not_finite:
         _LOGGER.warning(
-            "%d detections have a box or score that is not finite and were left out of the COCO metrics.", num_not_finite
+            "%d detections have a box or score that is not finite and were left out of the COCO metrics.",
+            num_not_finite,
         )
 
 
@@ -318,32 +276,6 @@ def _load_backend(backend: str | None) -> tuple[type, type]:
     raise ValueError(f"backend = {backend!r} is unknown. Allowed: 'pycocotools', 'faster-coco-eval', None.")
 
 
-def stored_areas(groundtruth: ImageGroundtruth, others: np.ndarray) -> np.ndarray:
-    """The areas [G] of the record, and `others` [G] where none is stored."""
-    return others if groundtruth.areas is None else np.where(groundtruth.areas > 0, groundtruth.areas, others)
-
-
-def _box_areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    """COCO's `bbox` [N, 4]: (xmin, ymin, width, height)."""
-    return np.stack([boxes[:, 1], boxes[:, 0], boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]], axis=1)
-
-
-def annotations_of(image_id: int, classes: np.ndarray, **fields: np.ndarray | Sequence[Any]) -> list[dict[str, Any]]:
-    """COCO's dictionaries; `category_id` is 1-based."""
-    columns: dict[str, Sequence[Any]] = {
-        "category_id": (classes + 1).tolist(),
-        **{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in fields.items()},
-    }
-    return [
-        {"image_id": image_id, "iscrowd": 0, **dict(zip(columns, row, strict=True))}
-        for row in zip(*columns.values(), strict=True)
-    ]
-
-
 def _mean(summary: _Summary, precision: np.ndarray, recall: np.ndarray) -> float:
     """The mean over thresholds, recalls and classes of the cells that are defined; -1 if none is."""
     cells = precision if summary.is_precision else recall
@@ -358,17 +290,3 @@ def _mean_of_defined(values: Sequence[float]) -> float:
     """The mean of those that are not -1; -1 if there are none."""
     defined = [value for value in values if value != -1]
     return float(np.mean(defined)) if defined else -1.0
-
-
-def in_order(
-    groundtruth: Sequence[ImageGroundtruth], detections: Sequence[ImageDetections]
-) -> list[tuple[ImageGroundtruth, ImageDetections]]:
-    """The images by source id, so that ties between scores of different images do not depend on the order of the images."""
-    images = zip(groundtruth, detections, strict=True)
-    return sorted(images, key=lambda image: _sort_key(image[0].source_id))
-
-
-def _sort_key(source_id: str) -> tuple[bool, int, str]:
-    """Numbers by value, as COCO orders its image ids, then everything else."""
-    is_number = source_id.isdecimal()
-    return not is_number, int(source_id) if is_number else 0, source_id

@@ -1,9 +1,9 @@
 """LVIS metrics of masks under the Object Detection API's names, computed by hotcoco.
 
-Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation" (2019), section 3: annotators look in each image for
-some classes only. A class counts in the images that show it and in those in which it was looked for and not found; where not all
-of its objects are marked, what is detected beside them is ignored. Numbers are COCO's averages, of 300 detections an image, over
-all classes and over those that are rare, common and frequent in training.
+Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation" (2019), section 3: annotators look in each image
+for some classes only. A class counts in the images that show it and in those in which it was looked for and not found; where
+not all of its objects are marked, what is detected beside them is ignored. Numbers are COCO's averages, of 300 detections an
+image, over all classes and over those that are rare, common and frequent in training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from object_detection_fpn.evaluation.coco import in_order, log_oddities, mask_annotations, with_regions
+from object_detection_fpn.evaluation.coco import log_oddities
+from object_detection_fpn.evaluation.coco_format import in_order, mask_annotations, with_regions
 from object_detection_fpn.evaluation.metric import (
     EvaluationError,
     ImageDetections,
@@ -25,15 +26,13 @@ from object_detection_fpn.evaluation.metric import (
 )
 
 _PREFIX = "DetectionMasks_"
-FREQUENCIES = ("r", "c", "f")
-"""What `frequency` of a category may be: rare, common, frequent."""
 
 
 class LvisMaskMetrics:
     """The thirteen numbers of LVIS, of masks.
 
-    An image's `labeled_classes` are those that were looked for; where they are unknown, that is all of them. An object without a
-    mask is a region in which detections are ignored. Images of one source id count apart, as in `coco.CocoMaskMetrics`.
+    An image's `labeled_classes` are those that were looked for; where they are unknown, that is all of them. An object without
+    a mask is a region in which detections are ignored. Images of one source id count apart, as in `coco.CocoMaskMetrics`.
     """
 
     needs_masks = True
@@ -41,7 +40,8 @@ class LvisMaskMetrics:
 
     def __init__(self, categories: Sequence[Mapping[str, Any]]):
         """Args:
-            categories: one mapping a class with `id` (1-based), `name` and, for `APr`, `APc`, `APf`, `frequency`.
+            categories: one mapping a class with `id` (1-based), `name` and, for `APr`, `APc` and `APf`, `frequency`: "r", "c" or
+                "f".
 
         Raises:
             ValueError: if there is no category, or two share an id or a name, or an id is below 1.

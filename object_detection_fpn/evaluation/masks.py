@@ -11,18 +11,17 @@ from typing import TypeVar
 import numpy as np
 import pycocotools.mask as coco_mask
 import tensorflow as tf
+from PIL import Image
 
 from object_detection_fpn.evaluation.metric import EvaluationError, ImageDetections, ImageGroundtruth
-from object_detection_fpn.ops.pasting import MaskPasting, paste_masks
-from object_detection_fpn.ops.rle import Rle, encode_box, encode_mask, encode_pasted
+from object_detection_fpn.ops.pasting import MaskPasting, PastedMask, paste_masks
+from object_detection_fpn.ops.rle import Rle, decode, encode_box, encode_mask, encode_pasted
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def regions_of_masks(
-    groundtruth: ImageGroundtruth, detections: ImageDetections
-) -> tuple[ImageGroundtruth, np.ndarray]:
+def regions_of_masks(groundtruth: ImageGroundtruth, detections: ImageDetections) -> tuple[ImageGroundtruth, np.ndarray]:
     """Gives each object without a mask its box as one.
 
     Args:
@@ -39,9 +38,13 @@ def regions_of_masks(
     if groundtruth.masks is None or groundtruth.image_size is None or detections.masks is None:
         raise ValueError(f"A metric of masks needs the masks and the size of {of_image}; they are None.")
     size = groundtruth.image_size
-    wrong = [mask["size"] for mask in (*groundtruth.masks, *detections.masks) if mask and list(mask["size"]) != list(size)]
+    wrong = [
+        mask["size"] for mask in (*groundtruth.masks, *detections.masks) if mask and list(mask["size"]) != list(size)
+    ]
     if wrong:
-        raise ValueError(f"A mask of {of_image} has the size {list(wrong[0])}. Allowed: that of the image, {list(size)}.")
+        raise ValueError(
+            f"A mask of {of_image} has the size {list(wrong[0])}. Allowed: that of the image, {list(size)}."
+        )
     masks = [
         encode_box(box, size) if mask is None else mask
         for mask, box in zip(groundtruth.masks, groundtruth.boxes, strict=True)
@@ -72,7 +75,10 @@ def encode_record(encoded: Sequence[bytes], image_size: tuple[int, int], source_
     Raises:
         EvaluationError: if a file is no PNG, or an image of another size.
     """
-    return [_encode_png(png, image_size, f"record {source_id!r}: mask {row}") if png else None for row, png in enumerate(encoded)]
+    return [
+        _encode_png(png, image_size, f"record {source_id!r}: mask {row}") if png else None
+        for row, png in enumerate(encoded)
+    ]
 
 
 def _encode_png(png: bytes, image_size: tuple[int, int], name: str) -> Rle:
@@ -103,6 +109,22 @@ def encode_detections(
         encode_pasted(paste_masks(masks[i : i + 1], boxes[i : i + 1], image_size, pasting=pasting)[0], image_size)
         for i in range(len(masks))
     ]
+
+
+def resize_masks(masks: Sequence[Rle | None], image_size: tuple[int, int]) -> list[PastedMask | None]:
+    """Masks in an image that was resized, for pictures of it: the nearest pixels.
+
+    Args:
+        masks: [N] run lengths in the original image, None for an object without a mask.
+        image_size: height and width of the resized image.
+    """
+    height, width = image_size
+
+    def resize(mask: Rle) -> PastedMask:
+        resized = Image.fromarray(decode(mask)).resize((width, height), Image.Resampling.NEAREST)
+        return PastedMask(np.asarray(resized, bool), (0, 0))
+
+    return [None if mask is None else resize(mask) for mask in masks]
 
 
 def map_in_threads(

@@ -43,7 +43,7 @@ class ImageGroundtruth(NamedTuple):
     not_exhaustive_classes: np.ndarray | None = None
     """[C] bool, the classes of which annotators marked some objects of the image only (LVIS); None = there is none."""
     masks: Sequence[Rle | None] | None = None
-    """[G] run lengths in the original image, None for an object without a mask; the whole field None = no masks are evaluated."""
+    """[G] run lengths in the original image, None for an object without a mask; the field None = no masks are evaluated."""
     image_size: tuple[int, int] | None = None
     """Height and width of the original image; beside `masks`."""
 
