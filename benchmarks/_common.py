@@ -30,7 +30,14 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
-MODELS["torchvision_masks"] = ("mask_rcnn_resnet50_v1_fpn_torchvision_800x1333_coco17", MODELS["torchvision"][1])
+MODELS["torchvision_masks"] = (
+    "mask_rcnn_resnet50_v1_fpn_torchvision_800x1333_coco17",
+    (
+        *MODELS["torchvision"][1],
+        # Noise, too, is then detected a hundred times, and every detection has a mask.
+        "model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression.score_threshold=0",
+    ),
+)
 """Recipes by the names that `--model` takes, and what is changed in them."""
 _NUM_CLASSES, _NUM_BOXES, _NUM_ROWS = 90, 20, 100
 _MASK_SIDE = 112  # cells, the default of `mask_side`
