@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from object_detection_fpn.protos import image_resizer_pb2, input_reader_pb2, model_pb2
+from object_detection_fpn.protos import faster_rcnn_pb2, image_resizer_pb2, input_reader_pb2, model_pb2
 
 _NUM_COLOURS = 3
 
@@ -36,6 +36,16 @@ def num_classes(model: model_pb2.DetectionModel) -> int:
 def is_class_agnostic(model: model_pb2.DetectionModel) -> bool:
     """Whether the detector finds objects without telling classes apart: the first stage alone."""
     return getattr(detector(model), "number_of_stages", 2) == 1
+
+
+def has_masks(model: model_pb2.DetectionModel) -> bool:
+    """Whether the detector predicts a mask of each detection."""
+    return getattr(detector(model), "number_of_stages", 2) == 3
+
+
+def mask_pasting(model: model_pb2.DetectionModel) -> Any:
+    """How masks become pixels of an image, the name of an `ops.pasting.MaskPasting`; None for a detector without masks."""
+    return faster_rcnn_pb2.FasterRcnn.MaskPasting.Name(detector(model).mask_pasting) if has_masks(model) else None
 
 
 def image_resizer(model: model_pb2.DetectionModel) -> image_resizer_pb2.ImageResizer:

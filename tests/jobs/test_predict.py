@@ -68,6 +68,42 @@ def test_detections_load_as_coco_results(predictor, tmp_path):
     assert coco.loadRes(content["detections"]).anns[1]["area"] == 30 * 20
 
 
+def serve_masks(image):
+    """`serve`, whose detections are what lies left of the middle of their boxes."""
+    masks = np.broadcast_to(np.float32([0.9, 0.9, 0.1, 0.1]), (1, 3, 4, 4))
+    return serve(image) | {"detection_masks": masks}
+
+
+def test_masks_are_coco_results_and_drawn(tmp_path):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    coco = pytest.importorskip("pycocotools.coco").COCO()
+    path = write_image(tmp_path / "a.png", height=200, width=300)
+    predictor = Predictor(serve_masks, categories=CATEGORIES)
+    _, content = predict(predictor, [path], tmp_path / "out", min_score=0.3)
+    expected = np.zeros((2, 200, 300), bool)
+    expected[0, 50:150, 150:225] = expected[1, :100, :75] = True
+    masks = [coco_mask.decode(found["segmentation"]) for found in content["detections"]]
+    np.testing.assert_array_equal(masks, expected)
+    assert content["detections"][0]["segmentation"]["size"] == [200, 300]
+    coco.dataset = {"info": {}, "images": content["images"], "categories": content["categories"], "annotations": []}
+    coco.createIndex()
+    results = coco.loadRes(content["detections"])
+    np.testing.assert_array_equal(results.annToMask(results.anns[1]), expected[0])
+    drawn = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert (drawn[70:130, 160:215] != 102).any(axis=-1).all()  # inside of the mask of the square
+    assert (drawn[70:130, 240:290] == 102).all()  # inside of its box alone
+
+
+def test_masks_of_a_saved_model_that_pastes_are_taken_as_they_are(tmp_path):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    pixels = np.random.default_rng(0).integers(0, 2, (1, 3, 40, 60), dtype=np.uint8)
+    predictor = Predictor(lambda image: serve(image) | {"detection_masks": pixels}, categories=CATEGORIES)
+    path = write_image(tmp_path / "a.png")
+    _, content = predict(predictor, [path], tmp_path / "out", min_score=0.3, draw=False)
+    masks = [coco_mask.decode(found["segmentation"]) for found in content["detections"]]
+    np.testing.assert_array_equal(masks, pixels[0, :2])
+
+
 def test_detections_below_the_score_are_left_out_but_not_their_image(predictor, tmp_path):
     path = write_image(tmp_path / "a.png")
     _, content = predict(predictor, [path], tmp_path / "out", min_score=0.95)
