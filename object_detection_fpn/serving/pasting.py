@@ -55,12 +55,13 @@ def paste_masks(
         values = tf.matmul(tf.matmul(row_weights, mask), column_weights, transpose_b=True)  # [H, W]
         return tf.cast(values >= _THRESHOLD if pasting == "PIXEL_CENTERS" else values > _THRESHOLD, tf.uint8)
 
+    num_masks = batch_size * num_detections
     pasted = tf.map_fn(
         lambda of_one: paste(*of_one),
         (
-            tf.reshape(masks, [-1, num_rows, num_columns]),
-            tf.reshape(rows, [-1, height, num_rows]),
-            tf.reshape(columns, [-1, width, num_columns]),
+            tf.reshape(masks, [num_masks, num_rows, num_columns]),
+            tf.reshape(rows, [num_masks, height, num_rows]),
+            tf.reshape(columns, [num_masks, width, num_columns]),
         ),
         fn_output_signature=tf.TensorSpec([None, None], tf.uint8),
     )
