@@ -39,7 +39,7 @@ def is_class_agnostic(model: model_pb2.DetectionModel) -> bool:
 
 
 def has_masks(model: model_pb2.DetectionModel) -> bool:
-    """Whether the detector predicts a mask of each detection."""
+    """Whether the detector predicts masks: with a third stage."""
     return getattr(detector(model), "number_of_stages", 2) == 3
 
 
