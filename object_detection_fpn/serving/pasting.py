@@ -27,7 +27,7 @@ def paste_masks(
     1.2 GB all the same: the host pastes what it needs, and only where its box is.
 
     Args:
-        masks: [B, D, M, M] float32 in [0, 1].
+        masks: [B, D, M, M] float32 in [0, 1]; B is at least 1.
         boxes_normalized: [B, D, 4] float32, normalized to the image. A box that is not finite, or has no area, gives an empty
             mask.
         image_sizes: [B, 2] int32, height and width of each image.
@@ -42,7 +42,7 @@ def paste_masks(
     if pasting not in typing.get_args(MaskPasting):
         raise ValueError(f"pasting = {pasting!r} is unknown. Allowed: {', '.join(typing.get_args(MaskPasting))}.")
     batch_size, num_detections, num_rows, num_columns = tf.unstack(tf.shape(masks))
-    height, width = tf.unstack(tf.maximum(tf.reduce_max(image_sizes, axis=0), 0))  # of no image at all: 0
+    height, width = tf.unstack(tf.reduce_max(image_sizes, axis=0))
     sizes = tf.cast(image_sizes, tf.float32)
     boxes = boxes_normalized * tf.concat([sizes, sizes], axis=1)[:, None]  # [B, D, 4], pixels
     corners = tf.transpose(boxes, [2, 0, 1])  # (ymin, xmin, ymax, xmax), each [B, D]

@@ -66,13 +66,6 @@ def test_a_half_is_inside_for_detectron2_alone(kind, is_inside):
     assert pasted.numpy().tolist() == [[[[is_inside] * 4] * 4]]
 
 
-def test_no_image_gives_no_masks():
-    pasted = pasting.paste_masks(
-        tf.zeros([0, 3, 7, 7]), tf.zeros([0, 3, 4]), tf.zeros([0, 2], tf.int32), pasting="ZERO_BORDER"
-    )
-    assert pasted.shape == (0, 3, 0, 0)
-
-
 def test_an_unknown_pasting_is_refused():
     with pytest.raises(ValueError, match=r"pasting = 'NEAREST' is unknown\. Allowed: CORNERS_ALIGNED, PIXEL_CENTERS"):
         pasting.paste_masks(tf.zeros([1, 1, 2, 2]), tf.zeros([1, 1, 4]), tf.constant([[1, 1]]), pasting="NEAREST")
