@@ -75,4 +75,5 @@ def to_batch(rows: PreparedImage, *, keep_strings: bool) -> Batch:
         source_id=rows.source_id if keep_strings else None,
         is_padding=rows.is_padding if keep_strings else None,
         labeled_classes=rows.labeled_classes,
+        not_exhaustive_classes=rows.not_exhaustive_classes,
     )

@@ -63,6 +63,8 @@ _IMAGE_LABEL_FEATURES = {
     "image/class/label": tf.io.RaggedFeature(tf.int64),
     "image/class/text": tf.io.RaggedFeature(tf.string),
     "image/class/confidence": tf.io.RaggedFeature(tf.float32),
+    "image/neg_category_ids": tf.io.RaggedFeature(tf.int64),
+    "image/not_exhaustive_category_ids": tf.io.RaggedFeature(tf.int64),
 }
 _CHANNELS_KEY = "image/additional_channels/encoded"
 
@@ -82,7 +84,8 @@ class Decoding:
     """Read `image/object/class/multiclass_scores`: for each box C values, or C+1 with the background first, which is 0 where
     it is not given. A record without them has 1 for the class of each box. Augmentations get them."""
     load_labeled_classes: bool = False
-    """Read the labels of the image, `image/class/text` or `image/class/label`; they fill `Batch.labeled_classes`."""
+    """Read the labels of the image, `image/class/text` or `image/class/label`, and `image/neg_category_ids`: they fill
+    `Batch.labeled_classes`. `image/not_exhaustive_category_ids` fill `Batch.not_exhaustive_classes`."""
     map_empty_labeled_classes_to_ones: bool = True
     """An image without labels was looked through for all classes, instead of none."""
     hierarchy: Hierarchy | None = None
@@ -143,12 +146,14 @@ def decode_example(
         image = _decode_image(parsed, decoding.num_additional_channels, decoding.jpeg_min_side)
     else:
         image, objects = _decode_window(_encoded_image(parsed), objects, crop)
-    labeled_classes = None
+    labeled_classes = not_exhaustive_classes = None
     if decoding.load_labeled_classes:
         labeled_classes = features.decode_labeled_classes(parsed, decoding.num_classes, label_table, decoding.hierarchy)
         if decoding.map_empty_labeled_classes_to_ones:
             labeled_classes |= ~tf.reduce_any(labeled_classes)
-    return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], issues)
+        not_exhaustive_classes = features.decode_ids(parsed["image/not_exhaustive_category_ids"], decoding.num_classes)
+    example = Example(image, objects, labeled_classes, not_exhaustive_classes)
+    return DecodedExample(example, parsed["image/source_id"], issues)
 
 
 def decode_objects(

@@ -55,6 +55,8 @@ class Example(NamedTuple):
     objects: Objects
     labeled_classes: tf.Tensor | None = None
     """[C] bool, the classes that somebody looked for in the image, found or not; None unless asked for."""
+    not_exhaustive_classes: tf.Tensor | None = None
+    """[C] bool, the classes of which not all objects are marked (LVIS); beside `labeled_classes`."""
 
 
 def without_none(structure: Any) -> list[tf.Tensor]:

@@ -61,6 +61,8 @@ class PreparedImage(NamedTuple):
     """Scalar bool."""
     labeled_classes: tf.Tensor | None
     """[C] bool."""
+    not_exhaustive_classes: tf.Tensor | None
+    """[C] bool."""
     issues: RecordIssues | None = None
     """Where a data service makes the image."""
 
@@ -115,6 +117,7 @@ def prepare(
         source_id,
         tf.constant(False),
         example.labeled_classes,
+        example.not_exhaustive_classes,
         issues,
     )
 

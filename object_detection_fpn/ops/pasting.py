@@ -38,11 +38,11 @@ def paste_masks(
         boxes: [N, 4] float, pixels of the image. A box that is not finite, has no area or lies outside of the image gives an
             empty mask.
         image_size: height and width of the image.
-        pasting: "CORNERS_ALIGNED": the middles of the corner cells lie on the middles of those pixels where the corners of
-            the box fall, counted as the Object Detection API does (pixel i of H at i / (H - 1) of the height), nothing outside of
-            the box, and above 0.5 is inside. "PIXEL_CENTERS": sampled at the middle of each pixel, zeros around the mask, and from
-            0.5 on is inside (Detectron2). "ZERO_BORDER": the mask with a border of zeros is resized to whole pixels of the box,
-            which grows with it, and above 0.5 is inside (torchvision).
+        pasting: "CORNERS_ALIGNED" (the Object Detection API): pixel i of H lies at i / (H - 1) of the height, and the corner
+            cells of the mask at the corners of the box; nothing outside of the box; above 0.5 is inside.
+            "PIXEL_CENTERS" (Detectron2): sampled at the middle of each pixel, zeros around the mask; from 0.5 on is inside.
+            "ZERO_BORDER" (torchvision): the mask gets a border of zeros, for which the box grows, and is resized to whole
+            pixels; above 0.5 is inside.
 
     Returns:
         One mask a row.
@@ -132,7 +132,7 @@ def _pixel_centers(low: np.ndarray, high: np.ndarray, size: int, num_cells: int)
 
 
 def _zero_border(low: np.ndarray, high: np.ndarray, size: int, num_cells: int) -> np.ndarray:
-    """torchvision's `paste_masks_in_image`; a position in the border is below 0 or above the last cell."""
+    """As torchvision's `paste_masks_in_image`; a position in the border is below 0 or above the last cell."""
     half, center = (high - low) * np.float32(0.5), (high + low) * np.float32(0.5)
     half = half * np.float32((num_cells + 2) / num_cells)
     first, last = np.trunc(center - half), np.trunc(center + half)

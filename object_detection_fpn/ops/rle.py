@@ -57,6 +57,18 @@ def encode_mask(mask: np.ndarray) -> Rle:
     return coco_mask.encode(np.asfortranarray(mask, np.uint8))
 
 
+def encode_box(box: np.ndarray, image_size: tuple[int, int]) -> Rle:
+    """The run lengths of all pixels that a box touches.
+
+    Args:
+        box: [4] float, pixels.
+        image_size: height and width of the image.
+    """
+    low = np.clip(np.floor(box[:2]), 0, image_size).astype(int)
+    high = np.clip(np.ceil(box[2:]), low, image_size).astype(int)
+    return encode_pasted(PastedMask(np.ones(high - low, bool), (int(low[0]), int(low[1]))), image_size)
+
+
 def decode(rle: Rle) -> np.ndarray:
     """The mask of run lengths, [H, W] bool."""
     return coco_mask.decode(rle).astype(bool)
