@@ -175,7 +175,7 @@ def _draw(
 ) -> None:
     drawn = draw_boxes(
         image,
-        Boxes(found.boxes_normalized, found.class_ids - 1, scores=found.scores),
+        Boxes(found.boxes_normalized, found.class_ids - 1, scores=found.scores, masks=masks),
         names={class_id - 1: name for class_id, name in predictor.names.items()},
         min_score=0.0,
         max_num_boxes=max_num_boxes,
