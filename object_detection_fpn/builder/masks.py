@@ -77,7 +77,7 @@ def build_mask_head(
     if message.mask_upsampling == box_predictor_pb2.MaskRCNNBoxPredictor.TRANSPOSED_CONVOLUTION:
         upsampling = "transposed_convolution"
     weight_transfer = None
-    if message.HasField("mask_transfer"):
+    if message.HasField("mask_transfer") and not message.masks_are_class_agnostic:
         weight_transfer = transfer.WeightTransfer(
             in_units=box_head.class_weights().shape[1],
             num_hidden=message.mask_transfer.hidden_units,

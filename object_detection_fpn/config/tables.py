@@ -95,7 +95,6 @@ SECOND_STAGE = ("second_stage_box_predictor", "second_stage_post_processing")
 SECOND_STAGE_SIZES = ("initial_crop_size", "maxpool_kernel_size", "maxpool_stride")
 """What it must set to 1 or more."""
 
-_MASKS = "asks for masks, which are not supported yet"
 _KEYPOINTS = "asks for keypoints, which are not supported"
 _CONTEXT = "asks for Context R-CNN, which is not supported yet"
 
@@ -104,7 +103,6 @@ REFUSED = {
     "MultiscaleAnchorGenerator.normalize_coordinates": "does not fit: Faster R-CNN has its anchors in pixels",
     "AnchorGenerator.grid_anchor_generator": "serves one feature map: write multiscale_anchor_generator instead",
     "MaskRCNNBoxPredictor.predict_keypoints": _KEYPOINTS,
-    "InputReader.load_instance_masks": _MASKS,
     "InputReader.num_keypoints": _KEYPOINTS,
     "InputReader.keypoint_type_weight": _KEYPOINTS,
     "InputReader.load_keypoint_depth_features": _KEYPOINTS,

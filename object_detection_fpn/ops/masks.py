@@ -111,7 +111,9 @@ def _weights(
     # From pixels, counted from the middle of the image's first one, to cells, from the middle of the frame's first one.
     begin, scale = (value[..., tf.newaxis, tf.newaxis] for value in (frame_ends[..., 0], scale))
     cell = (position + 0.5 - begin) * scale - 0.5
-    weight = tf.where((cell >= -1.0) & (cell <= last + 1.0), weight, 0.0)
+    # A mask reaches half a pixel beyond its frame, as RoIAlign lets images do.
+    beyond = 0.5 + 0.5 * scale
+    weight = tf.where((cell >= -beyond) & (cell <= last + beyond), weight, 0.0)
     cell = tf.clip_by_value(cell, 0.0, last)[..., tf.newaxis]
     near = tf.maximum(1.0 - tf.abs(cell - tf.range(last + 1.0)), 0.0)  # [B, K, S, n, M]
     return tf.reduce_sum(near * weight[..., tf.newaxis], axis=3)

@@ -52,11 +52,9 @@ def _transfer_fits(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[P
     head, place = message.second_stage_box_predictor.mask_rcnn_box_predictor, join(path, _HEAD)
     if not head.HasField("mask_transfer"):
         return
-    if head.mask_upsampling != _TRANSPOSED:
+    if head.mask_upsampling != _TRANSPOSED and not head.masks_are_class_agnostic:
         problem = "does not go with mask_transfer, which predicts a 1 x 1 convolution"
         yield single(head, place, "mask_upsampling", problem, "TRANSPOSED_CONVOLUTION")
-    if head.masks_are_class_agnostic:
-        yield single(head, place, "masks_are_class_agnostic", "does not go with mask_transfer", "false")
     for row, class_id in enumerate(head.mask_transfer.classes_with_masks):
         if class_id > message.num_classes:
             field = f"{place}.mask_transfer.classes_with_masks[{row}]"
