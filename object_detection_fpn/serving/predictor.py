@@ -36,7 +36,8 @@ class ImagePrediction(NamedTuple):
 
     def select(self, keep: np.ndarray) -> ImagePrediction:
         """Returns the rows where `keep` [N] bool is True."""
-        return ImagePrediction(*(None if field is None else field[keep] for field in self))
+        masks = None if self.masks is None else self.masks[keep]
+        return ImagePrediction(self.boxes_normalized[keep], self.scores[keep], self.class_ids[keep], masks)
 
 
 class Predictor:
@@ -163,7 +164,7 @@ class Predictor:
             raise ValueError("The model predicts no masks.")
         if masks.dtype == np.uint8:  # pasted already
             return [PastedMask(mask.astype(bool), (0, 0)) for mask in masks]
-        boxes = prediction.boxes_normalized * np.tile(np.float32(image_size), 2)
+        boxes = prediction.boxes_normalized * np.tile(np.array(image_size, np.float32), 2)
         return pasting.paste_masks(masks, boxes, image_size, pasting=self.mask_pasting)
 
 
