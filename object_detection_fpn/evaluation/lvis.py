@@ -40,8 +40,8 @@ class LvisMaskMetrics:
 
     def __init__(self, categories: Sequence[Mapping[str, Any]]):
         """Args:
-            categories: one mapping a class with `id` (1-based), `name` and, for `APr`, `APc`, `APf`, `frequency`: "r", "c" or
-                "f".
+            categories: one mapping a class with `id` (1-based), `name` and, for `APr`, `APc` and `APf`, `frequency`: "r", "c"
+                or "f".
 
         Raises:
             ValueError: if there is no category, or two share an id or a name, or an id is below 1.

@@ -59,9 +59,7 @@ def paste_masks(
         )
     if pasting not in _POSITIONS:
         raise ValueError(f"pasting = {pasting!r} is unknown. Allowed: {', '.join(_POSITIONS)}.")
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # of boxes that end in infinity, whose positions compare as outside
+    with np.errstate(all="ignore"):  # boxes without area, or as large as numbers get, have positions that no pixel has
         is_box = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         rows = _Axis.of(boxes[:, 0], boxes[:, 2], image_size[0], masks.shape[1], pasting)
         columns = _Axis.of(boxes[:, 1], boxes[:, 3], image_size[1], masks.shape[2], pasting)

@@ -486,6 +486,7 @@ LABEL_MAP_EFFECTS = {
     "StringIntLabelMapItem.id": ('item { id: 1 name: "a" }', 'item { id: 2 name: "a" }'),
     "StringIntLabelMapItem.display_name": ('item { id: 1 name: "a" }', 'item { id: 1 name: "a" display_name: "A" }'),
     "StringIntLabelMapItem.ancestor_ids": ('item { id: 2 name: "a" }', 'item { id: 2 name: "a" ancestor_ids: 1 }'),
+    "StringIntLabelMapItem.frequency": ('item { id: 1 name: "a" }', 'item { id: 1 name: "a" frequency: RARE }'),
     "StringIntLabelMapItem.descendant_ids": ('item { id: 2 name: "a" }', 'item { id: 2 name: "a" descendant_ids: 1 }'),
 }
 

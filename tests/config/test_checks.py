@@ -305,7 +305,12 @@ def test_config_is_accepted(config, changes, change, refusals):
         ),
         (
             ["eval_config.metrics_set=coco_mask_metrics"],
-            'metrics_set[0] = "coco_mask_metrics" measures masks, which are not supported yet. Allowed: coco_det',
+            'metrics_set[0] = "coco_mask_metrics" measures masks, which the model does not predict: '
+            f"{MODEL}.number_of_stages is not 3. Allowed: metrics of boxes, or {MODEL}.number_of_stages = 3.",
+        ),
+        (
+            ["eval_config.metrics_set=oid_challenge_segmentation_metrics"],
+            'metrics_set[0] = "oid_challenge_segmentation_metrics" measures the masks of Open Images, which is not',
         ),
         (
             ["eval_config.metrics_set=[oid_V2_detection_metrics, open_images_V2_detection_metrics]"],
