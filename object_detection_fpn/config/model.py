@@ -38,6 +38,11 @@ def is_class_agnostic(model: model_pb2.DetectionModel) -> bool:
     return getattr(detector(model), "number_of_stages", 2) == 1
 
 
+def has_masks(model: model_pb2.DetectionModel) -> bool:
+    """Whether the detector predicts masks: with a third stage."""
+    return getattr(detector(model), "number_of_stages", 2) == 3
+
+
 def image_resizer(model: model_pb2.DetectionModel) -> image_resizer_pb2.ImageResizer:
     return detector(model).image_resizer
 
