@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import rules
 from object_detection_fpn.config import tables as fields
 from object_detection_fpn.config.bounds import BOUNDS, NEED_NOT_BE_SET
 from object_detection_fpn.config.problems import Problem, join, single, unset, walk
 from object_detection_fpn.config.rules.model import pyramid_levels
 from object_detection_fpn.config.text import format_value, is_repeated, listed
-from object_detection_fpn.protos import pipeline_pb2
+from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 
 
 def find_problems(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Problem]:
@@ -29,12 +30,15 @@ def find_problems(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Prob
 
 def find_ineffective(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Problem]:
     """The fields that say something which has no effect here, and why."""
+    has_masks = model_config.has_masks(config.model)
     for path, message in walk(config):
         for field, value in message.ListFields():
             reason = fields.NO_EFFECT.get(f"{message.DESCRIPTOR.name}.{field.name}")
             if reason and (field.message_type or value != field.default_value):
                 text = None if field.message_type else format_value(field, value)
                 yield Problem(join(path, field.name), f"has no effect: {reason}", value=text)
+        if isinstance(message, input_reader_pb2.InputReader) and message.load_instance_masks and not has_masks:
+            yield single(message, path, "load_instance_masks", "has no effect: the model predicts no masks")
 
 
 def _required(message: Message, path: str) -> Iterator[Problem]:

@@ -46,6 +46,9 @@ REFUSED_METRICS_SETS = {
 AUTOAUGMENT_POLICIES = ("v0", "v1", "v2", "v3", "test")
 """What `policy_name` of `autoaugment_image` may be."""
 
+POLICIES_WITHIN_BOXES = ("v0", "v1")
+"""Those that translate, shear or flip the content of boxes, which stay where they are."""
+
 FINE_TUNE_CHECKPOINT_TYPES = ("", "classification", "detection", "full")
 """What `train_config.fine_tune_checkpoint_type` may be; empty: found out from the checkpoint."""
 
@@ -102,7 +105,6 @@ REFUSED = {
     "MaskRCNNBoxPredictor.predict_instance_masks": _MASKS,
     "MaskRCNNBoxPredictor.predict_keypoints": _KEYPOINTS,
     "EvalConfig.eval_instance_masks": _MASKS,
-    "InputReader.load_instance_masks": _MASKS,
     "InputReader.num_keypoints": _KEYPOINTS,
     "InputReader.keypoint_type_weight": _KEYPOINTS,
     "InputReader.load_keypoint_depth_features": _KEYPOINTS,
@@ -182,7 +184,6 @@ NO_EFFECT = {
     "EvalConfig.use_dummy_loss_in_eval": "losses are always computed on evaluation sets",
     "InputReader.queue_capacity": _QUEUES,
     "InputReader.min_after_dequeue": "`shuffle_buffer_size` is what counts",
-    "InputReader.mask_type": "masks are not read",
     "InputReader.prefetch_size": _QUEUES,
     "InputReader.num_parallel_map_calls": _THREADS,
     "InputReader.num_parallel_batches": _THREADS,
