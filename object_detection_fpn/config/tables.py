@@ -49,6 +49,9 @@ REFUSED_METRICS_SETS = {
 AUTOAUGMENT_POLICIES = ("v0", "v1", "v2", "v3", "test")
 """What `policy_name` of `autoaugment_image` may be."""
 
+POLICIES_WITHIN_BOXES = ("v0", "v1")
+"""Those that translate, shear or flip the content of boxes, which stay where they are."""
+
 FINE_TUNE_CHECKPOINT_TYPES = ("", "classification", "detection", "full")
 """What `train_config.fine_tune_checkpoint_type` may be; empty: found out from the checkpoint."""
 
@@ -174,7 +177,6 @@ NO_EFFECT = {
     "EvalConfig.use_dummy_loss_in_eval": "losses are always computed on evaluation sets",
     "InputReader.queue_capacity": _QUEUES,
     "InputReader.min_after_dequeue": "`shuffle_buffer_size` is what counts",
-    "InputReader.mask_type": "masks are not read",
     "InputReader.prefetch_size": _QUEUES,
     "InputReader.num_parallel_map_calls": _THREADS,
     "InputReader.num_parallel_batches": _THREADS,

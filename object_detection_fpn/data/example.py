@@ -5,7 +5,7 @@ Shape letters: N objects of the image, H W size, F image channels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -37,6 +37,11 @@ class Objects(NamedTuple):
     """[N, 4] float32, normalized to the image: the rectangle that each mask covers, which may reach beyond the image."""
     encoded_masks: tf.Tensor | None = None
     """[N] string, the masks of the record as PNG files; empty for an object without one. Only in evaluation."""
+
+    def move_boxes(self, move: Callable[[tf.Tensor], tf.Tensor]) -> Objects:
+        """Returns the objects with boxes [N, 4], and frames of masks [N, 4], as `move` gives them."""
+        frames = None if self.mask_frames is None else move(self.mask_frames)
+        return self._replace(boxes=move(self.boxes), mask_frames=frames)
 
     def select(self, keep: tf.Tensor) -> Objects:
         """Returns the rows where `keep` [N] bool is True."""
