@@ -27,12 +27,13 @@ from object_detection_fpn.execution import Execution
 from object_detection_fpn.interop import libraries, state_dict
 from object_detection_fpn.interop.library import Library
 from object_detection_fpn.interop.odapi import local_name
+from object_detection_fpn.modeling import mask_targets
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.heads import box, rpn
-from object_detection_fpn.modeling.heads.mask import MaskHead
+from object_detection_fpn.modeling.heads.mask import MASK_LOSS, MaskHead
 from object_detection_fpn.ops import pasting
 from object_detection_fpn.protos import faster_rcnn_pb2, pipeline_pb2
-from object_detection_fpn.records import Groundtruth, Inputs, Predictions
+from object_detection_fpn.records import Groundtruth, Inputs, MaskOutputs, Predictions, Proposals
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import assign_weights, variables_by_path
 
@@ -120,13 +121,8 @@ class Case:
         return load(f"{self.name.replace('/', '_')}.npz")
 
     @property
-    def training_name(self) -> str:
-        """Of the training step of the reference, which has the same detector without masks."""
-        return f"training/{self.name.replace('mask_rcnn', 'faster_rcnn').replace('maskrcnn', 'fasterrcnn')}"
-
-    @property
     def training(self) -> dict[str, np.ndarray]:
-        return load(f"{self.training_name.replace('/', '_')}.npz")
+        return load(f"training_{self.name.replace('/', '_')}.npz")
 
     @property
     def num_classes(self) -> int:
@@ -386,9 +382,14 @@ class TrainingAgreement:
     """
 
     def __init__(self, agreement: Agreement):
-        self.case, self.model, self._library = agreement.case, agreement.detector, agreement.library
+        self.case, self.model, self._library = agreement.case, agreement.model, agreement.library
         self._reference = agreement.case.training
-        self._settings = load("settings.json")[agreement.case.training_name]
+        self._settings = load("settings.json")[f"training/{agreement.case.name}"]
+        assert self.model._masks is not None
+        self._masks = self.model._masks
+        self._with_stored_masks = dataclasses.replace(
+            self._masks, sampler=_StoredMasks(self._masks.sampler, self._reference)
+        )
         self.groundtruth = self._groundtruth(self._boxes(0), self._boxes(1))
         with tf.GradientTape() as tape:
             self.predictions = self._predict(self.groundtruth)
@@ -431,6 +432,30 @@ class TrainingAgreement:
             assert_paired(ours, theirs, our_labels=classes, their_labels=labels, within=0.05)
             assert np.sum(classes >= 0) == np.sum(labels >= 0)
 
+    def check_mask_targets(self) -> None:
+        """The masks of whole images, cropped at the library's RoIs."""
+        for image in (0, 1):
+            boxes = self._reference[f"mask_boxes{image}"][:, YXYX]
+            rois = Proposals(tf.constant(boxes[None]), tf.zeros([1, len(boxes)]), tf.constant([len(boxes)]))
+            groundtruth = Groundtruth(*(None if each is None else each[image : image + 1] for each in self.groundtruth))
+            matches = self.model._roi_sampler.match(rois.boxes, groundtruth)
+            outputs = MaskOutputs(tf.zeros([]), rois.boxes, matches)
+            shares, weights = self._masks.sampler.targets(outputs, groundtruth, self.predictions.image_size)
+            assert np.all(weights == 1.0)
+            if self.case.is_torchvision:
+                assert_close(shares[0], self._reference[f"mask_targets{image}"], 1e-3, "mask targets")
+            else:  # from bitmasks, which its polygons give where they are asked for
+                stored = _unpack(self._reference[f"bitmask/mask_targets{image}"], 28)
+                np.testing.assert_array_equal(shares[0], stored)
+
+    def check_mask_loss_of_bitmasks(self) -> None:
+        """That of our own targets, where the library's are made of bitmasks too."""
+        if not self.case.is_torchvision:
+            stored = self._reference["bitmask/loss_mask"][0]
+            self.model._masks = self._masks
+            losses = self._compute_losses(self.groundtruth, self.predictions)
+            assert_relative([float(losses[MASK_LOSS])], [stored], 1e-3, "loss_mask")
+
     def check_losses(self) -> None:
         assert_relative(self._in_their_order(self._losses), self._reference["losses"], 1e-3, "losses")
 
@@ -454,6 +479,8 @@ class TrainingAgreement:
         assert differences.max() <= 1e-3, f"{names[differences.argmax()]}: {differences.max()}"
 
     def _predict(self, groundtruth: Groundtruth) -> Predictions:
+        # Detectron2 draws polygons within RoIs, and what was drawn is stored.
+        self.model._masks = self._masks if self.case.is_torchvision else self._with_stored_masks
         images = self._reference.get("input")
         sizes = [image["resized"] for image in self._settings["images"]]
         if images is None:
@@ -481,6 +508,7 @@ class TrainingAgreement:
             "loss_rpn_cls": rpn.OBJECTNESS_LOSS,
             "loss_rpn_box_reg": rpn.LOCALIZATION_LOSS,
             "loss_rpn_loc": rpn.LOCALIZATION_LOSS,
+            "loss_mask": MASK_LOSS,
         }
         return [float(losses[ours[name]]) for name in self._settings["loss_names"]]
 
@@ -492,7 +520,41 @@ class TrainingAgreement:
         ]
 
     def _groundtruth(self, *images: list[dict[str, Any]]) -> Groundtruth:
-        return support.make_groundtruth(*images, num_rows=6)
+        groundtruth = support.make_groundtruth(*images, num_rows=6)
+        sizes = [image["resized"] for image in self._settings["images"]]
+        height, width = (32 * -(-np.max(side) // 32) for side in zip(*sizes, strict=True))
+        masks = np.zeros([2, 6, height, width], np.uint8)
+        for image, boxes in enumerate(images):
+            if boxes:
+                rows, columns = sizes[image]
+                masks[image, :, :rows, :columns] = 255 * _unpack(self._reference[f"gt_masks_input{image}"], columns)
+        frames = tf.tile(tf.constant([[[0.0, 0.0, height, width]]], tf.float32), [2, 6, 1])
+        return groundtruth._replace(masks=tf.constant(masks), mask_frames=frames)
+
+
+class _StoredMasks:
+    """A `MaskSampler` whose targets are stored ones, found by the RoIs that they are of."""
+
+    def __init__(self, sampler: mask_targets.MaskSampler, reference: dict[str, np.ndarray]):
+        self.choose, self.classes = sampler.choose, sampler.classes
+        self._reference = reference
+
+    def targets(self, outputs: MaskOutputs, groundtruth: Groundtruth, image_size: tf.Tensor) -> tuple[Any, Any]:
+        shares = np.zeros(outputs.logits.shape, np.float32)
+        is_real = outputs.matches.numpy() >= 0
+        for image in (0, 1):
+            rows = np.flatnonzero(is_real[image])
+            if len(rows):
+                stored = _unpack(self._reference[f"mask_targets{image}"], 28)
+                paired = assert_paired(
+                    outputs.boxes.numpy()[image][rows][:, YXYX], self._reference[f"mask_boxes{image}"], within=0.05
+                )
+                shares[image, rows[paired[:, 0]]] = stored[paired[:, 1]]
+        return shares, is_real.astype(np.float32)
+
+
+def _unpack(bits: np.ndarray, width: int) -> np.ndarray:
+    return np.unpackbits(bits, axis=-1)[..., :width]
 
 
 def with_mask_head(model: FasterRCNN, head: MaskHead | None) -> FasterRCNN:
@@ -524,6 +586,8 @@ CHECKS = (
 TRAINING_CHECKS = (
     TrainingAgreement.check_anchors,
     TrainingAgreement.check_rois,
+    TrainingAgreement.check_mask_targets,
+    TrainingAgreement.check_mask_loss_of_bitmasks,
     TrainingAgreement.check_losses,
     TrainingAgreement.check_losses_without_objects,
     TrainingAgreement.check_gradients,

@@ -40,7 +40,7 @@ class LvisMaskMetrics:
 
     def __init__(self, categories: Sequence[Mapping[str, Any]]):
         """Args:
-            categories: one mapping a class with `id` (1-based), `name` and, for `APr`, `APc` and `APf`, `frequency`: "r", "c" or
+            categories: one mapping a class with `id` (1-based), `name` and, for `APr`, `APc`, `APf`, `frequency`: "r", "c" or
                 "f".
 
         Raises:
