@@ -33,11 +33,6 @@ def num_classes(model: model_pb2.DetectionModel) -> int:
     return detector(model).num_classes
 
 
-def has_masks(model: model_pb2.DetectionModel) -> bool:
-    """Whether the detector predicts masks: its third stage."""
-    return getattr(detector(model), "number_of_stages", 2) == 3
-
-
 def classes_with_masks(model: model_pb2.DetectionModel) -> tuple[int, ...] | None:
     """Ids, as in the label map, of the classes whose masks are learned, of a detector with masks; None for all classes."""
     predictor = detector(model).second_stage_box_predictor.mask_rcnn_box_predictor
