@@ -36,7 +36,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate_config.py
 
 clean:
-	rm -rf $(VENV) build dist demo_output *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo_output demo_masks_output *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f object_detection_fpn/protos/*_pb2.py object_detection_fpn/protos/*_pb2.pyi
 
 $(BIN)/python:

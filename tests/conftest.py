@@ -161,12 +161,12 @@ def parity(root_dir):
 
 @pytest.fixture(scope="session")
 def shapes_data(tmp_path_factory):
-    """A small drawn data set: 8 training and 6 held-out images of 96 pixels."""
+    """A small drawn data set: 8 training and 6 held-out images of 96 pixels, with masks."""
     from object_detection_fpn.tools import shapes
 
     folder = tmp_path_factory.mktemp("shapes")
     return shapes.write_dataset(
-        str(folder), num_train=8, num_eval=6, image_size=96, seed=1, num_shards=2, show_progress=False
+        str(folder), num_train=8, num_eval=6, image_size=96, seed=1, num_shards=2, with_masks=True, show_progress=False
     )
 
 

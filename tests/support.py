@@ -47,7 +47,9 @@ first_stage_max_proposals: 40
 initial_crop_size: 4
 maxpool_kernel_size: 2
 maxpool_stride: 2
-second_stage_box_predictor {{ mask_rcnn_box_predictor {{ fc_hyperparams {{ }} }} }}
+second_stage_box_predictor {{
+  mask_rcnn_box_predictor {{ fc_hyperparams {{ }} conv_hyperparams {{ }} mask_prediction_conv_depth: 6 }}
+}}
 second_stage_batch_size: 16
 second_stage_post_processing {{
   batch_non_max_suppression {{ score_threshold: 0.05 max_detections_per_class: 8 max_total_detections: 10 }}

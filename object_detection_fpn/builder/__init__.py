@@ -15,7 +15,6 @@ from object_detection_fpn.builder.execution import inference_execution, training
 from object_detection_fpn.builder.faster_rcnn import (
     build_box_feature_extractor,
     build_box_head,
-    build_roi_pooler,
     build_roi_sampler,
 )
 from object_detection_fpn.builder.feature_extractor import BACKBONES, build_feature_extractor, build_pyramid
@@ -26,8 +25,10 @@ from object_detection_fpn.builder.losses import (
     build_localization_loss,
     build_miner,
 )
+from object_detection_fpn.builder.masks import build_mask_branch
 from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
 from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
+from object_detection_fpn.builder.roi_pooling import build_roi_pooler
 from object_detection_fpn.builder.rpn import build_anchor_generator, build_box_coder, build_rpn
 from object_detection_fpn.builder.training import (
     METRICS,
@@ -59,6 +60,7 @@ __all__ = [
     "build_layer_spec",
     "build_learning_rate",
     "build_localization_loss",
+    "build_mask_branch",
     "build_metrics",
     "build_miner",
     "build_model",

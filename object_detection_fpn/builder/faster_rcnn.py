@@ -5,14 +5,15 @@ from __future__ import annotations
 from object_detection_fpn.builder.feature_extractor import build_feature_extractor
 from object_detection_fpn.builder.layer_spec import build_initializer, build_layer_spec
 from object_detection_fpn.builder.losses import build_box_loss
+from object_detection_fpn.builder.masks import build_mask_branch
 from object_detection_fpn.builder.postprocess import build_postprocessor
+from object_detection_fpn.builder.roi_pooling import build_roi_pooler
 from object_detection_fpn.builder.rpn import build_box_coder, build_rpn
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, pooler, targets
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box
-from object_detection_fpn.ops.crop_and_resize import RoIAlign
-from object_detection_fpn.protos import box_predictor_pb2, faster_rcnn_pb2, roi_pooling_pb2
+from object_detection_fpn.protos import box_predictor_pb2, faster_rcnn_pb2
 
 _OPTIONAL_OUTPUTS = {
     "raw_detections": "return_raw_detections_during_predict",
@@ -26,14 +27,17 @@ def build_faster_rcnn(
 ) -> faster_rcnn.FasterRCNN:
     """The detector with all its variables; the arguments are those of `build_model`."""
     extractor = build_feature_extractor(config.feature_extractor, execution=execution, num_channels=num_channels)
-    has_box_head = config.number_of_stages == 2
+    has_box_head = config.number_of_stages > 1
     roi_pooler = build_roi_pooler(config, execution=execution) if has_box_head else None
+    box_head = build_box_head(config, extractor, roi_pooler, execution=execution) if roi_pooler else None
+    has_masks = config.number_of_stages == 3
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
         rpn=build_rpn(config, extractor, execution=execution),
         roi_sampler=build_roi_sampler(config, execution=execution),
         roi_pooler=roi_pooler,
-        box_head=build_box_head(config, extractor, roi_pooler, execution=execution) if roi_pooler else None,
+        box_head=box_head,
+        masks=build_mask_branch(config, extractor, box_head, execution=execution) if box_head and has_masks else None,
         outputs=[name for name, field in _OPTIONAL_OUTPUTS.items() if has_box_head and getattr(config, field)],
     )
 
@@ -48,39 +52,6 @@ def build_roi_sampler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Executio
         add_groundtruth=config.add_groundtruth_to_proposals,
         coder=build_box_coder(config.second_stage_box_coder),
         static=execution.static,
-    )
-
-
-def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution()) -> pooler.RoIPooler:
-    """Levels and RoIAlign of `model.faster_rcnn.roi_pooling`, or crop and max pooling."""
-    message, pyramid = config.roi_pooling, config.feature_extractor.fpn
-    levels = pooler.RoILevels(
-        first_level=pyramid.min_level,
-        min_level=message.min_level if message.HasField("min_level") else pyramid.min_level,
-        max_level=message.max_level if message.HasField("max_level") else pyramid.max_level,
-        canonical_level=message.canonical_level if message.HasField("canonical_level") else None,
-        canonical_size=message.canonical_size,
-        side_epsilon=message.side_epsilon,
-        level_epsilon=message.level_epsilon,
-    )
-    if message.HasField("roi_align"):
-        return pooler.RoIPooler(levels=levels, roi_align=build_roi_align(message.roi_align), execution=execution)
-    return pooler.RoIPooler(
-        levels=levels,
-        crop_size=config.initial_crop_size,
-        pool_size=config.maxpool_kernel_size,
-        pool_stride=config.maxpool_stride,
-        execution=execution,
-    )
-
-
-def build_roi_align(message: roi_pooling_pb2.RoiAlign) -> RoIAlign:
-    """How RoIs are sampled, from `roi_pooling.roi_align`."""
-    return RoIAlign(
-        output_size=message.output_size,
-        sampling_ratio=message.sampling_ratio,
-        aligned=message.aligned,
-        max_static_samples=message.max_static_samples,
     )
 
 

@@ -34,7 +34,7 @@ _QUALITY = Bounds(0, 100)
 
 BOUNDS = {
     "RandomDistortColor.color_ordering": Bounds(0, 1),
-    "FasterRcnn.number_of_stages": Bounds(1, 2),
+    "FasterRcnn.number_of_stages": Bounds(1, 3),
     "FasterRcnn.num_classes": _COUNT,
     "FasterRcnn.first_stage_atrous_rate": _COUNT,
     "FasterRcnn.first_stage_box_predictor_kernel_size": _COUNT,
@@ -50,6 +50,7 @@ BOUNDS = {
     "FasterRcnn.second_stage_balance_fraction": _FRACTION,
     "FasterRcnn.second_stage_localization_loss_weight": _NOT_NEGATIVE,
     "FasterRcnn.second_stage_classification_loss_weight": _NOT_NEGATIVE,
+    "FasterRcnn.second_stage_mask_prediction_loss_weight": _NOT_NEGATIVE,
     "FasterRcnn.second_stage_matched_threshold": _FRACTION,
     "FasterRcnn.second_stage_min_background_iou": _FRACTION,
     "FasterRcnn.second_stage_class_weights": _NOT_NEGATIVE,
@@ -83,6 +84,15 @@ BOUNDS = {
     "WeightedSmoothL1LocalizationLoss.delta": _POSITIVE,
     "WeightedSmoothL1LocalizationLoss.beta": _POSITIVE,
     "MultiscaleAnchorGenerator.offset": _FRACTION,
+    "FasterRcnn.mask_batch_size": _COUNT,
+    "MaskTargets.sampling_ratio": _NOT_NEGATIVE,
+    "MaskTargets.threshold": Bounds(0, 1, above=True),
+    "MaskTransfer.classes_with_masks": _COUNT,
+    "MaskTransfer.hidden_units": _COUNT,
+    "MaskRCNNBoxPredictor.mask_height": _COUNT,
+    "MaskRCNNBoxPredictor.mask_width": _COUNT,
+    "MaskRCNNBoxPredictor.mask_prediction_conv_depth": _NOT_NEGATIVE,
+    "MaskRCNNBoxPredictor.mask_prediction_num_conv_layers": _COUNT,
     "MaskRCNNBoxPredictor.num_convolutions": _NOT_NEGATIVE,
     "MaskRCNNBoxPredictor.convolution_depth": _COUNT,
     "MaskRCNNBoxPredictor.num_dense_layers": _COUNT,
@@ -214,5 +224,7 @@ NEED_NOT_BE_SET = {
     "RoiPooling.max_level",
     "RoiPooling.canonical_level",
     "RegionProposalNetwork.max_proposals_in_training",
+    "FasterRcnn.mask_batch_size",
+    "MaskTargets.threshold",
 }
 """Fields without a default that mean something while they are not set; bounds are for the values of those that are."""

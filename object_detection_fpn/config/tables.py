@@ -73,6 +73,7 @@ REQUIRED = {
     "MultiscaleAnchorGenerator": ("aspect_ratios",),
     "BoxPredictor": ("box_predictor_oneof",),
     "MaskRCNNBoxPredictor": ("fc_hyperparams",),
+    "MaskTransfer": ("classes_with_masks",),
     "CalibrationConfig": ("calibrator",),
     "FunctionApproximation": ("x_y_pairs",),
     "TrainConfig": ("optimizer",),
@@ -94,7 +95,6 @@ SECOND_STAGE = ("second_stage_box_predictor", "second_stage_post_processing")
 SECOND_STAGE_SIZES = ("initial_crop_size", "maxpool_kernel_size", "maxpool_stride")
 """What it must set to 1 or more."""
 
-_MASKS = "asks for masks, which are not supported yet"
 _KEYPOINTS = "asks for keypoints, which are not supported"
 _CONTEXT = "asks for Context R-CNN, which is not supported yet"
 
@@ -102,9 +102,7 @@ REFUSED = {
     "FasterRcnn.inplace_batchnorm_update": "is not needed: Keras updates moving averages within the step",
     "MultiscaleAnchorGenerator.normalize_coordinates": "does not fit: Faster R-CNN has its anchors in pixels",
     "AnchorGenerator.grid_anchor_generator": "serves one feature map: write multiscale_anchor_generator instead",
-    "MaskRCNNBoxPredictor.predict_instance_masks": _MASKS,
     "MaskRCNNBoxPredictor.predict_keypoints": _KEYPOINTS,
-    "InputReader.load_instance_masks": _MASKS,
     "InputReader.num_keypoints": _KEYPOINTS,
     "InputReader.keypoint_type_weight": _KEYPOINTS,
     "InputReader.load_keypoint_depth_features": _KEYPOINTS,
@@ -126,7 +124,6 @@ REFUSED = {
 _QUEUES = "tf.data sizes its buffers itself"
 _THREADS = "tf.data sizes its thread pools itself"
 _SYNCHRONOUS = "the strategies of TensorFlow 2 are synchronous"
-_NO_MASK_HEAD = "there is no mask head yet"
 _ONE_NMS = "tiles are used on every device; results are the same, but for boxes that overlap by exactly the threshold"
 _STATIC = "all results are padded to a fixed number of rows anyway, and on TPUs and under XLA every shape is static"
 _CROP = (
@@ -136,25 +133,17 @@ _PER_BOX = "losses are kept per box and summed where they are used"
 
 NO_EFFECT = {
     "TrainEvalPipelineConfig.graph_rewriter": "it configured the quantization of TensorFlow 1 graphs",
-    "FasterRcnn.second_stage_mask_prediction_loss_weight": _NO_MASK_HEAD,
     "FasterRcnn.use_matmul_crop_and_resize": _CROP,
     "FasterRcnn.use_matmul_gather_in_matcher": "groundtruth is gathered by index on every device",
     "FasterRcnn.use_static_balanced_label_sampler": "the sampler always has static shapes, and is as random",
     "FasterRcnn.use_static_shapes": _STATIC,
     "FasterRcnn.use_static_shapes_for_eval": _STATIC,
-    "FasterRcnn.resize_masks": _NO_MASK_HEAD,
+    "FasterRcnn.resize_masks": "masks lie in frames of their own, which no resizer changes",
     "FasterRcnn.use_partitioned_nms_in_first_stage": _ONE_NMS,
     "FasterRcnnFeatureExtractor.first_stage_features_stride": (
         "each level of a pyramid has a stride of its own, 2 ^ level"
     ),
     "Hyperparams.regularize_depthwise": "no layer here is a depthwise convolution",
-    "MaskRCNNBoxPredictor.conv_hyperparams": "it is for mask and keypoint heads, which are not there yet",
-    "MaskRCNNBoxPredictor.mask_prediction_conv_depth": _NO_MASK_HEAD,
-    "MaskRCNNBoxPredictor.mask_height": _NO_MASK_HEAD,
-    "MaskRCNNBoxPredictor.mask_width": _NO_MASK_HEAD,
-    "MaskRCNNBoxPredictor.mask_prediction_num_conv_layers": _NO_MASK_HEAD,
-    "MaskRCNNBoxPredictor.masks_are_class_agnostic": _NO_MASK_HEAD,
-    "MaskRCNNBoxPredictor.convolve_then_upsample_masks": _NO_MASK_HEAD,
     "BatchNonMaxSuppression.use_static_shapes": _STATIC,
     "BatchNonMaxSuppression.use_partitioned_nms": _ONE_NMS,
     "BatchNonMaxSuppression.use_cpu_nms": "TensorFlow places the suppression where it runs",

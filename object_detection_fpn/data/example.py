@@ -31,8 +31,8 @@ class Objects(NamedTuple):
     class_scores: tf.Tensor | None = None
     """[N, C+1] float32, background first; None unless asked for."""
     masks: tf.Tensor | None = None
-    """[N, M, M] uint8, 0 to 255: the share of each cell of `mask_frames` that belongs to the object; zeros for an object without
-    a mask. None unless asked for."""
+    """[N, M, M] uint8, 0 to 255: the share of each cell of `mask_frames` that belongs to the object; zeros where an object has
+    no mask. None unless asked for."""
     mask_frames: tf.Tensor | None = None
     """[N, 4] float32, normalized to the image: the rectangle that each mask covers, which may reach beyond the image."""
     encoded_masks: tf.Tensor | None = None

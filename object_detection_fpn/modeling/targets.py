@@ -111,7 +111,7 @@ def encode(
         classes = tf.cast(is_matched, tf.int32)
         class_targets = None
         if not class_agnostic:
-            classes *= tf.gather(_box_classes(groundtruth), rows, batch_dims=1)
+            classes *= tf.gather(object_classes(groundtruth), rows, batch_dims=1)
             class_targets = _class_targets(is_matched, rows, groundtruth)
         gt_boxes = tf.gather(groundtruth.boxes, rows, batch_dims=1)  # [B, K, 4]
         deltas = tf.where(is_matched[..., None], coder.encode(gt_boxes, boxes), 0.0)
@@ -125,8 +125,8 @@ def encode(
         )
 
 
-def _box_classes(groundtruth: Groundtruth) -> tf.Tensor:
-    """[B, G] int32: the class of each box, 0 = background; of several the one that counts most, the first of equals."""
+def object_classes(groundtruth: Groundtruth) -> tf.Tensor:
+    """[B, G] int32: the class of each object, 0 = background; of several the one that counts most, the first of equals."""
     if groundtruth.class_scores is None:
         return groundtruth.classes + 1
     return tf.argmax(groundtruth.class_scores, axis=-1, output_type=tf.int32)
@@ -244,7 +244,7 @@ class RoISampler:
         sample = sampling.sample_balanced(
             is_real & _can_train(matches, groundtruth),
             # An object whose scores say background is one.
-            (matches >= 0) & (tf.gather(_box_classes(groundtruth), tf.maximum(matches, 0), batch_dims=1) > 0),
+            (matches >= 0) & (tf.gather(object_classes(groundtruth), tf.maximum(matches, 0), batch_dims=1) > 0),
             num_samples=self.num_samples,
             positive_fraction=self.positive_fraction,
             seed=seed,

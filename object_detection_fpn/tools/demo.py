@@ -11,14 +11,18 @@ from pathlib import Path
 from object_detection_fpn.tools.command import check_folder, say
 
 _RECIPE = "faster_rcnn_resnet18_fpn_recipe_shapes_160x160"
-_IMAGE_SIZE = 160  # that of the recipe: nothing is lost in resizing
+_MASK_RECIPE = "mask_rcnn_resnet18_fpn_recipe_shapes_160x160"
+_IMAGE_SIZE = 160  # that of the recipes: nothing is lost in resizing
 _NUM_DRAWN = 6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--output_dir", default="demo_output", metavar="DIR", help="folder for everything (demo_output)"
+        "--output_dir",
+        metavar="DIR",
+        help="folder for everything (demo_output, with --masks demo_masks_output)",
     )
+    parser.add_argument("--masks", action="store_true", help="detect the shapes with their masks (Mask R-CNN)")
     parser.add_argument("--num_steps", type=int, metavar="N", help="train steps; the recipe's by default")
 
 
@@ -30,10 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     from object_detection_fpn.jobs import train as train_job
     from object_detection_fpn.tools import shapes
 
-    output_dir = Path(check_folder("--output_dir", arguments.output_dir))
+    default_dir = "demo_masks_output" if arguments.masks else "demo_output"
+    output_dir = Path(check_folder("--output_dir", arguments.output_dir or default_dir))
     model_dir, export_dir = output_dir / "model", output_dir / "exported"
     say(f"Drawing circles, squares and triangles into {output_dir / 'data'} ...")
-    data = shapes.write_dataset(str(output_dir / "data"), image_size=_IMAGE_SIZE)
+    data = shapes.write_dataset(str(output_dir / "data"), image_size=_IMAGE_SIZE, with_masks=arguments.masks)
     overrides = [
         f'train_input_reader.label_map_path="{data.label_map_path}"',
         f'train_input_reader.tf_record_input_reader.input_path=["{data.train_records}"]',
@@ -42,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if arguments.num_steps is not None:
         overrides.append(f"train_config.num_steps={arguments.num_steps}")
-    config = config_lib.load_config(recipes.recipe_path(_RECIPE), overrides, require_data=["train", "eval"])
+    recipe = recipes.recipe_path(_MASK_RECIPE if arguments.masks else _RECIPE)
+    config = config_lib.load_config(recipe, overrides, require_data=["train", "eval"])
 
     start = time.monotonic()
     train_job.train(config, model_dir=str(model_dir))
@@ -58,8 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
         + ["--output_dir", str(output_dir / "predictions")],
         check=False,
     ).returncode
+    of_masks = f" of boxes, {metrics['DetectionMasks_Precision/mAP@.50IOU']:.3f} of masks" if arguments.masks else ""
     say(
-        f"AP50 {metrics['DetectionBoxes_Precision/mAP@.50IOU']:.3f} on held-out images; training and evaluation took "
+        f"AP50 {metrics['DetectionBoxes_Precision/mAP@.50IOU']:.3f}{of_masks} on held-out images; training and evaluation took "
         f"{minutes:.1f} minutes.\nDrawn detections: {output_dir / 'predictions'}; SavedModel: {export_dir}; TensorBoard: "
         f"tensorboard --logdir {model_dir}"
     )

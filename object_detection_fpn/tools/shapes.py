@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from object_detection_fpn.tools.convert import coco, records
@@ -54,6 +55,19 @@ class DrawnImage(NamedTuple):
     """[N] float32, pixels of the shape itself."""
     is_crowd: np.ndarray
     """[N] bool."""
+    masks: np.ndarray
+    """[N, H, W] bool, the pixels that show the object: at least half of the pixel is of its shape, and of no shape that was
+    drawn later. So the box, which is around the whole shape, is tight around the mask (to a pixel) where nothing covers it, and
+    may be larger elsewhere. The mask of a crowd is that of all its shapes."""
+
+
+class _Canvas(NamedTuple):
+    """What is drawn on."""
+
+    colours: np.ndarray
+    """[H, W, 3] float64."""
+    owners: np.ndarray
+    """[H, W] int16, the row of the object that a pixel shows, -1 for the background."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +110,7 @@ _MAX_TILT = math.radians(20)
 _MIN_CONTRAST = 90.0  # RGB distance between a shape and the background behind it; 442 is black on white
 _LOW_CONTRAST_SHARE = 0.08  # of the shapes need only half of it
 _OVERSAMPLING = 3  # shapes are drawn larger by this factor and averaged down, for smooth edges
+_MIN_SHARE = 0.5  # of a pixel that a shape fills, from which on it is the shape's
 _JPEG_QUALITY = 92
 
 
@@ -108,6 +123,7 @@ def write_dataset(
     seed: int = 0,
     num_shards: int = 2,
     scenes: Scenes = FEW,
+    with_masks: bool = False,
     show_progress: bool = True,
 ) -> ShapesDataset:
     """Writes training and held-out images as TFRecords with a label map, and as COCO JSON with JPEG files.
@@ -122,6 +138,7 @@ def write_dataset(
         seed: of everything random.
         num_shards: number of record files of each part.
         scenes: how many objects the images show, and how large.
+        with_masks: write masks, as run lengths to the JSON and as PNG to the records. Images and boxes are the same without.
         show_progress: show progress bars.
 
     Raises:
@@ -140,7 +157,7 @@ def write_dataset(
             for i in range(num_images)
         )
         progress = tqdm(drawn, desc=f"drawing {image_dir}", unit="image", total=num_images, disable=not show_progress)
-        _write_coco(image_dir, annotations_path, progress)
+        _write_coco(image_dir, annotations_path, progress, with_masks=with_masks)
         conversion = coco.coco_to_tfrecords(
             annotations_path,
             image_dir,
@@ -173,7 +190,8 @@ def draw_image(rng: np.random.Generator, *, image_size: int, scenes: Scenes = FE
     if image_size < 64:
         raise ValueError(f"image_size = {image_size} is too small. Allowed: 64 and above.")
     height, width = [(1, 1), (1, 1), (0.75, 1), (1, 0.75)][rng.integers(4)]
-    canvas = _draw_background(rng, round(height * image_size), round(width * image_size))
+    colours = _draw_background(rng, round(height * image_size), round(width * image_size))
+    canvas = _Canvas(colours, np.full(colours.shape[:2], -1, np.int16))
     kind = rng.random()
     if kind < _EMPTY_SHARE:
         objects = []
@@ -181,14 +199,15 @@ def draw_image(rng: np.random.Generator, *, image_size: int, scenes: Scenes = FE
         objects = _draw_objects(rng, canvas, scenes)
         if kind > 1 - _CROWD_SHARE:
             objects += _draw_crowd(rng, canvas, [box for box, *_ in objects])
-    canvas += rng.normal(0.0, rng.uniform(2.0, 7.0), canvas.shape)
+    colours += rng.normal(0.0, rng.uniform(2.0, 7.0), colours.shape)
     boxes, classes, areas, is_crowd = zip(*objects, strict=True) if objects else ((), (), (), ())
     return DrawnImage(
-        pixels=np.clip(np.round(canvas), 0, 255).astype(np.uint8),
+        pixels=np.clip(np.round(colours), 0, 255).astype(np.uint8),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         classes=np.array(classes, np.int64),
         areas=np.array(areas, np.float32),
         is_crowd=np.array(is_crowd, bool),
+        masks=canvas.owners == np.arange(len(objects))[:, None, None],
     )
 
 
@@ -222,9 +241,9 @@ def _cloud(rng: np.random.Generator, height: int, width: int, cells: int) -> np.
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC), np.float64) / 255
 
 
-def _draw_objects(rng: np.random.Generator, canvas: np.ndarray, scenes: Scenes) -> list[_Object]:
+def _draw_objects(rng: np.random.Generator, canvas: _Canvas, scenes: Scenes) -> list[_Object]:
     """Draws the shapes of a scene; one for which there is no room is left out."""
-    height, width = canvas.shape[:2]
+    height, width = canvas.owners.shape
     largest = _MAX_SIDE_SHARE * min(height, width)
     if scenes.max_side is not None:
         largest = min(largest, scenes.max_side)
@@ -236,15 +255,15 @@ def _draw_objects(rng: np.random.Generator, canvas: np.ndarray, scenes: Scenes) 
             outline = _outline(rng, label, side)
             box = _place(rng, outline, height, width)
             if all(_covered(box, other) <= _MAX_COVERED for other, *_ in objects):
-                area = _paint(rng, canvas, outline + _centre_for(outline, box), box)
+                area = _paint(rng, canvas, outline + _centre_for(outline, box), box, row=len(objects))
                 objects.append((box, label, area, False))
                 break
     return objects
 
 
-def _draw_crowd(rng: np.random.Generator, canvas: np.ndarray, taken: list[tuple[float, ...]]) -> list[_Object]:
+def _draw_crowd(rng: np.random.Generator, canvas: _Canvas, taken: list[tuple[float, ...]]) -> list[_Object]:
     """Draws a heap of tiny shapes of one class under one crowd box, if there is a free corner for it."""
-    height, width = canvas.shape[:2]
+    height, width = canvas.owners.shape
     side = 0.35 * min(height, width)
     label = int(rng.integers(1, len(CLASS_NAMES) + 1))
     for _ in range(20):
@@ -256,7 +275,7 @@ def _draw_crowd(rng: np.random.Generator, canvas: np.ndarray, taken: list[tuple[
         for _ in range(12):
             outline = _outline(rng, label, rng.uniform(7.0, 11.0))
             box = _place(rng, outline, side, side, origin=(top, left))
-            members.append((box, _paint(rng, canvas, outline + _centre_for(outline, box), box)))
+            members.append((box, _paint(rng, canvas, outline + _centre_for(outline, box), box, row=len(taken))))
         boxes = np.array([box for box, _ in members])
         hull = (*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist())
         return [(hull, label, sum(area for _, area in members), True)]
@@ -300,11 +319,12 @@ def _covered(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(height, 0.0) * max(width, 0.0) / min(areas)
 
 
-def _paint(rng: np.random.Generator, canvas: np.ndarray, points: np.ndarray, box: tuple[float, ...]) -> float:
-    """Fills the polygon `points` [V, 2] (y, x) in a colour unlike what is behind it; returns its area in pixels."""
+def _paint(rng: np.random.Generator, canvas: _Canvas, points: np.ndarray, box: tuple[float, ...], *, row: int) -> float:
+    """Fills the polygon `points` [V, 2] (y, x), of object `row`, in a colour unlike what is behind it; returns its area."""
     top, left = math.floor(box[0]), math.floor(box[1])
-    bottom, right = min(math.ceil(box[2]), canvas.shape[0]), min(math.ceil(box[3]), canvas.shape[1])
-    patch = canvas[top:bottom, left:right]
+    height, width = canvas.owners.shape
+    bottom, right = min(math.ceil(box[2]), height), min(math.ceil(box[3]), width)
+    patch = canvas.colours[top:bottom, left:right]
     stencil = Image.new("L", ((right - left) * _OVERSAMPLING, (bottom - top) * _OVERSAMPLING))
     # Pillow's pixel (0, 0) has its centre at (0, 0), ours at (0.5, 0.5).
     corners = (points - [top, left]) * _OVERSAMPLING - 0.5
@@ -320,7 +340,8 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, points: np.ndarray, box
         if np.linalg.norm(colour - behind) >= needed:
             break
     shade = 1.0 + rng.uniform(-0.2, 0.2) * np.linspace(-1, 1, bottom - top)[:, None, None]
-    canvas[top:bottom, left:right] = patch * (1 - coverage) + colour * shade * coverage
+    canvas.colours[top:bottom, left:right] = patch * (1 - coverage) + colour * shade * coverage
+    canvas.owners[top:bottom, left:right][coverage[..., 0] >= _MIN_SHARE] = row
     y, x = points.T
     return abs(float(y @ np.roll(x, 1) - x @ np.roll(y, 1))) / 2
 
@@ -331,7 +352,7 @@ def _random_colour(
     return 255 * np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)))
 
 
-def _write_coco(image_dir: str, annotations_path: str, drawn_images: Iterable[DrawnImage]) -> None:
+def _write_coco(image_dir: str, annotations_path: str, drawn_images: Iterable[DrawnImage], *, with_masks: bool) -> None:
     tf.io.gfile.makedirs(image_dir)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -344,17 +365,19 @@ def _write_coco(image_dir: str, annotations_path: str, drawn_images: Iterable[Dr
         rows = zip(
             drawn.boxes.tolist(), drawn.classes.tolist(), drawn.areas.tolist(), drawn.is_crowd.tolist(), strict=True
         )
-        for (ymin, xmin, ymax, xmax), label, area, is_crowd in rows:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i + 1,
-                    "category_id": label,
-                    "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
-                    "area": area,
-                    "iscrowd": int(is_crowd),
-                }
-            )
+        for row, ((ymin, xmin, ymax, xmax), label, area, is_crowd) in enumerate(rows):
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": i + 1,
+                "category_id": label,
+                "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
+                "area": area,
+                "iscrowd": int(is_crowd),
+            }
+            if with_masks:
+                runs = coco_mask.encode(np.asfortranarray(drawn.masks[row], np.uint8))
+                annotation["segmentation"] = runs | {"counts": runs["counts"].decode()}
+            annotations.append(annotation)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASS_NAMES)]
     with tf.io.gfile.GFile(annotations_path, "w") as file:
         json.dump({"images": images, "annotations": annotations, "categories": categories}, file)

@@ -16,11 +16,13 @@ import tf_keras
 from google.protobuf import text_format
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables
 from object_detection_fpn.config.checks import find_problems
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling import layers, targets
 from object_detection_fpn.modeling.detector import mean_losses
+from object_detection_fpn.ops import pasting
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
     backbone_pb2,
@@ -40,7 +42,7 @@ from object_detection_fpn.protos import (
     roi_pooling_pb2,
     rpn_pb2,
 )
-from object_detection_fpn.records import Groundtruth, Inputs
+from object_detection_fpn.records import Groundtruth, Inputs, MaskOutputs, Proposals
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -80,6 +82,9 @@ MINER = "hard_example_miner {{ {} }}".format
 POOLING = "roi_pooling {{ {} }}".format
 ALIGN = "roi_pooling {{ roi_align {{ {} }} }}".format
 RPN = "rpn {{ {} }}".format
+MASKS = "second_stage_box_predictor {{ mask_rcnn_box_predictor {{ mask_height: 28 mask_width: 28 {} }} }}".format
+TARGETS = "mask_targets {{ {} }}".format
+MASK_ALIGN = "mask_roi_pooling {{ roi_align {{ output_size: 14 {} }} }}".format
 CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
 
 LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
@@ -92,6 +97,7 @@ TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams 
 SOFT = NMS("soft_nms_sigma: 0.5")
 SMALL_ROIS = POOLING("canonical_size: 16")  # whose levels are then not all the same
 WIDE_BINS = POOLING("max_level: 3 roi_align { output_size: 1 sampling_ratio: 0 }")
+DECONV = MASKS("mask_upsampling: TRANSPOSED_CONVOLUTION")
 CONVOLUTIONS = HEAD("num_convolutions: 1 hidden_hyperparams { }")
 
 EFFECTS = [
@@ -304,6 +310,45 @@ EFFECTS = [
         "",
         HEAD("box_initializer { random_normal_initializer { stddev: 0.5 } }"),
     ),
+    # masks
+    ("MaskRCNNBoxPredictor.conv_hyperparams", "masks", "", HEAD("conv_hyperparams { activation: SWISH }")),
+    (
+        "MaskRCNNBoxPredictor.predict_instance_masks",
+        "stages",
+        "number_of_stages: 3",
+        HEAD("predict_instance_masks: true"),
+    ),
+    ("MaskRCNNBoxPredictor.mask_prediction_conv_depth", "masks", "", HEAD("mask_prediction_conv_depth: 0")),
+    ("MaskRCNNBoxPredictor.mask_height", "masks", "", HEAD("mask_height: 9")),
+    ("MaskRCNNBoxPredictor.mask_width", "masks", "", HEAD("mask_width: 9")),
+    ("MaskRCNNBoxPredictor.mask_prediction_num_conv_layers", "masks", "", HEAD("mask_prediction_num_conv_layers: 3")),
+    ("MaskRCNNBoxPredictor.masks_are_class_agnostic", "masks", "", HEAD("masks_are_class_agnostic: true")),
+    (
+        "MaskRCNNBoxPredictor.convolve_then_upsample_masks",
+        "masks",
+        MASKS(""),
+        HEAD("convolve_then_upsample_masks: true"),
+    ),
+    ("MaskRCNNBoxPredictor.mask_upsampling", "masks", MASKS(""), DECONV),
+    (
+        "MaskRCNNBoxPredictor.mask_initializer",
+        "masks",
+        "",
+        HEAD("mask_initializer { random_normal_initializer { stddev: 0.5 } }"),
+    ),
+    ("MaskTransfer.classes_with_masks", "masks", DECONV, HEAD("mask_transfer { classes_with_masks: [1] }")),
+    (
+        "MaskTransfer.hidden_units",
+        "masks",
+        MASKS("mask_upsampling: TRANSPOSED_CONVOLUTION mask_transfer { classes_with_masks: [1] }"),
+        HEAD("mask_transfer { hidden_units: 8 }"),
+    ),
+    ("FasterRcnn.mask_roi_pooling", "masks", "", MASK_ALIGN("")),
+    ("MaskTargets.sampling_ratio", "masks", TARGETS(""), TARGETS("sampling_ratio: 1")),
+    ("MaskTargets.aligned", "masks", TARGETS(""), TARGETS("aligned: false")),
+    ("MaskTargets.threshold", "masks", TARGETS(""), TARGETS("threshold: 0.6")),
+    ("FasterRcnn.mask_batch_size", "masks", "", "mask_batch_size: 1"),
+    ("FasterRcnn.second_stage_mask_prediction_loss_weight", "masks", "", "second_stage_mask_prediction_loss_weight: 2"),
     # losses of the second stage
     ("WeightedSmoothL1LocalizationLoss.delta", "losses", "", BOX_LOSS("weighted_smooth_l1 { delta: 0.5 }")),
     ("WeightedSmoothL1LocalizationLoss.beta", "losses", "", BOX_LOSS("weighted_smooth_l1 { beta: 0.5 }")),
@@ -405,6 +450,7 @@ EFFECTS = [
         "",
         CALIBRATE("temperature_scaling_calibration { scaler: 2 }"),
     ),
+    ("FasterRcnn.mask_pasting", "pasted", "number_of_stages: 3", "mask_pasting: ZERO_BORDER"),
     # images
     ("ImageResizer.identity_resizer", "image", "", RESIZER("identity_resizer { }")),
     *(
@@ -528,8 +574,13 @@ def predict(model, training=False):
 
 
 @functools.lru_cache
+def base_model():
+    return build_lively(parse())
+
+
+@functools.lru_cache
 def base_predictions():
-    return predict(build_lively(parse()))
+    return predict(base_model())
 
 
 def training_losses(config):
@@ -572,6 +623,30 @@ def suppression(config):
     return postprocessor(predictions.box, predictions.rois, TRUE_SHAPES)
 
 
+def masks(config):
+    """Everything that the mask fields decide on, of objects that are their own RoIs: head, targets and loss."""
+    base, predictions = base_model(), base_predictions()
+    tf_keras.utils.set_random_seed(0)
+    branch = builder.build_mask_branch(config, base.feature_extractor, base.box_head)
+    stored = tf.tile(tf.constant(255 * np.tri(20, dtype=np.uint8))[None, None], [2, 2, 1, 1])
+    groundtruth = GROUNDTRUTH._replace(masks=stored, mask_frames=GROUNDTRUTH.boxes + 1.0)
+    rois = Proposals(GROUNDTRUTH.boxes, tf.zeros([2, 2]), GROUNDTRUTH.num_boxes)
+    boxes, matches = branch.sampler.choose(rois.boxes, targets.RoISampler().targets(rois, groundtruth))
+    features = branch.pooler(predictions.pyramid, boxes, predictions.image_size)
+    classes = branch.sampler.classes(matches, groundtruth)
+    class_weights = base.box_head.class_weights() if branch.head.transfer is not None else None
+    logits = branch.head(features, classes, training=True, class_weights=class_weights)
+    shares, weights = branch.sampler.targets(MaskOutputs(logits, boxes, matches), groundtruth, predictions.image_size)
+    losses = branch.head.loss(logits, shares, weights, training=True)
+    return [*branch.head.variables, logits, shares, weights, *losses.values()]
+
+
+def stages(config):
+    """Whether the configuration is accepted."""
+    problems = find_problems(pipeline_pb2.TrainEvalPipelineConfig(model=model_pb2.DetectionModel(faster_rcnn=config)))
+    return [np.array(len(list(problems)))]
+
+
 def image(config):
     picture = tf.constant(np.random.RandomState(0).randint(0, 256, [24, 36, 3]), tf.uint8)
     return builder.build_resizer(config.image_resizer)(picture)
@@ -582,7 +657,15 @@ def training_image(config):
     return builder.build_resizer(config.image_resizer, is_training=True)(picture, seed=tf.constant([1, 2]))
 
 
+def pasted(config):
+    """A mask in an image."""
+    kind = model_config.mask_pasting(model_pb2.DetectionModel(faster_rcnn=config))
+    masks, boxes = np.linspace(0, 1, 9, dtype=np.float32).reshape(1, 3, 3), np.float32([[1, 1, 9, 9]])
+    return pasting.fill_image(pasting.paste_masks(masks, boxes, (10, 10), pasting=kind), (10, 10))
+
+
 OBSERVATIONS = {
+    "pasted": pasted,
     "variables": lambda config: [(v.shape.as_list(), v.trainable) for v in build(config).variables],
     "values": lambda config: build(config).variables,
     "layers": norms,
@@ -596,6 +679,8 @@ OBSERVATIONS = {
     "raw": lambda config: predict(build(config)).box.raw_boxes,
     "detections": detections,
     "suppression": suppression,
+    "masks": masks,
+    "stages": stages,
     "image": image,
     "training image": training_image,
 }

@@ -235,6 +235,15 @@ def test_evaluating_exporting_and_predicting_leave_their_files(
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
 
 
+def test_masks_of_a_model_without_any_are_not_pasted(tmp_path, capfd):
+    arguments = ["--config", RECIPE, "--checkpoint", "x", "--output_dir", str(tmp_path), "--paste_masks"]
+    assert cli.main(["export", *arguments]) == 2
+    assert capfd.readouterr().err == (
+        "error: pipeline config: model.faster_rcnn.number_of_stages = 2 predicts no masks, which were to be pasted. "
+        "Allowed: 3 with paste_masks.\n"
+    )
+
+
 def test_predict_needs_a_model(tmp_path, capfd):
     assert cli.main(["predict", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "--saved_model" in capfd.readouterr().err
@@ -245,10 +254,32 @@ def test_convert_writes_records_and_label_map(shapes_data, tmp_path, capsys):
     assert cli.main(["convert", *arguments, "--output", str(tmp_path / "data"), "--num_shards", "2"]) == 0
     output = "".join(capsys.readouterr())
     assert (
-        f" boxes to {tmp_path}/data-*-of-00002.tfrecord, and {tmp_path}/label_map.pbtxt; 0 boxes without area" in output
+        f" masks to {tmp_path}/data-*-of-00002.tfrecord, and {tmp_path}/label_map.pbtxt; 0 boxes without area" in output
     )
     assert len(list(tmp_path.glob("data-*-of-*"))) == 2
     assert "circle" in (tmp_path / "label_map.pbtxt").read_text()
+    assert cli.main(["convert", *arguments, "--output", str(tmp_path / "data"), "--no_masks"]) == 0
+    assert f" boxes to {tmp_path}/data-*-of-00001.tfrecord" in "".join(capsys.readouterr())
+
+
+@pytest.mark.no_cover
+def test_convert_names_the_segmentations_that_give_no_mask(shapes_data, tmp_path):
+    contents = json.loads(Path(shapes_data.eval_annotations).read_text())
+    first, second = [row for row in contents["annotations"] if not row["iscrowd"]][:2]
+    first["segmentation"] = [[1, 2, 3, 4]]
+    second["segmentation"] = {"size": [3, 4], "counts": "c0"}
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(contents))
+    command = [sys.executable, "-m", "object_detection_fpn.cli", "convert", "--annotations", str(path)]
+    command += ["--image_dir", shapes_data.eval_images, "--output", str(tmp_path / "data")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0 and "Traceback" not in output, output
+    where = f"{path}: annotation {first['id']} of image {first['image_id']}"
+    assert f"{where} dropped: polygon [1, 2, 3, 4] has 2 corners. Allowed: 3 and more." in output
+    assert "dropped: its run lengths are of size [3, 4]. Allowed: [height, width] = [" in output
+    assert f"{len(contents['annotations']) - 2} boxes and {len(contents['annotations']) - 2} masks" in output
+    assert "2 objects without a usable mask were left out" in output
 
 
 @pytest.mark.no_cover

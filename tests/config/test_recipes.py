@@ -80,6 +80,8 @@ def test_recipe_takes_a_train_step(path):
         num_boxes=tf.constant([1]),
         weights=tf.ones([1, 1]),
         is_crowd=tf.zeros([1, 1], tf.bool),
+        masks=tf.fill([1, 1, 112, 112], tf.constant(255, tf.uint8)),  # which only models with masks read
+        mask_frames=tf.constant([[[8.0, 8.0, 40.0, 48.0]]]),
     )
     images = tf.random.uniform([1, 64, 64, 3], 0, 255, seed=1)
     inputs = model.preprocess(Inputs(images, tf.constant([[64, 64, 3]])))
@@ -89,6 +91,6 @@ def test_recipe_takes_a_train_step(path):
         total = tf.add_n(list(losses.values()))
     gradients = tape.gradient(total, model.trainable_variables)
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-    assert len(losses) == 5
+    assert len(losses) == 5 + (message.model.faster_rcnn.number_of_stages == 3)
     assert all(np.isfinite(value.numpy()) for value in losses.values())
     assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from object_detection_fpn.data import decoder, pipeline, preparing, resize
 from object_detection_fpn.tools import shapes
@@ -51,6 +52,20 @@ def test_the_data_set_has_variety(drawn):
     assert len({image.pixels.shape for image in drawn}) == 3
 
 
+def test_a_mask_is_what_is_seen_of_a_shape_and_its_box_is_around_it(drawn):
+    num_tight = 0
+    for image in drawn:
+        assert image.masks.shape == (len(image.boxes), *image.pixels.shape[:2]) and image.masks.dtype == bool
+        assert image.masks.sum(axis=0).max(initial=0) <= 1  # a pixel shows one object
+        for mask, box, area, is_crowd in zip(image.masks, image.boxes, image.areas, image.is_crowd, strict=True):
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            beyond = [rows[0], columns[0], -rows[-1] - 1, -columns[-1] - 1] - box * [1, 1, -1, -1]
+            assert min(beyond) > -1
+            assert is_crowd or 0.5 * area < mask.sum() < 1.3 * area
+            num_tight += max(beyond) < 1.7
+    assert num_tight > 0.7 * sum(len(image.boxes) for image in drawn)
+
+
 def test_objects_rarely_hide_each_other(drawn):
     for image in drawn:
         boxes = image.boxes[~image.is_crowd].astype(np.float64)
@@ -68,8 +83,11 @@ def test_a_box_is_tight_around_the_pixels_of_its_shape(label):
         canvas = np.zeros([100, 120, 3])
         outline = shapes._outline(rng, label, rng.uniform(14, 80))
         box = shapes._place(rng, outline, 100, 120)
-        area = shapes._paint(rng, canvas, outline + shapes._centre_for(outline, box), box)
+        owners = np.full([100, 120], -1, np.int16)
+        place = outline + shapes._centre_for(outline, box)
+        area = shapes._paint(rng, shapes._Canvas(canvas, owners), place, box, row=5)
         mask = canvas.max(axis=-1) > 0.3 * canvas.max()
+        assert (mask != (owners == 5)).sum() < 0.1 * area + 3  # pixels at the edge
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         found = [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]
         np.testing.assert_allclose(found, box, atol=1.7)
@@ -86,6 +104,32 @@ def test_the_same_seed_gives_the_same_bytes_and_more_images_change_none(written,
         sorted(tf.io.gfile.glob(dataset.eval_records)), sorted(tf.io.gfile.glob(again.eval_records)), strict=True
     ):
         assert Path(a).read_bytes() == Path(b).read_bytes()
+
+
+def read_features(pattern):
+    records = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern))).as_numpy_iterator()
+    return [tf.train.Example.FromString(record).features.feature for record in records]
+
+
+def test_masks_are_written_where_asked_for_and_change_nothing_else(written, tmp_path):
+    _, dataset = written
+    masked = shapes.write_dataset(
+        str(tmp_path), num_train=6, num_eval=3, image_size=64, seed=3, with_masks=True, show_progress=False
+    )
+    contents = json.loads(Path(masked.train_annotations).read_text())
+    drawn = [shapes.draw_image(np.random.default_rng([3, 0, i]), image_size=64) for i in range(6)]
+    masks = {i: iter(image.masks) for i, image in enumerate(drawn, start=1)}
+    for annotation in contents["annotations"]:
+        runs = annotation.pop("segmentation")
+        np.testing.assert_array_equal(coco_mask.decode(runs), next(masks[annotation["image_id"]]))
+    assert contents == json.loads(Path(dataset.train_annotations).read_text())
+    plain, with_masks = (read_features(data.train_records) for data in (dataset, masked))
+    order = [0, 2, 4, 1, 3, 5]  # images are dealt out to two files in turn
+    for a, b, i in zip(plain, with_masks, order, strict=True):
+        encoded = list(b.pop("image/object/mask").bytes_list.value) if len(drawn[i].masks) else []
+        decoded = [tf.io.decode_png(mask, channels=1)[..., 0].numpy() > 0 for mask in encoded]
+        np.testing.assert_array_equal(np.reshape(decoded, drawn[i].masks.shape), drawn[i].masks)
+        assert dict(a) == dict(b)
 
 
 def test_another_seed_and_the_held_out_part_are_other_images(written, tmp_path):

@@ -12,13 +12,14 @@ from object_detection_fpn.config.rules import (
     data,
     evaluation,
     feature_extractor,
+    masks,
     model,
     resizers,
     rpn,
     training,
 )
 
-_PARTS = (model, feature_extractor, rpn, resizers, training, augmentations, data, evaluation)
+_PARTS = (model, feature_extractor, rpn, masks, resizers, training, augmentations, data, evaluation)
 
 
 def rules_of(message_name: str) -> tuple[Rule, ...]:

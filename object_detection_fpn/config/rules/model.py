@@ -26,7 +26,7 @@ _NUM_GROUPS = 32  # of group normalization, see `modeling.layers`
 
 
 def _second_stage_is_complete(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
-    if message.number_of_stages != 2:
+    if message.number_of_stages < 2:
         return
     for name in fields.SECOND_STAGE:
         yield from unset(message, path, name)

@@ -14,7 +14,7 @@ def _no_more_samples_than_proposals(message: faster_rcnn_pb2.FasterRcnn, path: s
     name, limit = "first_stage_max_proposals", message.first_stage_max_proposals
     if message.rpn.HasField("max_proposals_in_training"):
         name, limit = "rpn.max_proposals_in_training", message.rpn.max_proposals_in_training
-    if message.number_of_stages == 2 and message.second_stage_batch_size > limit:
+    if message.number_of_stages > 1 and message.second_stage_batch_size > limit:
         problem = f"is above {name} = {limit}"
         yield single(message, path, "second_stage_batch_size", problem, f"1 to {limit}")
 

@@ -42,6 +42,8 @@ class CocoAnnotation(NamedTuple):
     area: float | None
     """Pixels; None where the file does not say."""
     is_crowd: bool
+    segmentation: Any = None
+    """Polygons or run lengths as the file has them, not checked; None where it has none or an empty list. Only if asked for."""
 
 
 class CocoDataset(NamedTuple):
@@ -154,12 +156,13 @@ _ANNOTATION_FIELDS = {
 }
 
 
-def read_coco(path: str, *, renumber_classes: bool = False) -> CocoDataset:
+def read_coco(path: str, *, renumber_classes: bool = False, with_segmentations: bool = False) -> CocoDataset:
     """Reads a COCO file, local or remote.
 
     Args:
         path: of the JSON file, in UTF-8, UTF-16 or UTF-32.
         renumber_classes: as in `parse_coco`.
+        with_segmentations: as in `parse_coco`.
 
     Raises:
         CocoError: if the file cannot be read, or as `parse_coco`.
@@ -173,10 +176,12 @@ def read_coco(path: str, *, renumber_classes: bool = False) -> CocoDataset:
         raise CocoError(f"{path}: there is no such file.") from error
     except tf.errors.OpError as error:
         raise CocoError(f"{path}: cannot be read ({error.message}).") from error
-    return parse_coco(contents, path=path, renumber_classes=renumber_classes)
+    return parse_coco(contents, path=path, renumber_classes=renumber_classes, with_segmentations=with_segmentations)
 
 
-def parse_coco(contents: bytes, *, path: str, renumber_classes: bool = False) -> CocoDataset:
+def parse_coco(
+    contents: bytes, *, path: str, renumber_classes: bool = False, with_segmentations: bool = False
+) -> CocoDataset:
     """Parses and checks a COCO "instances" JSON file.
 
     Args:
@@ -184,6 +189,7 @@ def parse_coco(contents: bytes, *, path: str, renumber_classes: bool = False) ->
         path: of the file, for messages.
         renumber_classes: number the classes 1, 2, ... in the order of their category ids; these may then be any
             whole numbers, or text.
+        with_segmentations: keep the polygons and run lengths, most of what such a file holds.
 
     Raises:
         CocoError: if it is no COCO file, a field holds what its table does not allow, an id of an image or a category or a
@@ -210,6 +216,7 @@ def parse_coco(contents: bytes, *, path: str, renumber_classes: bool = False) ->
             bbox=row["bbox"] or _box_of_polygons(raw, where()),
             area=row["area"],
             is_crowd=bool(row["iscrowd"]),
+            segmentation=(raw.get("segmentation") or None) if with_segmentations else None,
         )
         annotations[annotation.image_id].append(annotation)
         if annotation.id is not None:
@@ -218,7 +225,7 @@ def parse_coco(contents: bytes, *, path: str, renumber_classes: bool = False) ->
     if repeated:  # nothing depends on these ids, but who merged two files may have merged too much
         logging.warning(
             "%s: %d annotation ids occur more than once, the first is %s; every annotation is kept.",
-            path, len(repeated), _shown(repeated[0]),
+            path, len(repeated), shown(repeated[0]),
         )  # fmt: skip
     return CocoDataset(path, images, annotations, label_of, names)
 
@@ -253,7 +260,7 @@ def _read_rows(
     for index, row in enumerate(rows):
         where = functools.partial(_name_row, path, kind, index, row)
         if not isinstance(row, dict):
-            raise CocoError(f"{where()} is {_shown(row)}. Allowed: an object with {', '.join(fields)}.")
+            raise CocoError(f"{where()} is {shown(row)}. Allowed: an object with {', '.join(fields)}.")
         values: dict[str, Any] = {}
         for key, field in fields.items():
             value = row.get(key)
@@ -266,14 +273,14 @@ def _read_rows(
                 values[key] = field.read(value)
             except _Refused as refused:
                 hint = f", which is {refused}" if str(refused) else ""
-                raise CocoError(f"{where()} has {key} {_shown(value)}{hint}. Allowed: {field.allowed}.") from None
+                raise CocoError(f"{where()} has {key} {shown(value)}{hint}. Allowed: {field.allowed}.") from None
         yield where, values
 
 
 def _name_row(path: str, kind: str, index: int, row: Any) -> str:
     number = row.get("id") if isinstance(row, dict) else None
     if isinstance(number, int | float | str) and not isinstance(number, bool):
-        return f"{path}: {kind} {_shown(number)}"
+        return f"{path}: {kind} {shown(number)}"
     return f"{path}: {kind} number {index + 1} of the list"
 
 
@@ -282,12 +289,12 @@ def _refuse_repeated_images(images: Iterable[CocoImage], path: str) -> None:
     id_of_file: dict[str, int | str] = {}
     for image in images:
         if str(image.id) in ids:  # as text: records hold ids as text, in which 1 and "1" are one
-            raise CocoError(f"{path}: image id {_shown(image.id)} occurs twice.")
+            raise CocoError(f"{path}: image id {shown(image.id)} occurs twice.")
         ids.add(str(image.id))
         if image.file_name in id_of_file:
             raise CocoError(
-                f"{path}: images {_shown(id_of_file[image.file_name])} and {_shown(image.id)} have one file_name, "
-                f"{_shown(image.file_name)}: what is annotated in one would be background in the other. Allowed: each file "
+                f"{path}: images {shown(id_of_file[image.file_name])} and {shown(image.id)} have one file_name, "
+                f"{shown(image.file_name)}: what is annotated in one would be background in the other. Allowed: each file "
                 "once, with all its annotations."
             )
         id_of_file[image.file_name] = image.id
@@ -300,15 +307,15 @@ def _read_categories(rows: list[Any], path: str, renumber: bool) -> tuple[dict[i
     for where, row in _read_rows(rows, "category", _CATEGORY_FIELDS, path):
         category_id, name = row["id"], row["name"]
         if category_id in name_of:
-            raise CocoError(f"{path}: category id {_shown(category_id)} occurs twice.")
+            raise CocoError(f"{path}: category id {shown(category_id)} occurs twice.")
         if name in id_of:
             raise CocoError(
-                f"{path}: categories {_shown(id_of[name])} and {_shown(category_id)} have one name, {_shown(name)}. "
+                f"{path}: categories {shown(id_of[name])} and {shown(category_id)} have one name, {shown(name)}. "
                 "Allowed: a name for each; rename one of them, or give all annotations one of the two ids."
             )
         if not renumber and isinstance(category_id, str):
             raise CocoError(
-                f"{where()} has id {_shown(category_id)}, which is text. Allowed: a whole number, 1 or more. "
+                f"{where()} has id {shown(category_id)}, which is text. Allowed: a whole number, 1 or more. "
                 "--renumber_classes numbers the classes 1, 2, ... and takes any ids."
             )
         if not renumber and not 1 <= category_id <= _MAX_CLASS_ID:
@@ -338,11 +345,11 @@ def _refuse_unknown(where: str, kind: str, given: int | str, known: Mapping[int 
     kinds = {True: "text", False: "a number"}
     hint = ""
     if other is not None and other in known:
-        hint = f"; {_shown(given)} is {kinds[isinstance(given, str)]}, {_shown(other)} {kinds[isinstance(other, str)]}"
+        hint = f"; {shown(given)} is {kinds[isinstance(given, str)]}, {shown(other)} {kinds[isinstance(other, str)]}"
     plural = "images" if kind == "image" else "categories"
-    few = ", ".join(map(_shown, sorted(known, key=_order)[:10])) + (", ..." if len(known) > 10 else "")
+    few = ", ".join(map(shown, sorted(known, key=_order)[:10])) + (", ..." if len(known) > 10 else "")
     verb = "is of image" if kind == "image" else "has category"
-    raise CocoError(f"{where} {verb} id {_shown(given)}, which is not among the {plural}{hint}. Allowed: {few}.")
+    raise CocoError(f"{where} {verb} id {shown(given)}, which is not among the {plural}{hint}. Allowed: {few}.")
 
 
 def _box_of_polygons(annotation: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:
@@ -364,7 +371,7 @@ def _box_of_polygons(annotation: Mapping[str, Any], where: str) -> tuple[float, 
             numbers = [_number(value) for value in polygon]
         except _Refused:
             raise CocoError(
-                f"{where} has no bbox, and in its segmentation {_shown(polygon)}. Allowed: polygons of at least three corners, "
+                f"{where} has no bbox, and in its segmentation {shown(polygon)}. Allowed: polygons of at least three corners, "
                 "each a list x, y, x, y, ... of finite numbers."
             ) from None
         xs += numbers[::2]
@@ -372,7 +379,7 @@ def _box_of_polygons(annotation: Mapping[str, Any], where: str) -> tuple[float, 
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as JSON writes it, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False)
     text = text.encode("utf-8", "backslashreplace").decode()

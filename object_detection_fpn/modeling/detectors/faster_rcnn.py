@@ -1,17 +1,28 @@
-"""Faster R-CNN with a feature pyramid (Ren et al. 2015, Lin et al. 2017): the parts joined, in four verbs."""
+"""Faster R-CNN and Mask R-CNN with a feature pyramid (Ren et al. 2015, He et al. 2017, Lin et al. 2017), in four verbs."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import fpn, pooler, postprocess, targets
+from object_detection_fpn.modeling import fpn, mask_targets, pooler, postprocess, targets
 from object_detection_fpn.modeling.detector import ClassColumns
-from object_detection_fpn.modeling.heads import box, rpn
+from object_detection_fpn.modeling.heads import box, mask, rpn
 from object_detection_fpn.ops import boxes as box_ops
-from object_detection_fpn.records import BoxOutputs, Detections, Groundtruth, Inputs, Predictions, Proposals
+from object_detection_fpn.ops.dims import dim
+from object_detection_fpn.records import (
+    BoxOutputs,
+    Detections,
+    Groundtruth,
+    Inputs,
+    MaskOutputs,
+    Predictions,
+    Proposals,
+    Targets,
+)
 
 OPTIONAL_OUTPUTS = ("raw_detections", "box_features", "roi_features")
 """`BoxOutputs.raw_boxes` and `raw_level_indices`; `Detections.box_features`; `Detections.roi_features`."""
@@ -24,6 +35,18 @@ _RESTORABLE_PARTS: dict[str, tuple[str, ...] | None] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskBranch:
+    """What Mask R-CNN has more than Faster R-CNN (He et al. 2017)."""
+
+    pooler: pooler.RoIPooler
+    """Pyramid and RoIs -> features of the mask head."""
+    head: mask.MaskHead
+    """These features and a class of each RoI -> masks."""
+    sampler: mask_targets.MaskSampler
+    """Chooses the RoIs that train masks, and gives their targets."""
+
+
 class FasterRCNN(tf_keras.layers.Layer):
     """The meta-architecture; it is handed its parts. A `modeling.detector.Detector`.
 
@@ -33,6 +56,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         roi_sampler: chooses the proposals that train the box head, and gives their targets.
         roi_pooler: pyramid and RoIs -> features of fixed size. None, as the box head, for a model of one stage.
         box_head: RoI features -> classes and refined boxes.
+        masks: predicts masks of the detections, beside the box head; None = boxes only.
         outputs: optional outputs of a model of two stages, names of `OPTIONAL_OUTPUTS`.
         name: of the layer.
     """
@@ -45,6 +69,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         roi_sampler: targets.RoISampler,
         roi_pooler: pooler.RoIPooler | None,
         box_head: box.BoxHead | None,
+        masks: MaskBranch | None = None,
         outputs: Collection[str] = (),
         name: str = "faster_rcnn",
     ):
@@ -56,17 +81,20 @@ class FasterRCNN(tf_keras.layers.Layer):
         self.rpn = rpn
         self.roi_pooler = roi_pooler
         self.box_head = box_head
+        self.mask_head = None if masks is None else masks.head
+        self._masks = masks
         self._roi_sampler = roi_sampler
         self._outputs = frozenset(outputs)
         self.built = True
 
     @property
     def num_stages(self) -> int:
-        return 1 if self.box_head is None else 2
+        return 1 if self.box_head is None else 2 if self._masks is None else 3
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        return self.rpn.loss_names + (() if self.box_head is None else self.box_head.loss_names)
+        heads = [head for head in (self.rpn, self.box_head, self.mask_head) if head is not None]
+        return tuple(name for head in heads for name in head.loss_names)
 
     def preprocess(self, inputs: Inputs) -> Inputs:
         """See `Detector`."""
@@ -80,12 +108,13 @@ class FasterRCNN(tf_keras.layers.Layer):
         groundtruth: Groundtruth | None = None,
         seed: tf.Tensor | None = None,
     ) -> Predictions:
-        """See `Detector`. In training, anchors across the border do not propose, and the box head sees sampled proposals.
+        """See `Detector`. In training, anchors across the border do not propose, the box head sees sampled proposals, and the
+        mask head those of them that are objects.
 
         Raises:
-            ValueError: if `groundtruth` is missing in training of a model of two stages.
+            ValueError: if `groundtruth` is missing in training of a model of two stages or more.
         """
-        if training and groundtruth is None and self.num_stages == 2:
+        if training and groundtruth is None and self.num_stages > 1:
             raise ValueError(
                 "predict(training=True) needs groundtruth: the box head trains on RoIs sampled against it."
             )
@@ -95,7 +124,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         pyramid = self.feature_extractor(inputs.images, training=training)
         rpn_outputs = self.rpn(pyramid, image_size, training=training)
         rois = self.rpn.propose(rpn_outputs, pyramid, inputs.true_shapes, training=training)
-        if training and groundtruth is not None and self.num_stages == 2:
+        if training and groundtruth is not None and self.num_stages > 1:
             assert seed is not None
             rois = self._roi_sampler(rois, groundtruth, seed=seed + [0, 1])
         predictions = Predictions(
@@ -107,10 +136,16 @@ class FasterRCNN(tf_keras.layers.Layer):
         )
         if self.box_head is None:
             return predictions
-        outputs = self.box_head(self._pool(predictions, rois.boxes), training=training)
+        assert self.roi_pooler is not None
+        outputs = self.box_head(self._pool(self.roi_pooler, predictions, rois.boxes), training=training)
         if "raw_detections" in self._outputs:
             outputs = self._with_raw_detections(outputs, rois, predictions, inputs.true_shapes)
-        return predictions._replace(box=outputs)
+        predictions = predictions._replace(box=outputs)
+        if training and groundtruth is not None and self._masks is not None:
+            box_targets = self._roi_sampler.targets(rois, groundtruth)
+            masks = self._predict_masks_of_objects(predictions, box_targets, groundtruth, training=True)
+            predictions = predictions._replace(mask=masks)
+        return predictions
 
     def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
         """See `Detector`."""
@@ -121,6 +156,12 @@ class FasterRCNN(tf_keras.layers.Layer):
             box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
             is_trained = predictions.seed is not None
             losses |= self.box_head.loss(predictions.box, box_targets, predictions.rois, training=is_trained)
+            if self._masks is not None:
+                outputs = predictions.mask
+                if outputs is None:
+                    outputs = self._predict_masks_of_objects(predictions, box_targets, groundtruth, training=False)
+                shares, weights = self._masks.sampler.targets(outputs, groundtruth, predictions.image_size)
+                losses |= self._masks.head.loss(outputs.logits, shares, weights, training=is_trained)
         return losses
 
     def regularization_loss(self) -> tf.Tensor:
@@ -136,6 +177,8 @@ class FasterRCNN(tf_keras.layers.Layer):
                 predictions.rpn, predictions.rois, true_shapes, coder=self.rpn.coder
             )
         detections = self.box_head.postprocess(predictions, true_shapes)
+        if self._masks is not None:
+            detections = self._with_masks(detections, predictions, true_shapes)
         if self._outputs.isdisjoint(("box_features", "roi_features")):
             return detections
         return self._with_features(detections, predictions, true_shapes)
@@ -149,12 +192,53 @@ class FasterRCNN(tf_keras.layers.Layer):
 
     def class_columns(self) -> dict[str, ClassColumns]:
         """See `Detector`."""
-        return {} if self.box_head is None else {f"box_head/{k}": v for k, v in self.box_head.class_columns().items()}
+        heads = {"box_head": self.box_head, "mask_head": self.mask_head}
+        return {
+            f"{path}/{name}": columns
+            for path, head in heads.items()
+            if head is not None
+            for name, columns in head.class_columns().items()
+        }
 
-    def _pool(self, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
+    def _pool(self, pool: pooler.RoIPooler, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
         """The pyramid within boxes [B, R, 4], pixels: [B, R, S, S, F]."""
-        assert self.roi_pooler is not None
-        return self.roi_pooler(predictions.pyramid, boxes, self.feature_extractor.covered_size(predictions.image_size))
+        return pool(predictions.pyramid, boxes, self.feature_extractor.covered_size(predictions.image_size))
+
+    def _predict_masks(
+        self, predictions: Predictions, boxes: tf.Tensor, classes: tf.Tensor, *, training: bool
+    ) -> tf.Tensor:
+        """Logits [B, K, M, M] of boxes [B, K, 4], pixels, and of one class, 0-based, each."""
+        assert self._masks is not None and self.box_head is not None
+        features = self._pool(self._masks.pooler, predictions, boxes)
+        class_weights = None if self._masks.head.transfer is None else self.box_head.class_weights()
+        return self._masks.head(features, classes, training=training, class_weights=class_weights)
+
+    def _predict_masks_of_objects(
+        self, predictions: Predictions, box_targets: Targets, groundtruth: Groundtruth, *, training: bool
+    ) -> MaskOutputs:
+        """The masks of the RoIs that are objects."""
+        assert self._masks is not None and predictions.rois is not None
+        boxes, matches = self._masks.sampler.choose(predictions.rois.boxes, box_targets)
+        classes = self._masks.sampler.classes(matches, groundtruth)
+        logits = self._predict_masks(predictions, boxes, classes, training=training)
+        return MaskOutputs(logits=logits, boxes=boxes, matches=matches)
+
+    def _with_masks(self, detections: Detections, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
+        """The masks of the final boxes, and of no others."""
+        assert self._masks is not None
+        num_rows = dim(detections.boxes, 1)
+        boxes, classes = box_ops.denormalize(detections.boxes, true_shapes[:, :2]), detections.classes
+        if not self._masks.sampler.static:
+            num_found = tf.maximum(tf.reduce_max(detections.num_detections), 1)
+            boxes, classes = boxes[:, :num_found], classes[:, :num_found]
+        masks = tf.sigmoid(self._predict_masks(predictions, boxes, classes, training=False))
+        is_real = tf.sequence_mask(detections.num_detections, dim(masks, 1))
+        masks = tf.where(is_real[..., None, None], masks, 0.0)
+        missing = num_rows - dim(masks, 1)
+        masks = tf.pad(masks, [[0, 0], [0, missing], [0, 0], [0, 0]])
+        return detections._replace(
+            masks=tf.ensure_shape(masks, [None, detections.boxes.shape[1], *self._masks.head.size])
+        )
 
     def _with_raw_detections(
         self, outputs: BoxOutputs, rois: Proposals, predictions: Predictions, true_shapes: tf.Tensor
@@ -169,8 +253,8 @@ class FasterRCNN(tf_keras.layers.Layer):
 
     def _with_features(self, detections: Detections, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
         """Pools once more, within the final boxes."""
-        assert self.box_head is not None
-        pooled = self._pool(predictions, box_ops.denormalize(detections.boxes, true_shapes[:, :2]))
+        assert self.box_head is not None and self.roi_pooler is not None
+        pooled = self._pool(self.roi_pooler, predictions, box_ops.denormalize(detections.boxes, true_shapes[:, :2]))
         if "roi_features" in self._outputs:
             detections = detections._replace(roi_features=tf.cast(pooled, tf.float32))
         if "box_features" in self._outputs:

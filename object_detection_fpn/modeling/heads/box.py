@@ -255,6 +255,16 @@ class BoxHead(tf_keras.layers.Layer):
         }
         return {name: columns for name, (layer, columns) in layers_by_name.items() if layer.variables}
 
+    def class_weights(self) -> tf.Tensor:
+        """[C, 5 U] float32, of each class the weights that score it, and those of its four deltas (or those of all classes)."""
+        num_units = self.feature_extractor.num_units
+        of_scores = tf.transpose(self.class_predictor.kernel)[1:]
+        of_boxes = tf.reshape(self.box_predictor.kernel, [num_units, self.num_boxes, 4])
+        of_boxes = tf.reshape(tf.transpose(of_boxes, [1, 2, 0]), [self.num_boxes, 4 * num_units])
+        if self.num_boxes < self.num_classes:
+            of_boxes = tf.repeat(of_boxes, self.num_classes, axis=0)
+        return tf.concat([tf.cast(of_scores, tf.float32), tf.cast(of_boxes, tf.float32)], axis=1)
+
     def extract(self, roi_features: tf.Tensor, training: bool) -> tf.Tensor:
         """What the predictors see: [B, R, S, S, F] -> [B, R, `feature_extractor.num_units`]."""
         batch, num_rois, height, width, filters = (dim(roi_features, axis) for axis in range(5))

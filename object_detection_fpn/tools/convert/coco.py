@@ -1,21 +1,20 @@
-"""Converts COCO annotations and image files to TFRecords; ids, areas and crowd flags are kept."""
+"""Converts COCO annotations and image files to TFRecords; ids, areas, crowd flags and masks are kept."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import tensorflow as tf
-from absl import logging
 from tqdm import tqdm
 
 from object_detection_fpn.data import exif
 from object_detection_fpn.data.source.coco import CocoAnnotation, CocoDataset, CocoError, CocoImage, read_coco
-from object_detection_fpn.tools.convert import images, records
+from object_detection_fpn.tools.convert import images, masks, records
+from object_detection_fpn.tools.convert.counts import Counts, ImageObjects
 
 ExifBoxes = Literal["stored", "upright"]
 
@@ -32,23 +31,26 @@ class Conversion(NamedTuple):
     """Boxes left out because they have no area inside their image."""
     num_turned: int
     """Photographs that were turned upright."""
+    num_masks: int
+    num_dropped_masks: int
+    """Objects left out because their segmentation gives no mask."""
 
     def summary(self) -> str:
         """One sentence that says all of this."""
         label_map = f", and {self.label_map_path}" if self.label_map_path else ""
         turned = f"; {self.num_turned} photographs were turned upright (EXIF orientation)" if self.num_turned else ""
+        masks = f" and {self.num_masks} masks" if self.num_masks else ""
+        broken = (
+            f"; {self.num_dropped_masks} objects without a usable mask were left out" if self.num_dropped_masks else ""
+        )
         return (
-            f"Wrote {self.num_images} images with {self.num_boxes} boxes to {self.record_pattern}{label_map}; "
-            f"{self.num_dropped} boxes without area inside their image were left out{turned}."
+            f"Wrote {self.num_images} images with {self.num_boxes} boxes{masks} to {self.record_pattern}{label_map}; "
+            f"{self.num_dropped} boxes without area inside their image were left out{broken}{turned}."
         )
 
 
-_MAX_DROP_LINES = 10
 _NUM_WORKERS = min(8, os.cpu_count() or 1)
 _CHUNK_SIZE = 4 * _NUM_WORKERS  # images that are in memory at a time
-_MANY = (
-    0.3  # share of boxes that are dropped or clipped, from which on the annotations are likely to mean something else
-)
 
 
 def coco_to_tfrecords(
@@ -61,6 +63,7 @@ def coco_to_tfrecords(
     renumber_classes: bool = False,
     exif_boxes: ExifBoxes | None = None,
     allow_no_boxes: bool = False,
+    with_masks: bool = True,
     show_progress: bool = True,
 ) -> Conversion:
     """Writes `<output_prefix>-00000-of-0000N.tfrecord` etc. and a label map.
@@ -72,6 +75,10 @@ def coco_to_tfrecords(
     Every image is decoded once, as training does it. Photographs with an EXIF orientation are turned upright, and the boxes on
     them too if they are of the stored pixels, which the annotated width and height tell.
 
+    Where annotations have segmentations, every object gets a mask. An object whose segmentation gives none is left out, as a
+    detector with masks could not learn it; a crowd of that kind, and objects without a segmentation, are kept and their mask is
+    an empty string. All of this is counted and logged, with what else is odd (`tools.convert.masks.Notice`).
+
     Args:
         annotations_path: a COCO "instances" JSON file.
         image_dir: folder to which the `file_name`s are relative.
@@ -82,13 +89,14 @@ def coco_to_tfrecords(
         exif_boxes: whether boxes are of the stored or of the upright pixels, of photographs whose annotated width and height do
             not tell: they are upside down, mirrored or square. None = such photographs are refused.
         allow_no_boxes: whether a data set without any box is converted, as images that show none of the classes.
+        with_masks: whether masks are written, where the file has segmentations.
         show_progress: show a progress bar.
 
     Raises:
         CocoError: if the file is no COCO file (see `data.source.coco`); names an image that is missing, of another size, or not
             decodable; has no box that can be used; the files cannot be written; or `num_shards` is not allowed.
     """
-    dataset = read_coco(annotations_path, renumber_classes=renumber_classes)
+    dataset = read_coco(annotations_path, renumber_classes=renumber_classes, with_segmentations=with_masks)
     if not 1 <= num_shards <= len(dataset.images):
         raise CocoError(
             f"num_shards = {num_shards} is not allowed. Allowed: 1 to {len(dataset.images)}, the number of images in "
@@ -99,36 +107,36 @@ def coco_to_tfrecords(
     if not os.path.basename(output_prefix):
         raise CocoError(f"{output_prefix}: names a folder. Allowed: folder and beginning of file names, as data/train.")
     files = records.RecordFiles(output_prefix, num_shards)
-    counts = _Counts(dataset.path)
-    prepare = functools.partial(_prepare, dataset=dataset, image_dir=image_dir, exif_boxes=exif_boxes)
+    counts = Counts(dataset.path)
+    has_masks = any(row.segmentation is not None for rows in dataset.annotations.values() for row in rows)
+    prepare = functools.partial(
+        _prepare, dataset=dataset, image_dir=image_dir, exif_boxes=exif_boxes, has_masks=has_masks
+    )
     try:
         with files.open():
-            for example, boxes in _in_threads(prepare, dataset.images, show_progress):
+            for example, objects in _in_threads(prepare, dataset.images, show_progress):
                 files.write(example)
-                counts.add(boxes)
+                counts.add(objects)
             counts.check(allow_no_boxes=allow_no_boxes)
         if label_map_path is not None:
             records.write_label_map(label_map_path, dataset.names)
     except (tf.errors.OpError, OSError) as error:
         raise CocoError(f"{output_prefix}: cannot be written ({getattr(error, 'message', error)}).") from error
     return Conversion(
-        files.pattern, label_map_path, len(dataset.images), counts.num_kept, counts.num_dropped, counts.num_turned
+        files.pattern,
+        label_map_path,
+        num_images=len(dataset.images),
+        num_boxes=counts.num_kept,
+        num_dropped=counts.num_dropped,
+        num_turned=counts.num_turned,
+        num_masks=counts.masks.num_masks,
+        num_dropped_masks=counts.masks.num_dropped,
     )
 
 
-class _Boxes(NamedTuple):
-    """The annotations of one image, sorted."""
-
-    image: CocoImage
-    kept: list[CocoAnnotation]
-    dropped: list[CocoAnnotation]
-    """Those without area inside the image."""
-    num_clipped: int
-    """Of the kept ones, those that reach more than a pixel beyond the image."""
-    is_turned: bool
-
-
-def _in_threads(prepare, rows: Sequence[CocoImage], show_progress: bool) -> Iterator[tuple[tf.train.Example, _Boxes]]:
+def _in_threads(
+    prepare, rows: Sequence[CocoImage], show_progress: bool
+) -> Iterator[tuple[tf.train.Example, ImageObjects]]:
     """`prepare` of each image, in order; several images are decoded at a time."""
     with (
         concurrent.futures.ThreadPoolExecutor(_NUM_WORKERS) as pool,
@@ -141,8 +149,8 @@ def _in_threads(prepare, rows: Sequence[CocoImage], show_progress: bool) -> Iter
 
 
 def _prepare(
-    image: CocoImage, *, dataset: CocoDataset, image_dir: str, exif_boxes: ExifBoxes | None
-) -> tuple[tf.train.Example, _Boxes]:
+    image: CocoImage, *, dataset: CocoDataset, image_dir: str, exif_boxes: ExifBoxes | None, has_masks: bool
+) -> tuple[tf.train.Example, ImageObjects]:
     """The record of an image, and what became of its annotations."""
     row = f"image {image.id} of {dataset.path}"
     path = images.find_image_file(image_dir, image.file_name)
@@ -156,26 +164,31 @@ def _prepare(
     upright_size = (header.height, header.width) if swaps else (header.width, header.height)
     width, height = (header.width, header.height) if is_stored else upright_size
     objects: list[records.RecordObject] = []
-    boxes = _Boxes(image, [], [], 0, header.orientation != exif.UPRIGHT)
+    sorted_rows = ImageObjects(image, is_turned=header.orientation != exif.UPRIGHT)
+    orientation = header.orientation if is_stored else exif.UPRIGHT
     for annotation in annotations:
         x, y, w, h = annotation.bbox
         xmin, xmax = max(x, 0.0) / width, min(x + w, float(width)) / width
         ymin, ymax = max(y, 0.0) / height, min(y + h, float(height)) / height
         if xmin >= xmax or ymin >= ymax:
-            boxes.dropped.append(annotation)
+            sorted_rows.dropped.append(annotation)
             continue
-        boxes.kept.append(annotation)
-        if x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
-            boxes = boxes._replace(num_clipped=boxes.num_clipped + 1)
-        box = (ymin, xmin, ymax, xmax)
+        try:
+            mask = _encode_mask(annotation, width, height, orientation, sorted_rows) if has_masks else None
+        except masks.BrokenMask as error:
+            sorted_rows.broken_masks.append((annotation, error))
+            continue
+        sorted_rows.kept.append(annotation)
+        sorted_rows.num_clipped += x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1
         label = dataset.label_of[annotation.category_id]
         objects.append(
             records.RecordObject(
-                box=exif.turn_box(box, header.orientation) if is_stored else box,
+                box=exif.turn_box((ymin, xmin, ymax, xmax), orientation),
                 label=label,
                 name=dataset.names[label],
                 area=w * h if annotation.area is None else annotation.area,
                 is_crowd=annotation.is_crowd,
+                mask=mask,
             )
         )
     example = records.make_example(
@@ -186,7 +199,36 @@ def _prepare(
         source_id=str(image.id),
         objects=objects,
     )
-    return example, boxes
+    return example, sorted_rows
+
+
+def _encode_mask(annotation: CocoAnnotation, width: int, height: int, orientation: int, objects: ImageObjects) -> bytes:
+    """The upright mask of an annotation as a PNG file; empty where it has none. Counts the mask, and what is odd about it.
+
+    Args:
+        annotation: of an image.
+        width: pixels of that image, as the annotation has them.
+        height: of the same.
+        orientation: of the same, see `data.exif`.
+        objects: of the same, where the mask is counted.
+
+    Raises:
+        masks.BrokenMask: if the segmentation gives no mask, and the annotation is no crowd, which does without.
+    """
+    if annotation.segmentation is None:
+        objects.notices.append((annotation, masks.Notice.ABSENT))
+        return b""
+    try:
+        mask = masks.make_mask(annotation, width, height)
+    except masks.BrokenMask:
+        if not annotation.is_crowd:
+            raise
+        objects.notices.append((annotation, masks.Notice.BROKEN_CROWD))
+        return b""
+    objects.num_masks += 1
+    objects.notices += [(annotation, notice) for notice in mask.notices]
+    is_upright = orientation == exif.UPRIGHT
+    return masks.encode_png(mask.pixels if is_upright else exif.turn_pixels(mask.pixels, orientation))
 
 
 def _read_file(path: str, where: str) -> bytes:
@@ -238,83 +280,3 @@ def _are_boxes_of_stored_pixels(
             )
         return exif_boxes == "stored"
     return fits_stored
-
-
-@dataclasses.dataclass
-class _Counts:
-    """What became of the boxes of a data set; reports what was dropped."""
-
-    path: str
-    num_kept: int = 0
-    num_dropped: int = 0
-    num_clipped: int = 0
-    num_turned: int = 0
-    num_fractions: int = 0
-    first_dropped: str = ""
-    first_cause: str = ""
-    first_kept: str = ""
-    first_clipped: str = ""
-
-    def add(self, boxes: _Boxes) -> None:
-        """Counts the annotations of an image."""
-        self.num_turned += boxes.is_turned
-        self.num_kept += len(boxes.kept)
-        self.num_fractions += sum(max(annotation.bbox) <= 1.0 for annotation in boxes.kept)
-        if boxes.kept and not self.first_kept:
-            self.first_kept = _describe(boxes.kept[0])
-        if boxes.num_clipped and not self.first_clipped:
-            self.first_clipped = f"image {boxes.image.id}"
-        self.num_clipped += boxes.num_clipped
-        for annotation in boxes.dropped:
-            self.num_dropped += 1
-            if self.num_dropped == 1:
-                self.first_dropped = _describe(annotation)
-                has_size = annotation.bbox[2] > 0 and annotation.bbox[3] > 0
-                self.first_cause = (
-                    "it lies outside the image: are the boxes of images of another size?"
-                    if has_size
-                    else "a width or height is not above 0: is bbox x, y, width, height in all of them?"
-                )
-            if self.num_dropped <= _MAX_DROP_LINES:
-                where = f"{self.path}: annotation {annotation.id} of image {boxes.image.id}"
-                logging.warning("%s dropped: bbox %s has no area inside the image.", where, list(annotation.bbox))
-
-    def check(self, *, allow_no_boxes: bool) -> None:
-        """Refuses a data set whose boxes are of no use, and warns where many of them are not.
-
-        Raises:
-            CocoError: if there are no boxes, all were dropped, or all are smaller than a pixel.
-        """
-        total = self.num_kept + self.num_dropped
-        if not total and not allow_no_boxes:
-            raise CocoError(
-                f"{self.path}: has no annotations, so there is nothing to detect. --allow_no_boxes writes images without "
-                "objects all the same."
-            )
-        if total and not self.num_kept:
-            raise CocoError(
-                f"{self.path}: all {total} boxes have no area inside their image. The first, of {self.first_dropped}: "
-                f"{self.first_cause}"
-            )
-        if self.num_kept and self.num_fractions == self.num_kept:
-            raise CocoError(
-                f"{self.path}: all {self.num_kept} boxes lie within the first pixel of their image, the first of "
-                f"{self.first_kept}: they seem to be fractions of the image. Allowed: pixels."
-            )
-        if self.num_dropped > _MAX_DROP_LINES:
-            logging.warning("%s: %d boxes dropped in all.", self.path, self.num_dropped)
-        if self.num_dropped > _MANY * total:
-            logging.warning(
-                "%s: %d of %d boxes (%.0f%%) have no area inside their image. The first, of %s: %s",
-                self.path, self.num_dropped, total, 100 * self.num_dropped / total, self.first_dropped, self.first_cause,
-            )  # fmt: skip
-        if self.num_clipped > _MANY * total:
-            logging.warning(
-                "%s: %d of %d boxes (%.0f%%) reach beyond their image and were clipped, the first in %s: is bbox xmin, ymin, "
-                "xmax, ymax? Allowed: x, y, width, height.",
-                self.path, self.num_clipped, total, 100 * self.num_clipped / total, self.first_clipped,
-            )  # fmt: skip
-
-
-def _describe(annotation: CocoAnnotation) -> str:
-    return f"annotation {annotation.id}, is {list(annotation.bbox)}"

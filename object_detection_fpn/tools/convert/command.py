@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="convert images without any object, which show none of the classes",
     )
+    parser.add_argument(
+        "--no_masks",
+        action="store_true",
+        help="write boxes alone; masks are written by default where the annotations have segmentations",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -50,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
             renumber_classes=arguments.renumber_classes,
             exif_boxes=arguments.exif_boxes,
             allow_no_boxes=arguments.allow_no_boxes,
+            with_masks=not arguments.no_masks,
         )
     except CocoError as error:
         raise UsageError(str(error)) from error

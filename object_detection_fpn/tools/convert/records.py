@@ -26,6 +26,9 @@ class RecordObject(NamedTuple):
     area: float
     """Pixels."""
     is_crowd: bool
+    mask: bytes | None = None
+    """A PNG file of the size of the image, 0 outside of the object; empty for an object without a mask. None for all objects
+    of a data set without masks."""
 
 
 class RecordFiles:
@@ -112,6 +115,7 @@ def make_example(
         "image/object/class/text": [o.name.encode() for o in objects],
         "image/object/area": [o.area for o in objects],
         "image/object/is_crowd": [int(o.is_crowd) for o in objects],
+        "image/object/mask": [o.mask for o in objects if o.mask is not None],
     }
     example = tf.train.Example()
     for key, values in columns.items():

@@ -127,6 +127,12 @@ def test_values_without_one_meaning_are_refused(path, value, message):
     assert len(str(caught.value)) < 500
 
 
+def test_segmentations_are_kept_only_if_asked_for():
+    assert [row.segmentation for row in parse(GOOD).annotations[1]] == [None, None]
+    dataset = parse(changed(["annotations", 0, "segmentation"], []), with_segmentations=True)
+    assert [row.segmentation for row in dataset.annotations[1]] == [None, [[1, 2, 9, 2, 9, 7]]]
+
+
 def test_fields_that_are_missing_are_named():
     coco = copy.deepcopy(GOOD)
     del coco["annotations"][0]["category_id"]

@@ -75,7 +75,82 @@ def test_records_hold_what_coco_says(data, tmp_path):
     assert first["image/encoded"].bytes_list.value == [(tmp_path / "images" / "a.jpg").read_bytes()]
     assert len(second["image/object/class/label"].int64_list.value) == 0
     assert third["image/object/area"].float_list.value == [12]
-    assert conversion[2:] == (3, 3, 0, 0)
+    assert conversion[2:] == (3, 3, 0, 0, 0, 0)
+    assert "image/object/mask" not in first
+
+
+def read_masks(found):
+    """The masks of a record, None for those that are empty."""
+    encoded = found["image/object/mask"].bytes_list.value
+    return [tf.io.decode_png(mask)[..., 0].numpy() > 0 if mask else None for mask in encoded]
+
+
+def test_records_hold_masks_where_coco_has_segmentations(data, caplog):
+    contents, convert = data
+    first, crowd, _ = contents["annotations"]
+    first["segmentation"] = [[10, 5, 20, 5, 20, 15, 10, 15], [25, 5, 30, 5, 30, 10, 25, 10]]
+    crowd["segmentation"] = {"size": [20, 40], "counts": [0, 100, 700]}
+    conversion = convert()
+    found, *_, last = features(tf.io.gfile.glob(conversion.record_pattern)[0])
+    expected = np.zeros([2, 20, 40], bool)
+    expected[0, 5:15, 10:20] = expected[0, 5:10, 25:30] = expected[1, :, :5] = True
+    np.testing.assert_array_equal(read_masks(found), expected)
+    assert read_masks(last) == [None]
+    assert conversion[2:] == (3, 3, 0, 0, 2, 0) and "3 boxes and 2 masks" in conversion.summary()
+    assert (
+        "1 objects have no segmentation: they are kept without a mask; the first is annotation 3 of image 7."
+        in caplog.text
+    )
+    found, *_ = features(tf.io.gfile.glob(convert(with_masks=False).record_pattern)[0])
+    assert "image/object/mask" not in found and len(found["image/object/area"].float_list.value) == 2
+    first["segmentation"], crowd["segmentation"] = [], None
+    found, *_ = features(tf.io.gfile.glob(convert().record_pattern)[0])
+    assert "image/object/mask" not in found  # as if there were no such field
+
+
+def test_what_is_odd_about_masks_is_counted_with_the_first_object(data, caplog):
+    contents, convert = data
+    square = [10, 5, 20, 5, 20, 15, 10, 15]
+    segmentations = [
+        ([[*square[:6], 10, 19]], False),  # below its box
+        ([square, [1, 2, 3]], False),
+        ([[-5, *square[1:]]], False),
+        ({"size": [1, 2], "counts": [2]}, True),  # of a crowd, which is kept
+        ([[1, 2, 3, 4, 5]], False),
+        ([[1, 2, 3, 4, 5]], False),
+        ([[10, 5, 20]], False),
+    ]
+    contents["annotations"] = [
+        {
+            "id": i,
+            "image_id": 11,
+            "category_id": 3,
+            "bbox": [10, 5, 10, 10],
+            "segmentation": segmentation,
+            "iscrowd": crowd,
+        }
+        for i, (segmentation, crowd) in enumerate(segmentations, start=1)
+    ]
+    conversion = convert()
+    assert conversion[2:] == (3, 4, 0, 0, 3, 3)
+    assert "; 3 objects without a usable mask were left out." in conversion.summary()
+    found, *_ = features(tf.io.gfile.glob(conversion.record_pattern)[0])
+    assert [mask is None for mask in read_masks(found)] == [False, False, False, True]
+    for line in (
+        "annotation 5 of image 11 dropped: polygon [1, 2, 3, 4, 5] has 5 coordinates. Allowed: x, y, x, y, ....",
+        "3 objects dropped, which have a polygon with an odd number of coordinates; the first is annotation 5 of image 11.",
+        "2 objects have a mask that reaches more than a pixel beyond the box; the first is annotation 1 of image 11.",
+        "1 objects have a mask that reaches more than a pixel beyond the image: it was clipped; the first is annotation 3",
+        "1 objects have a part that is no polygon: it was left out of the mask; the first is annotation 2 of image 11.",
+        "1 objects are crowds whose segmentation gives no mask: they are kept without one; the first is annotation 4",
+        "3 of 7 objects were dropped because their segmentation gives no mask; --no_masks keeps their boxes.",
+    ):
+        assert line in caplog.text
+    assert convert(with_masks=False).num_boxes == 7
+    contents["annotations"] = contents["annotations"][4:]
+    message = r"no object is left, and 3 were dropped .* The first is annotation 5 of image 11: polygon .* --no_masks"
+    with pytest.raises(CocoError, match=message):
+        convert()
 
 
 def test_label_map_has_the_category_ids_and_names(data):
@@ -96,7 +171,7 @@ def test_classes_can_be_numbered_anew(data):
 def test_boxes_without_area_in_the_image_are_dropped_with_a_count(data, bbox):
     contents, convert = data
     contents["annotations"][0]["bbox"] = bbox
-    assert convert()[2:] == (3, 2, 1, 0)
+    assert convert()[2:] == (3, 2, 1, 0, 0, 0)
 
 
 def test_boxes_are_clipped_to_the_image(data):
@@ -240,7 +315,9 @@ def convert_photograph(tmp_path, file_name, bbox, size, **options):
     """The record of one image, converted."""
     coco_path = tmp_path / "photo.json"
     image = {"id": 1, "file_name": file_name, "width": size[0], "height": size[1]}
-    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": bbox}
+    left, top, w, h = bbox
+    polygon = [left, top, left + w, top, left + w, top + h, left, top + h]
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": bbox, "segmentation": [polygon]}
     coco_path.write_text(
         json.dumps({"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "red"}]})
     )
@@ -260,6 +337,9 @@ def assert_box_is_on_red(found):
     for name, value in side.items():
         assert found[f"image/object/bbox/{name}"].float_list.value[0] == pytest.approx(value, abs=0.02)
     assert pixels.shape == (64, 96, 3)
+    (mask,) = found["image/object/mask"].bytes_list.value
+    rows, columns = np.nonzero(tf.io.decode_png(mask)[..., 0].numpy())
+    assert (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1) == RED
     with Image.open(io.BytesIO(encoded)) as stored:
         assert 274 not in stored.getexif()
 
@@ -446,14 +526,20 @@ def test_places_that_cannot_be_written_are_refused(data, tmp_path):
         convert(num_shards=4)
 
 
+# fmt: off
 GOOD = {
     "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
-    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 4, 4], "area": 16, "iscrowd": 0}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 4, 4], "area": 16, "iscrowd": 0,
+         "segmentation": [[1, 2, 5, 2, 5, 6]]},
+    ],
     "categories": [{"id": 1, "name": "box"}],
 }
+# fmt: on
 PLACES = [(key,) for key in GOOD]
 PLACES += [(key, 0, field) for key, rows in GOOD.items() for field in rows[0]]
 PLACES += [("annotations", 0, "bbox", i) for i in range(4)]
+PLACES += [("annotations", 0, "segmentation", 0, *at) for at in ((), (0,), (3,))]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=4),
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=3), children, max_size=2),
