@@ -34,7 +34,8 @@ def mask_annotations(
     image_id: int, groundtruth: ImageGroundtruth, detections: ImageDetections
 ) -> tuple[Annotations, Annotations]:
     """The same of masks, for an image in which every object has one; detections have the size of their masks."""
-    masks, found = groundtruth.masks or [], detections.masks or []
+    masks = [mask for mask in groundtruth.masks or () if mask is not None]
+    found = detections.masks or []
     of_truth = _annotations(
         image_id,
         groundtruth.classes,

@@ -11,8 +11,6 @@ from object_detection_fpn.evaluation.coco import CocoMaskMetrics
 from object_detection_fpn.evaluation.lvis import LvisMaskMetrics
 from object_detection_fpn.evaluation.metric import EvaluationError
 
-pytest.importorskip("hotcoco")
-
 CATEGORIES = [
     {"id": 1, "name": "a", "frequency": "f"},
     {"id": 2, "name": "b", "frequency": "r"},
