@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ _RECIPE = "mask_rcnn_resnet18_fpn_recipe_shapes_160x160"
 _MODEL = "model.faster_rcnn"
 _HEAD = f"{_MODEL}.second_stage_box_predictor.mask_rcnn_box_predictor"
 _CLASSES_WITH_MASKS = (1, 2)
+_KEPT = re.compile(r"Detection(Boxes|Masks)_Precision/mAP(@\.50IOU( ByCategory/.+)?)?")
 
 TRANSFER_ROWS: dict[str, tuple[str, ...]] = {
     "full": (),
@@ -45,10 +47,11 @@ TRANSFER_ROWS: dict[str, tuple[str, ...]] = {
 }
 """Overrides of the recipe for the rows of `transfer`."""
 
+_SUPPRESSION = f"{_MODEL}.second_stage_post_processing.batch_non_max_suppression"
 _RESIZER = f"{_MODEL}.image_resizer.keep_aspect_ratio_resizer"
 _ANCHORS = f"{_MODEL}.first_stage_anchor_generator.multiscale_anchor_generator"
 _RATE = "train_config.optimizer.adam_optimizer.learning_rate.cosine_decay_learning_rate"
-_BY_HEART_STEPS = 700
+_BY_HEART_STEPS, _WARM_UP_STEPS = 1000, 50
 BY_HEART = (
     f"{_RESIZER}.min_dimension=320",
     f"{_RESIZER}.max_dimension=320",
@@ -57,14 +60,24 @@ BY_HEART = (
     f"{_ANCHORS}.max_level=7",
     f"{_ANCHORS}.aspect_ratios=[0.5, 1.0, 2.0]",
     f"{_MODEL}.roi_pooling.max_level=5",
+    # Photographs show up to 60 objects.
+    "train_input_reader.max_number_of_boxes=100",
+    "eval_input_reader[0].max_number_of_boxes=100",
+    f"{_MODEL}.first_stage_max_proposals=300",
     f"{_MODEL}.second_stage_batch_size=128",
+    f"{_SUPPRESSION}.max_detections_per_class=100",
+    f"{_SUPPRESSION}.max_total_detections=100",
     "train_config.data_augmentation_options=[]",
 )
 """Overrides of the recipe for `by_heart`."""
 
 
 def _number_of_steps(num_steps: int) -> tuple[str, ...]:
-    return (f"train_config.num_steps={num_steps}", f"{_RATE}.total_steps={num_steps}")
+    return (
+        f"train_config.num_steps={num_steps}",
+        f"{_RATE}.total_steps={num_steps}",
+        f"{_RATE}.warmup_steps={min(_WARM_UP_STEPS, num_steps // 4)}",
+    )
 
 
 def _reading(label_map: str, train_records: str, eval_records: str) -> tuple[str, ...]:
@@ -94,9 +107,8 @@ def measure(config_path: str, *, seed: int, pictures: str) -> dict[str, Any]:
             if tag.startswith("eval_side_by_side_"):
                 number = tag.split("_")[-2]
                 Path(f"{pictures}_{number}.png").write_bytes(events[-1][1][2])
-    kept = ("Precision/mAP", "Precision/mAP@.50IOU")
     return {
-        **{name: round(value, 4) for name, value in metrics.items() if name.partition("_")[2].startswith(kept)},
+        **{name: round(value, 4) for name, value in metrics.items() if _KEPT.fullmatch(name) and value != -1},
         "num_steps": config.train_config.num_steps,
         "train_minutes": round((trained - start) / 60, 2),
         "evaluation_minutes": round((end - trained) / 60, 2),
