@@ -27,6 +27,11 @@ flags.DEFINE_string(
 flags.DEFINE_string("output_directory", None, "Folder to write saved_model/, checkpoint/ and pipeline.config into.")
 flags.DEFINE_multi_string("config_override", [], "key.path=value, changes one field of the config; may be repeated.")
 flags.DEFINE_boolean("jit", False, "Let XLA compile the model where it is served; needs images of one size.")
+flags.DEFINE_boolean(
+    "paste_masks",
+    False,
+    "Give detection_masks as pixels of the given image, uint8 [B, D, height, width], instead of float32 within each box.",
+)
 flags.mark_flags_as_required(["pipeline_config_path", "trained_checkpoint_dir", "output_directory"])
 
 

@@ -30,8 +30,17 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
+MODELS["torchvision_masks"] = (
+    "mask_rcnn_resnet50_v1_fpn_torchvision_800x1333_coco17",
+    (
+        *MODELS["torchvision"][1],
+        # Noise, too, is then detected a hundred times, and every detection has a mask.
+        "model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression.score_threshold=0",
+    ),
+)
 """Recipes by the names that `--model` takes, and what is changed in them."""
 _NUM_CLASSES, _NUM_BOXES, _NUM_ROWS = 90, 20, 100
+_MASK_SIDE = 112  # cells, the default of `mask_side`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +104,8 @@ def load_recipe(side: int, *overrides: str, model: str = "recipe") -> pipeline_p
     return config.load_config(recipes.recipe_path(name), [*sizes, *changes, *overrides])
 
 
-def make_batch(side: int, batch_size: int) -> Batch:
-    """Noise, and in it boxes of all sizes."""
+def make_batch(side: int, batch_size: int, *, with_masks: bool = False) -> Batch:
+    """Noise, and in it boxes of all sizes; their masks are noise too."""
     import numpy as np
     import tensorflow as tf
 
@@ -113,6 +122,9 @@ def make_batch(side: int, batch_size: int) -> Batch:
         weights=tf.tile(tf.constant(is_real, tf.float32)[None], [batch_size, 1]),
         is_crowd=tf.zeros([batch_size, _NUM_ROWS], tf.bool),
     )
+    if with_masks:
+        cells = rng.integers(0, 256, (batch_size, _NUM_ROWS, _MASK_SIDE, _MASK_SIDE), np.uint8)
+        groundtruth = groundtruth._replace(masks=tf.constant(cells), mask_frames=groundtruth.boxes)
     return Batch(
         inputs=Inputs(
             images=tf.constant(rng.uniform(0, 255, (batch_size, side, side, 3)), tf.float32),

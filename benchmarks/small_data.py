@@ -182,8 +182,8 @@ def measure(config_path: str, *, seed: int, pictures: str) -> _rows.Row:
             trained = time.perf_counter()
             metrics = evaluate_job.evaluate(config, checkpoint=result.checkpoint, output_dir=model_dir)
         end = time.perf_counter()
-        losses = _read_events(os.path.join(model_dir, "train"))
-        sheets = _read_events(os.path.join(model_dir, "eval"))
+        losses = read_events(os.path.join(model_dir, "train"))
+        sheets = read_events(os.path.join(model_dir, "eval"))
     for tag, events in sheets.items():
         if tag.startswith("eval_side_by_side_"):
             number = tag.split("_")[-2]
@@ -209,7 +209,7 @@ def _percent(value: float) -> float | None:
     return None if value == -1 else round(100 * value, 2)  # COCO's value for "no groundtruth of that size"
 
 
-def _read_events(folder: str) -> dict[str, list[tuple[int, Any]]]:
+def read_events(folder: str) -> dict[str, list[tuple[int, Any]]]:
     """What a folder of TensorBoard's holds: (step, array) of each tag."""
     import tensorflow as tf
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

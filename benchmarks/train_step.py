@@ -28,12 +28,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     import tensorflow as tf
 
     from object_detection_fpn import builder
+    from object_detection_fpn.config import model as model_config
     from object_detection_fpn.protos import train_pb2
     from object_detection_fpn.training.settings import StepSettings
     from object_detection_fpn.training.step import Trainer
 
     config = _common.load_recipe(arguments.side, model=arguments.model)
-    batch = _common.make_batch(arguments.side, arguments.batch_size)
+    has_masks = model_config.has_masks(config.model)
+    batch = _common.make_batch(arguments.side, arguments.batch_size, with_masks=has_masks)
 
     start = time.perf_counter()
     strategy = tf.distribute.get_strategy()

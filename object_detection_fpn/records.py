@@ -72,6 +72,8 @@ class Batch(NamedTuple):
     """[B] bool, True for the images that only fill the last evaluation batch."""
     labeled_classes: tf.Tensor | None = None
     """[B, C] bool, the classes that somebody looked for in each image; only in evaluation, where metrics ask for it."""
+    not_exhaustive_classes: tf.Tensor | None = None
+    """[B, C] bool, the classes of which each image has more objects than are marked (LVIS); only in evaluation."""
     encoded_masks: tf.Tensor | None = None
     """[B, G] string, the masks of the records as PNG files of the size of the original image, in which all but 0 is the object;
     empty in padding rows and for objects without a mask. Only in evaluation, for models with masks."""

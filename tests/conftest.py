@@ -248,14 +248,22 @@ def read_summaries():
 
 @pytest.fixture(scope="session")
 def make_image():
-    """Groundtruth and detections of one image from lists; classes 0 and scores 0.9, 0.8, ... where none are given."""
+    """Groundtruth and detections of one image from lists; classes 0, scores 0.9, 0.8, ... and masks that fill the boxes where
+    none are given.
+    """
     import numpy as np
 
     from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
+    from object_detection_fpn.ops.rle import encode_box
+
+    size = (300, 300)
+
+    def fill(boxes):
+        return [encode_box(np.nan_to_num(box), size) for box in boxes]
 
     def make(
         gt_boxes=(), boxes=(), *, gt_classes=None, classes=None, scores=None, difficult=None, group_of=None, crowd=None,
-        labeled=None, source_id="a",
+        labeled=None, not_exhaustive=None, gt_masks=None, masks=None, source_id="a",
     ):  # fmt: skip
         gt_boxes, boxes = (np.reshape(np.asarray(b, np.float32), (-1, 4)) for b in (gt_boxes, boxes))
         num_gt, num = len(gt_boxes), len(boxes)
@@ -267,10 +275,16 @@ def make_image():
             is_difficult=None if difficult is None else np.asarray(difficult, bool),
             is_group_of=None if group_of is None else np.asarray(group_of, bool),
             labeled_classes=None if labeled is None else np.asarray(labeled, bool),
+            not_exhaustive_classes=None if not_exhaustive is None else np.asarray(not_exhaustive, bool),
+            masks=fill(gt_boxes) if gt_masks is None else gt_masks,
+            image_size=size,
         )
         scores = 0.9 - 0.1 * np.arange(num) if scores is None else scores
         return groundtruth, ImageDetections(
-            boxes, np.asarray(scores, float), np.asarray(classes or [0] * num, np.int32)
+            boxes,
+            np.asarray(scores, float),
+            np.asarray(classes or [0] * num, np.int32),
+            fill(boxes) if masks is None else masks,
         )
 
     return make

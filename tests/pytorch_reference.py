@@ -27,10 +27,13 @@ from object_detection_fpn.execution import Execution
 from object_detection_fpn.interop import libraries, state_dict
 from object_detection_fpn.interop.library import Library
 from object_detection_fpn.interop.odapi import local_name
+from object_detection_fpn.modeling import mask_targets
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.heads import box, rpn
-from object_detection_fpn.protos import pipeline_pb2
-from object_detection_fpn.records import Groundtruth, Inputs, Predictions
+from object_detection_fpn.modeling.heads.mask import MASK_LOSS, MaskHead
+from object_detection_fpn.ops import pasting
+from object_detection_fpn.protos import faster_rcnn_pb2, pipeline_pb2
+from object_detection_fpn.records import Groundtruth, Inputs, MaskOutputs, Predictions, Proposals
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import assign_weights, variables_by_path
 
@@ -39,10 +42,11 @@ LEVELS = (2, 3, 4, 5, 6)
 YXYX = (1, 0, 3, 2)
 """Order of our coordinates in theirs, and the other way round."""
 
+_MASK_STEP = 3  # of the rows and columns of a mask one in three is kept, which are odd and even ones
 _PERIOD = 1009
 # One normalization of each model has a variance of about 1e-4, so that a wrong epsilon shows.
 _SMALL = re.compile(r"(layer1\.1\.bn2|res2\.1\.conv2\.norm)\.")
-_NORM = re.compile(r"(^|\.)(bn\d|norm|downsample\.1|(inner|layer)_blocks\.\d\.1|box_head\.\d\.1)\.\w+$")
+_NORM = re.compile(r"(^|\.)(bn\d|norm|downsample\.1|(inner|layer)_blocks\.\d\.1|(box|mask)_head\.\d\.1)\.\w+$")
 # Factors of the weights of convolutions and linear layers, the first that fits: they spread the scores, keep proposals near
 # their anchors, and let large boxes score as well as small ones.
 _FACTORS = (
@@ -100,9 +104,9 @@ class Case:
     """A model of the reference and the recipe that describes it."""
 
     name: str
-    """ "torchvision/fasterrcnn_resnet50_fpn": a key of the reference's .json files."""
+    """ "torchvision/maskrcnn_resnet50_fpn": a key of the reference's .json files."""
     recipe: str
-    """What stands in the name of the recipe between "faster_rcnn_" and "_800x1333_coco17"."""
+    """What stands in the name of the recipe before "_800x1333_coco17"."""
 
     @property
     def is_torchvision(self) -> bool:
@@ -127,7 +131,7 @@ class Case:
 
     def message(self) -> pipeline_pb2.TrainEvalPipelineConfig:
         """The recipe, with what the reference has otherwise: image size, classes, and numbers of proposals and samples."""
-        message = config.load_config(recipes.recipe_path(f"faster_rcnn_{self.recipe}_800x1333_coco17"))
+        message = config.load_config(recipes.recipe_path(f"{self.recipe}_800x1333_coco17"))
         model, rpn = message.model.faster_rcnn, self.settings["rpn"]
         resizer = model.image_resizer.keep_aspect_ratio_resizer
         resizer.min_dimension = self.settings["input"]["resize"]["min_size"]
@@ -184,6 +188,7 @@ class Agreement:
         library: whose model it is.
         tensors: the reference's weights, by the library's names.
         model: ours, with these weights.
+        detector: the same without masks, which are the same few of each model.
     """
 
     def __init__(self, case: Case, *, images: tuple[int, ...] = (0, 1)):
@@ -191,13 +196,14 @@ class Agreement:
         self.library = libraries.LIBRARIES[case.name.partition("/")[0]]
         self.tensors = case.tensors()
         self.model = case.model(self.library, self.tensors)
+        self.detector = with_mask_head(self.model, None)
         self._predictions: dict[tuple[int, ...], Predictions] = {}
         self.images = images
 
     def predict(self, *images: int) -> Predictions:
         """Of the images in one batch, from the network's input."""
         if images not in self._predictions:
-            self._predictions[images] = self.model.predict(self.case.network_inputs(*images), training=False)
+            self._predictions[images] = self.detector.predict(self.case.network_inputs(*images), training=False)
         return self._predictions[images]
 
     def check_names(self) -> None:
@@ -265,14 +271,14 @@ class Agreement:
 
     def check_detections(self) -> None:
         for image in self.images:
-            detections = self.model.postprocess(self.predict(image), self.case.network_inputs(image))
+            detections = self.detector.postprocess(self.predict(image), self.case.network_inputs(image))
             size = self.case.settings["images"][image]["resized"]
             self._assert_detections(detections, 0, size, f"image{image}/", "boxes_input", tolerance=0.05)
 
     def check_batch(self) -> None:
         """Both images in one batch, whose padding changes the features near it."""
         predictions = self.predict(0, 1)
-        detections = self.model.postprocess(predictions, self.case.network_inputs(0, 1))
+        detections = self.detector.postprocess(predictions, self.case.network_inputs(0, 1))
         for image in (0, 1):
             size = [self.case.settings["images"][image][key] for key in ("height", "width")]
             self._assert_detections(
@@ -286,10 +292,69 @@ class Agreement:
             settings = self.case.settings["images"][image]
             resized, true_shape = resizer(tf.constant(load("inputs.npz")[f"image{image}"]))
             assert list(true_shape[:2]) == settings["resized"]
-            inputs = self.model.preprocess(Inputs(resized[tf.newaxis], true_shape[tf.newaxis]))
-            detections = self.model.postprocess(self.model.predict(inputs, training=False), inputs)
+            inputs = self.detector.preprocess(Inputs(resized[tf.newaxis], true_shape[tf.newaxis]))
+            detections = self.detector.postprocess(self.detector.predict(inputs, training=False), inputs)
             size = [settings[key] for key in ("height", "width")]
             self._assert_detections(detections, 0, size, f"image{image}/", "boxes", tolerance=0.5, score_tolerance=None)
+
+    def check_masks(self) -> None:
+        """At the library's boxes: mask logits of their classes, for some boxes of all classes, and masks in the given image."""
+        for image in self.images:
+            outputs, prefix = self.case.outputs, f"image{image}/"
+            stored = outputs[f"{prefix}mask_logits"]
+            boxes = outputs[f"{prefix}boxes_input"][: len(stored), YXYX]
+            classes = outputs[f"{prefix}labels"][: len(stored)] - self.case.is_torchvision
+            logits = self._mask_logits(image, boxes, classes)
+            # Logits of made-up weights may be small.
+            tolerance = 1e-3 * min(1.0, np.abs(stored).max())
+            assert_close(logits[:, ::_MASK_STEP, ::_MASK_STEP], stored, tolerance, "mask_logits")
+            if f"{prefix}masks_pasted" in outputs:
+                self._assert_pasted(image, logits)
+            all_classes = outputs.get(f"{prefix}mask_logits_all_classes")
+            if all_classes is not None:
+                all_classes = all_classes[:, int(self.case.is_torchvision) :]  # the first is of the background there
+                num_boxes, num_classes = all_classes.shape[:2]
+                rows = np.repeat(np.arange(num_boxes), num_classes)
+                logits = self._mask_logits(image, boxes[rows], np.tile(np.arange(num_classes), num_boxes))
+                assert_close(logits.reshape(all_classes.shape), all_classes, tolerance, "mask_logits_all_classes")
+
+    def check_detected_masks(self) -> None:
+        """The masks of our detections, in the given image, are those of the library's detections."""
+        inputs = self.case.network_inputs(0)
+        predictions = self.model.predict(inputs, training=False)
+        detections = self.model.postprocess(predictions, inputs)
+        outputs, size = self.case.outputs, self._image_size(0)
+        masks = np.unpackbits(outputs["image0/masks_pasted"], axis=-1)[..., : size[1]].astype(bool)
+        boxes = detections.boxes.numpy()[0] * np.tile(size, 2)
+        paired = pairs(
+            boxes[:, YXYX],
+            outputs["image0/boxes"][: len(masks)],
+            our_labels=detections.classes.numpy()[0],
+            their_labels=outputs["image0/labels"][: len(masks)] - self.case.is_torchvision,
+        )
+        assert len(paired) == len(masks)
+        ours = self._paste(detections.masks.numpy()[0][paired[:, 0]], boxes[paired[:, 0]], size)
+        assert_same_pixels(ours, masks[paired[:, 1]])
+
+    def _mask_logits(self, image: int, boxes: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        boxes, classes = tf.constant(boxes[np.newaxis]), tf.constant(classes[np.newaxis], tf.int32)
+        return self.model._predict_masks(self.predict(image), boxes, classes, training=False).numpy()[0]
+
+    def _assert_pasted(self, image: int, logits: np.ndarray) -> None:
+        outputs, prefix, size = self.case.outputs, f"image{image}/", self._image_size(image)
+        stored = np.unpackbits(outputs[f"{prefix}masks_pasted"], axis=-1)[..., : size[1]].astype(bool)
+        boxes = outputs[f"{prefix}boxes"][: len(stored), YXYX]
+        pasted = self._paste(1 / (1 + np.exp(-logits[: len(stored)])), boxes, size)
+        assert_same_pixels(pasted, stored)
+
+    def _paste(self, masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        way = self.case.message().model.faster_rcnn.mask_pasting
+        name = faster_rcnn_pb2.FasterRcnn.MaskPasting.Name(way)
+        return pasting.fill_image(pasting.paste_masks(masks, boxes, size, pasting=name), size)
+
+    def _image_size(self, image: int) -> tuple[int, int]:
+        settings = self.case.settings["images"][image]
+        return settings["height"], settings["width"]
 
     def _assert_detections(
         self, detections, row, size, prefix, boxes_name, *, tolerance, score_tolerance=1e-4, suffix=""
@@ -320,6 +385,11 @@ class TrainingAgreement:
         self.case, self.model, self._library = agreement.case, agreement.model, agreement.library
         self._reference = agreement.case.training
         self._settings = load("settings.json")[f"training/{agreement.case.name}"]
+        assert self.model._masks is not None
+        self._masks = self.model._masks
+        self._with_stored_masks = dataclasses.replace(
+            self._masks, sampler=_StoredMasks(self._masks.sampler, self._reference)
+        )
         self.groundtruth = self._groundtruth(self._boxes(0), self._boxes(1))
         with tf.GradientTape() as tape:
             self.predictions = self._predict(self.groundtruth)
@@ -362,6 +432,30 @@ class TrainingAgreement:
             assert_paired(ours, theirs, our_labels=classes, their_labels=labels, within=0.05)
             assert np.sum(classes >= 0) == np.sum(labels >= 0)
 
+    def check_mask_targets(self) -> None:
+        """The masks of whole images, cropped at the library's RoIs."""
+        for image in (0, 1):
+            boxes = self._reference[f"mask_boxes{image}"][:, YXYX]
+            rois = Proposals(tf.constant(boxes[None]), tf.zeros([1, len(boxes)]), tf.constant([len(boxes)]))
+            groundtruth = Groundtruth(*(None if each is None else each[image : image + 1] for each in self.groundtruth))
+            matches = self.model._roi_sampler.match(rois.boxes, groundtruth)
+            outputs = MaskOutputs(tf.zeros([]), rois.boxes, matches)
+            shares, weights = self._masks.sampler.targets(outputs, groundtruth, self.predictions.image_size)
+            assert np.all(weights == 1.0)
+            if self.case.is_torchvision:
+                assert_close(shares[0], self._reference[f"mask_targets{image}"], 1e-3, "mask targets")
+            else:  # from bitmasks, which its polygons give where they are asked for
+                stored = _unpack(self._reference[f"bitmask/mask_targets{image}"], 28)
+                np.testing.assert_array_equal(shares[0], stored)
+
+    def check_mask_loss_of_bitmasks(self) -> None:
+        """That of our own targets, where the library's are made of bitmasks too."""
+        if not self.case.is_torchvision:
+            stored = self._reference["bitmask/loss_mask"][0]
+            self.model._masks = self._masks
+            losses = self._compute_losses(self.groundtruth, self.predictions)
+            assert_relative([float(losses[MASK_LOSS])], [stored], 1e-3, "loss_mask")
+
     def check_losses(self) -> None:
         assert_relative(self._in_their_order(self._losses), self._reference["losses"], 1e-3, "losses")
 
@@ -385,6 +479,8 @@ class TrainingAgreement:
         assert differences.max() <= 1e-3, f"{names[differences.argmax()]}: {differences.max()}"
 
     def _predict(self, groundtruth: Groundtruth) -> Predictions:
+        # Detectron2 draws polygons within RoIs, and what was drawn is stored.
+        self.model._masks = self._masks if self.case.is_torchvision else self._with_stored_masks
         images = self._reference.get("input")
         sizes = [image["resized"] for image in self._settings["images"]]
         if images is None:
@@ -412,6 +508,7 @@ class TrainingAgreement:
             "loss_rpn_cls": rpn.OBJECTNESS_LOSS,
             "loss_rpn_box_reg": rpn.LOCALIZATION_LOSS,
             "loss_rpn_loc": rpn.LOCALIZATION_LOSS,
+            "loss_mask": MASK_LOSS,
         }
         return [float(losses[ours[name]]) for name in self._settings["loss_names"]]
 
@@ -423,7 +520,54 @@ class TrainingAgreement:
         ]
 
     def _groundtruth(self, *images: list[dict[str, Any]]) -> Groundtruth:
-        return support.make_groundtruth(*images, num_rows=6)
+        groundtruth = support.make_groundtruth(*images, num_rows=6)
+        sizes = [image["resized"] for image in self._settings["images"]]
+        height, width = (32 * -(-np.max(side) // 32) for side in zip(*sizes, strict=True))
+        masks = np.zeros([2, 6, height, width], np.uint8)
+        for image, boxes in enumerate(images):
+            if boxes:
+                rows, columns = sizes[image]
+                masks[image, :, :rows, :columns] = 255 * _unpack(self._reference[f"gt_masks_input{image}"], columns)
+        frames = tf.tile(tf.constant([[[0.0, 0.0, height, width]]], tf.float32), [2, 6, 1])
+        return groundtruth._replace(masks=tf.constant(masks), mask_frames=frames)
+
+
+class _StoredMasks:
+    """A `MaskSampler` whose targets are stored ones, found by the RoIs that they are of."""
+
+    def __init__(self, sampler: mask_targets.MaskSampler, reference: dict[str, np.ndarray]):
+        self.choose, self.classes = sampler.choose, sampler.classes
+        self._reference = reference
+
+    def targets(self, outputs: MaskOutputs, groundtruth: Groundtruth, image_size: tf.Tensor) -> tuple[Any, Any]:
+        shares = np.zeros(outputs.logits.shape, np.float32)
+        is_real = outputs.matches.numpy() >= 0
+        for image in (0, 1):
+            rows = np.flatnonzero(is_real[image])
+            if len(rows):
+                stored = _unpack(self._reference[f"mask_targets{image}"], 28)
+                paired = assert_paired(
+                    outputs.boxes.numpy()[image][rows][:, YXYX], self._reference[f"mask_boxes{image}"], within=0.05
+                )
+                shares[image, rows[paired[:, 0]]] = stored[paired[:, 1]]
+        return shares, is_real.astype(np.float32)
+
+
+def _unpack(bits: np.ndarray, width: int) -> np.ndarray:
+    return np.unpackbits(bits, axis=-1)[..., :width]
+
+
+def with_mask_head(model: FasterRCNN, head: MaskHead | None) -> FasterRCNN:
+    """A model of the same layers with another mask head, or with none. Its masks are not for use."""
+    other = FasterRCNN(
+        feature_extractor=model.feature_extractor,
+        rpn=model.rpn,
+        roi_sampler=model._roi_sampler,
+        roi_pooler=model.roi_pooler,
+        box_head=model.box_head,
+    )
+    other.mask_head = head
+    return other
 
 
 CHECKS = (
@@ -435,12 +579,15 @@ CHECKS = (
     Agreement.check_detections,
     Agreement.check_batch,
     Agreement.check_images,
+    Agreement.check_masks,
 )
 """Each of them is a test of every model that is compared in full."""
 
 TRAINING_CHECKS = (
     TrainingAgreement.check_anchors,
     TrainingAgreement.check_rois,
+    TrainingAgreement.check_mask_targets,
+    TrainingAgreement.check_mask_loss_of_bitmasks,
     TrainingAgreement.check_losses,
     TrainingAgreement.check_losses_without_objects,
     TrainingAgreement.check_gradients,
@@ -477,6 +624,12 @@ def assert_fills_backbone(agreement: Agreement, tensors: dict[str, np.ndarray]) 
 def assert_relative(ours, theirs, tolerance: float, name: str) -> None:
     """Each number to within a share of itself, and what is near 0 to within that share of 1."""
     np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * 1e-3, err_msg=name)
+
+
+def assert_same_pixels(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Masks are equal but for one in a thousand of the pixels inside, which is stricter than of all pixels."""
+    different, inside = np.sum(ours != theirs), np.sum(theirs)
+    assert different <= 0.001 * inside, f"{different} pixels of {inside} inside"
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray, tolerance: float, name: str) -> None:

@@ -1,6 +1,7 @@
-"""Times torchvision's fasterrcnn_resnet50_fpn with its 1000 proposals, 2000 in training, all of whose backbone trains.
+"""Times a torchvision detector with its 1000 proposals, 2000 in training, all of whose backbone trains.
 
     python torchvision_detector.py train|infer [SIDE] [BATCH_SIZE] [--precision float32|bfloat16] [--runs 8]
+        [--model fasterrcnn_resnet50_fpn|maskrcnn_resnet50_fpn]
 
 Needs torch and torchvision; runs on a GPU where PyTorch finds one, with TF32 where float32 is asked for. Prints a JSON line:
 seconds from the start of building the model to the end of the first run, the median of the runs after it, and peak memory of
@@ -20,6 +21,7 @@ import torch
 import torchvision
 
 NUM_BOXES, NUM_CLASSES = 20, 91
+MODELS = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn")
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("mode", choices=("train", "infer"))
     parser.add_argument("side", type=int, nargs="?", default=640)
     parser.add_argument("batch_size", type=int, nargs="?", default=1)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0])
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--runs", type=int, default=8)
     print(json.dumps(measure(parser.parse_args())))
@@ -43,19 +46,24 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | str]:
     corners = torch.rand(NUM_BOXES, 2) * 0.6 * side
     boxes = torch.cat([corners, corners + (0.05 + 0.3 * torch.rand(NUM_BOXES, 2)) * side], dim=1).to(device)
     labels = torch.randint(1, NUM_CLASSES, (NUM_BOXES,)).to(device)
-    targets = [{"boxes": boxes, "labels": labels}] * arguments.batch_size
+    target = {"boxes": boxes, "labels": labels}
+    if arguments.model.startswith("mask"):
+        target["masks"] = torch.randint(0, 2, (NUM_BOXES, side, side), dtype=torch.uint8, device=device)
+    targets = [target] * arguments.batch_size
     cast = (
         torch.autocast(device, dtype=torch.bfloat16) if arguments.precision == "bfloat16" else contextlib.nullcontext()
     )
 
     start = time.perf_counter()
-    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(
+    model = getattr(torchvision.models.detection, arguments.model)(
         weights=None,
         weights_backbone=None,
         num_classes=NUM_CLASSES,
         min_size=side,
         max_size=side,
         trainable_backbone_layers=5,
+        # Noise, too, is then detected a hundred times, and every detection has a mask.
+        **({"box_score_thresh": 0.0} if arguments.model.startswith("mask") else {}),
     )
     model.to(device).train(arguments.mode == "train")
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
@@ -63,7 +71,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | str]:
     def run() -> None:
         if arguments.mode == "infer":
             with torch.inference_mode(), cast:
-                model(images)
+                found = model(images)
+            num_detections.append(min(len(each["scores"]) for each in found))
         else:
             optimizer.zero_grad()
             with cast:
@@ -73,6 +82,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | str]:
         if device == "cuda":
             torch.cuda.synchronize()
 
+    num_detections: list[int] = []
     run()
     first = time.perf_counter() - start
     seconds = []

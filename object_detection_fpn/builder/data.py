@@ -14,6 +14,7 @@ from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.text import is_repeated
 from object_detection_fpn.data import decoder, pipeline, preparing, resample, resize
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
+from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.data.preparing import Augmentation
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source.service import DataService
@@ -234,6 +235,7 @@ def build_dataset(
         hierarchy=decoder.Hierarchy(*label_map.hierarchy(num_classes)) if reader.expand_labels_hierarchy else None,
         jpeg_min_side=reader.jpeg_min_side,
         crop=first_crop,
+        masks=_build_mask_decoding(config, reader, is_training=is_training),
     )
     prepared = preparing.Preparing(
         resizer=resizer,
@@ -254,6 +256,22 @@ def build_dataset(
         seed=seed,
         report=report,
         service=service,
+    )
+
+
+def _build_mask_decoding(
+    config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader, *, is_training: bool
+) -> MaskDecoding | None:
+    """None where the model has no masks, whatever the reader says."""
+    if not (reader.load_instance_masks and model_config.has_masks(config.model)):
+        return None
+    ids = model_config.classes_with_masks(config.model)
+    return MaskDecoding(
+        kind="png" if reader.mask_type == input_reader_pb2.PNG_MASKS else "numerical",
+        frame="image" if reader.mask_frame == input_reader_pb2.InputReader.IMAGE else "box",
+        side=reader.mask_side,
+        classes_with_masks=None if ids is None else tuple(class_id - 1 for class_id in ids),
+        keep_encoded=not is_training,
     )
 
 

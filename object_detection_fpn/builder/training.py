@@ -9,10 +9,11 @@ import tf_keras
 
 from object_detection_fpn.config.tables import FORMER_METRICS_SETS
 from object_detection_fpn.config.text import split_names
-from object_detection_fpn.evaluation.coco import CocoBoxMetrics
+from object_detection_fpn.evaluation.coco import CocoBoxMetrics, CocoMaskMetrics
+from object_detection_fpn.evaluation.lvis import LvisMaskMetrics
 from object_detection_fpn.evaluation.metric import Metric
 from object_detection_fpn.evaluation.open_images import OpenImagesBoxMetrics, OpenImagesChallengeBoxMetrics
-from object_detection_fpn.evaluation.pascal import PascalBoxMetrics, PrecisionAtRecallBoxMetrics
+from object_detection_fpn.evaluation.pascal import PascalBoxMetrics, PascalMaskMetrics, PrecisionAtRecallBoxMetrics
 from object_detection_fpn.protos import eval_pb2, optimizer_pb2, train_pb2
 from object_detection_fpn.training import optimizers, schedules
 from object_detection_fpn.training.averages import AveragingOptimizer
@@ -27,14 +28,18 @@ OPTIMIZERS: dict[str, Callable[..., AveragingOptimizer]] = {
     "adam_optimizer": lambda m, rate, **averages: optimizers.adam(rate, epsilon=m.epsilon, **averages),
 }
 
+
+def _coco_settings(message: eval_pb2.EvalConfig) -> dict[str, Any]:
+    return {
+        "include_metrics_per_category": message.include_metrics_per_category,
+        "all_metrics_per_category": message.all_metrics_per_category,
+        "super_categories": {name: split_names(members) for name, members in sorted(message.super_categories.items())},
+        "skip_predictions_for_unlabeled_class": message.skip_predictions_for_unlabeled_class,
+    }
+
+
 METRICS: dict[str, Callable[[eval_pb2.EvalConfig, Sequence[Mapping[str, Any]]], Metric]] = {
-    "coco_detection_metrics": lambda message, categories: CocoBoxMetrics(
-        categories,
-        include_metrics_per_category=message.include_metrics_per_category,
-        all_metrics_per_category=message.all_metrics_per_category,
-        super_categories={name: split_names(members) for name, members in sorted(message.super_categories.items())},
-        skip_predictions_for_unlabeled_class=message.skip_predictions_for_unlabeled_class,
-    ),
+    "coco_detection_metrics": lambda message, categories: CocoBoxMetrics(categories, **_coco_settings(message)),
     "pascal_voc_detection_metrics": lambda message, categories: PascalBoxMetrics(categories),
     "weighted_pascal_voc_detection_metrics": lambda message, categories: PascalBoxMetrics(categories, weighted=True),
     "precision_at_recall_detection_metrics": lambda message, categories: PrecisionAtRecallBoxMetrics(
@@ -45,6 +50,12 @@ METRICS: dict[str, Callable[[eval_pb2.EvalConfig, Sequence[Mapping[str, Any]]], 
     ),
     "oid_V2_detection_metrics": lambda message, categories: OpenImagesBoxMetrics(categories),
     "oid_challenge_detection_metrics": lambda message, categories: OpenImagesChallengeBoxMetrics(categories),
+    "coco_mask_metrics": lambda message, categories: CocoMaskMetrics(categories, **_coco_settings(message)),
+    "lvis_mask_metrics": lambda message, categories: LvisMaskMetrics(categories),
+    "pascal_voc_instance_segmentation_metrics": lambda message, categories: PascalMaskMetrics(categories),
+    "weighted_pascal_voc_instance_segmentation_metrics": lambda message, categories: PascalMaskMetrics(
+        categories, weighted=True
+    ),
 }
 
 

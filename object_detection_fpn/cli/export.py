@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("cpu", "gpu"), help="what the model is fast on; by default what this machine has"
     )
+    parser.add_argument(
+        "--paste_masks",
+        action="store_true",
+        help="give detection_masks as pixels of the given image, uint8 [B, D, height, width] (of encoded images of several "
+        "sizes, the largest), instead of float32 within each box, [B, D, mask_height, mask_width]",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -36,5 +42,6 @@ def run(arguments: argparse.Namespace) -> None:
         input_type=arguments.input_type,
         jit_compile=arguments.jit,
         device=arguments.device,
+        paste_masks=arguments.paste_masks,
     )
     command.say(f"Exported to {path}.")

@@ -158,6 +158,7 @@ def run_exporter_main(flags: Any) -> int:
             output_dir=flags.output_directory,
             input_type=flags.input_type,
             jit_compile=flags.jit,
+            paste_masks=flags.paste_masks,
         )
         say(f"Exported to {path}.")
 

@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", metavar="PATH", help="checkpoint, or a folder: its newest one; instead of --saved_model"
     )
     parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="folder for detections.json and the drawings"
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="folder for detections.json (with masks as RLE, if the model has them) and the drawings",
     )
     parser.add_argument(
         "--min_score", type=float, default=0.5, metavar="SCORE", help="leave out detections below it (0.5)"

@@ -150,6 +150,7 @@ BOUNDS = {
     "InputReader.num_prefetch_batches": Bounds(-1),
     "InputReader.sample_1_of_n_examples": _COUNT,
     "InputReader.sample_from_datasets_weights": _NOT_NEGATIVE,
+    "InputReader.mask_side": Bounds(1, 1024),
     "*.max_number_of_boxes": _COUNT,
     "*.batch_size": _COUNT,
     "*.iou_threshold": _FRACTION,

@@ -16,6 +16,11 @@ from object_detection_fpn.config.recipes import find_label_map
 from object_detection_fpn.config.text import ConfigError, parse_text, read_text
 from object_detection_fpn.protos import string_int_label_map_pb2
 
+_FREQUENCIES = {
+    string_int_label_map_pb2.FREQUENT: "f",
+    string_int_label_map_pb2.COMMON: "c",
+    string_int_label_map_pb2.RARE: "r",
+}
 _BACKGROUND_NAMES = ("background", "none_of_the_above")  # the second is what the Object Detection API writes
 
 
@@ -28,6 +33,8 @@ class LabelMapItem:
     display_name: str
     ancestor_ids: tuple[int, ...] = ()
     descendant_ids: tuple[int, ...] = ()
+    frequency: str = ""
+    """"r"are, "c"ommon or "f"requent, as LVIS has it; empty where the label map does not say."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,14 @@ class LabelMap:
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """`{"id": id, "name": name to show}` for each class, as COCO's metrics and drawings take it."""
-        return [{"id": item.id, "name": item.display_name} for item in self.items]
+        """`{"id": id, "name": name to show}` for each class, as COCO's metrics and drawings take it.
+
+        Where the label map says it, `frequency` too, as LVIS's metrics take it.
+        """
+        return [
+            {"id": item.id, "name": item.display_name} | ({"frequency": item.frequency} if item.frequency else {})
+            for item in self.items
+        ]
 
     @property
     def name_to_id(self) -> dict[str, int]:
@@ -153,7 +166,14 @@ def _read_item(item: string_int_label_map_pb2.StringIntLabelMapItem, field: str,
             value="0" if is_set else None,
             allowed=f"1 or more, or the name {' or '.join(_BACKGROUND_NAMES)}",
         )
-    return LabelMapItem(item.id, name, item.display_name or name, tuple(item.ancestor_ids), tuple(item.descendant_ids))
+    return LabelMapItem(
+        item.id,
+        name,
+        item.display_name or name,
+        tuple(item.ancestor_ids),
+        tuple(item.descendant_ids),
+        _FREQUENCIES.get(item.frequency, ""),
+    )
 
 
 def _refuse_repeated(rows: list[tuple[str, LabelMapItem]], attribute: str, path: str) -> None:

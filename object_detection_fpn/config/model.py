@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from object_detection_fpn.protos import image_resizer_pb2, input_reader_pb2, model_pb2
+from object_detection_fpn.protos import faster_rcnn_pb2, image_resizer_pb2, input_reader_pb2, model_pb2
 
 _NUM_COLOURS = 3
 
@@ -33,6 +33,12 @@ def num_classes(model: model_pb2.DetectionModel) -> int:
     return detector(model).num_classes
 
 
+def classes_with_masks(model: model_pb2.DetectionModel) -> tuple[int, ...] | None:
+    """Ids, as in the label map, of the classes whose masks are learned, of a detector with masks; None for all classes."""
+    predictor = detector(model).second_stage_box_predictor.mask_rcnn_box_predictor
+    return tuple(predictor.mask_transfer.classes_with_masks) if predictor.HasField("mask_transfer") else None
+
+
 def is_class_agnostic(model: model_pb2.DetectionModel) -> bool:
     """Whether the detector finds objects without telling classes apart: the first stage alone."""
     return getattr(detector(model), "number_of_stages", 2) == 1
@@ -41,6 +47,11 @@ def is_class_agnostic(model: model_pb2.DetectionModel) -> bool:
 def has_masks(model: model_pb2.DetectionModel) -> bool:
     """Whether the detector predicts masks: with a third stage."""
     return getattr(detector(model), "number_of_stages", 2) == 3
+
+
+def mask_pasting(model: model_pb2.DetectionModel) -> Any:
+    """How masks become pixels of an image, the name of an `ops.pasting.MaskPasting`; None for a detector without masks."""
+    return faster_rcnn_pb2.FasterRcnn.MaskPasting.Name(detector(model).mask_pasting) if has_masks(model) else None
 
 
 def image_resizer(model: model_pb2.DetectionModel) -> image_resizer_pb2.ImageResizer:

@@ -13,6 +13,14 @@ EXTRACTORS_ELSEWHERE = tuple(
 )
 """What it may be in the Object Detection API, with "_keras" or without, of backbones that are not here."""
 
+MASK_METRICS_SETS = (
+    "coco_mask_metrics",
+    "lvis_mask_metrics",
+    "pascal_voc_instance_segmentation_metrics",
+    "weighted_pascal_voc_instance_segmentation_metrics",
+)
+"""Sets of metrics that measure masks."""
+
 METRICS_SETS = (
     "coco_detection_metrics",
     "pascal_voc_detection_metrics",
@@ -20,6 +28,7 @@ METRICS_SETS = (
     "precision_at_recall_detection_metrics",
     "oid_V2_detection_metrics",
     "oid_challenge_detection_metrics",
+    *MASK_METRICS_SETS,
 )
 """What `eval_config.metrics_set` may name."""
 
@@ -30,21 +39,18 @@ FORMER_METRICS_SETS = {
 }
 """Names that sets had in older versions of the Object Detection API, and their names today; it may name these too."""
 
-_MASK_METRICS = "measures masks, which are not supported yet"
-
 REFUSED_METRICS_SETS = {
-    "coco_mask_metrics": _MASK_METRICS,
     "coco_panoptic_metrics": "measures panoptic segmentation, which is not supported",
     "coco_keypoint_metrics": "measures keypoints, which are not supported",
-    "lvis_mask_metrics": _MASK_METRICS,
-    "oid_challenge_segmentation_metrics": _MASK_METRICS,
-    "pascal_voc_instance_segmentation_metrics": _MASK_METRICS,
-    "weighted_pascal_voc_instance_segmentation_metrics": _MASK_METRICS,
+    "oid_challenge_segmentation_metrics": "measures the masks of Open Images, which is not supported",
 }
 """Sets that the Object Detection API has and this package has not, and why."""
 
 AUTOAUGMENT_POLICIES = ("v0", "v1", "v2", "v3", "test")
 """What `policy_name` of `autoaugment_image` may be."""
+
+POLICIES_WITHIN_BOXES = ("v0", "v1")
+"""Those that translate, shear or flip the content of boxes, which stay where they are."""
 
 FINE_TUNE_CHECKPOINT_TYPES = ("", "classification", "detection", "full")
 """What `train_config.fine_tune_checkpoint_type` may be; empty: found out from the checkpoint."""
@@ -165,20 +171,18 @@ NO_EFFECT = {
     "EvalConfig.max_evals": "evaluation ends at the last checkpoint or after the time-out",
     "EvalConfig.save_graph": "TensorFlow 2 has no evaluation graph to save",
     "EvalConfig.eval_master": "the strategy knows its devices",
-    "EvalConfig.eval_instance_masks": "metrics of masks are asked for by `metrics_set`",
     "EvalConfig.export_path": "detections are written by `odfpn predict`",
     "EvalConfig.retain_original_image_additional_channels": "only the first three channels are drawn",
+    "EvalConfig.eval_instance_masks": "metrics of masks are asked for by `metrics_set`",
     "EvalConfig.use_dummy_loss_in_eval": "losses are always computed on evaluation sets",
     "InputReader.queue_capacity": _QUEUES,
     "InputReader.min_after_dequeue": "`shuffle_buffer_size` is what counts",
-    "InputReader.mask_type": "masks are not read",
     "InputReader.prefetch_size": _QUEUES,
     "InputReader.num_parallel_map_calls": _THREADS,
     "InputReader.num_parallel_batches": _THREADS,
     "InputReader.frame_index": "it belongs to sequence records",
     "InputReader.include_source_id": "evaluation always carries `image/source_id`, training has no use for it",
     "StringIntLabelMapItem.keypoints": "keypoints are not supported",
-    "StringIntLabelMapItem.frequency": "no metric here groups classes by frequency",
     "StringIntLabelMapItem.instance_count": "no metric here weighs classes by it",
 }
 """Fields that are accepted without effect, and why. The comments in protos/ say the same."""

@@ -56,7 +56,7 @@ def batch(images: tf.data.Dataset, num_rows: int, *, resizer: Resizer, drop_rema
 
 
 def to_batch(rows: PreparedImage, *, keep_strings: bool) -> Batch:
-    """The `Batch` of these rows; `keep_strings` keeps what only evaluation needs: source ids and the marks of padding."""
+    """The `Batch` of these rows; `keep_strings` keeps what only evaluation needs: source ids, marks of padding, PNG files."""
     objects = rows.objects
     return Batch(
         inputs=Inputs(images=rows.image, true_shapes=rows.true_shape),
@@ -71,8 +71,12 @@ def to_batch(rows: PreparedImage, *, keep_strings: bool) -> Batch:
             is_group_of=objects.is_group_of,
             areas=objects.areas,
             class_scores=objects.class_scores,
+            masks=objects.masks,
+            mask_frames=objects.mask_frames,
         ),
         source_id=rows.source_id if keep_strings else None,
         is_padding=rows.is_padding if keep_strings else None,
         labeled_classes=rows.labeled_classes,
+        not_exhaustive_classes=rows.not_exhaustive_classes,
+        encoded_masks=objects.encoded_masks if keep_strings else None,
     )

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from object_detection_fpn.data import features, images
+from object_detection_fpn.data import features, images, masks
 from object_detection_fpn.data.augment import warp
 from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.data.features import Hierarchy
+from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.data.report import Notice
 
 
@@ -63,6 +64,8 @@ _IMAGE_LABEL_FEATURES = {
     "image/class/label": tf.io.RaggedFeature(tf.int64),
     "image/class/text": tf.io.RaggedFeature(tf.string),
     "image/class/confidence": tf.io.RaggedFeature(tf.float32),
+    "image/neg_category_ids": tf.io.RaggedFeature(tf.int64),
+    "image/not_exhaustive_category_ids": tf.io.RaggedFeature(tf.int64),
 }
 _CHANNELS_KEY = "image/additional_channels/encoded"
 
@@ -82,7 +85,8 @@ class Decoding:
     """Read `image/object/class/multiclass_scores`: for each box C values, or C+1 with the background first, which is 0 where
     it is not given. A record without them has 1 for the class of each box. Augmentations get them."""
     load_labeled_classes: bool = False
-    """Read the labels of the image, `image/class/text` or `image/class/label`; they fill `Batch.labeled_classes`."""
+    """Read the labels of the image, `image/class/text` or `image/class/label`, and `image/neg_category_ids`: they fill
+    `Batch.labeled_classes`. `image/not_exhaustive_category_ids` fill `Batch.not_exhaustive_classes`."""
     map_empty_labeled_classes_to_ones: bool = True
     """An image without labels was looked through for all classes, instead of none."""
     hierarchy: Hierarchy | None = None
@@ -96,6 +100,8 @@ class Decoding:
     """In training, called as `crop(size, objects, seed=[2] int32)`, a `Crop` to which the seed is still to come: cut this out
     before the augmentations, and do not decode more of a JPEG than that takes. Its seeds are those of a first augmentation;
     `Batch.original_shapes` are those of the windows. Not beside `jpeg_min_side` and additional channels."""
+    masks: MaskDecoding | None = None
+    """How masks of objects are read; None to leave them out."""
 
 
 def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTable:
@@ -134,28 +140,44 @@ def decode_example(
 
     Raises:
         tf.errors.InvalidArgumentError: if the record is no tf.Example, its image does not decode, its lists differ in
-            length, or a class id lies outside 1 to `num_classes`. The message gives the reason; `failures.explain_failure`
-            adds the name of the record.
+            length, a class id lies outside 1 to `num_classes`, or its masks are not as `masks.decode_masks` needs them. The
+            message gives the reason; `failures.explain_failure` adds the name of the record.
     """
     parsed = _parse(serialized, decoding)
-    objects, issues = _decode_objects(parsed, decoding, label_table)
+    objects, rows, issues = _decode_objects(parsed, decoding, label_table)
+
+    def with_masks(size: tf.Tensor) -> Objects:
+        if decoding.masks is None:
+            return objects
+        return masks.decode_masks(
+            parsed, objects, rows=rows, num_boxes=issues.num_boxes, image_size=size, decoding=decoding.masks
+        )
+
     if crop is None:
         image = _decode_image(parsed, decoding.num_additional_channels, decoding.jpeg_min_side)
+        size = images.stored_size(parsed["image/encoded"], image) if decoding.jpeg_min_side else tf.shape(image)[:2]
+        objects = with_masks(size)
     else:
-        image, objects = _decode_window(_encoded_image(parsed), objects, crop)
-    labeled_classes = None
+        image, objects = _decode_window(_encoded_image(parsed), with_masks, crop)
+    labeled_classes = not_exhaustive_classes = None
     if decoding.load_labeled_classes:
         labeled_classes = features.decode_labeled_classes(parsed, decoding.num_classes, label_table, decoding.hierarchy)
         if decoding.map_empty_labeled_classes_to_ones:
             labeled_classes |= ~tf.reduce_any(labeled_classes)
-    return DecodedExample(Example(image, objects, labeled_classes), parsed["image/source_id"], issues)
+        not_exhaustive_classes = features.decode_ids(parsed["image/not_exhaustive_category_ids"], decoding.num_classes)
+    example = Example(image, objects, labeled_classes, not_exhaustive_classes)
+    return DecodedExample(example, parsed["image/source_id"], issues)
 
 
 def decode_objects(
     serialized: tf.Tensor, decoding: Decoding, label_table: tf.lookup.StaticHashTable | None = None
 ) -> tuple[Objects, Issues]:
-    """The objects of a record alone, and what is wrong with it; arguments and errors are those of `decode_example`."""
-    return _decode_objects(_parse(serialized, decoding), decoding, label_table)
+    """The objects of a record alone, and what is wrong with it; arguments and errors are those of `decode_example`.
+
+    Masks, which need the image, are left out.
+    """
+    objects, _, issues = _decode_objects(_parse(serialized, decoding), decoding, label_table)
+    return objects, issues
 
 
 def _parse(serialized: tf.Tensor, decoding: Decoding) -> dict[str, tf.Tensor]:
@@ -166,13 +188,18 @@ def _parse(serialized: tf.Tensor, decoding: Decoding) -> dict[str, tf.Tensor]:
         keys[features.SCORES_KEY] = tf.io.RaggedFeature(tf.float32)
     if decoding.load_labeled_classes:
         keys |= _IMAGE_LABEL_FEATURES
+    if decoding.masks is not None:
+        keys[masks.KEY] = decoding.masks.feature()
     return tf.io.parse_single_example(serialized, keys)
 
 
-def _decode_window(encoded: tf.Tensor, objects: Objects, crop: Crop) -> tuple[tf.Tensor, Objects]:
-    """The pixels of a window, [h, w, 3] uint8, and the objects in its frame."""
+def _decode_window(
+    encoded: tf.Tensor, objects_of: Callable[[tf.Tensor], Objects], crop: Crop
+) -> tuple[tf.Tensor, Objects]:
+    """The pixels of a window, [h, w, 3] uint8, and the objects in its frame; `objects_of` gives those of an image's size."""
 
     def choose(size: tf.Tensor) -> tuple[tf.Tensor, Objects]:
+        objects = objects_of(size)
         cropped = crop(size, objects)
         assert cropped.window is not None
         window = tf.concat([cropped.window.begin, cropped.window.size], axis=0)
@@ -217,8 +244,8 @@ def _encoded_image(parsed: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 def _decode_objects(
     parsed: Mapping[str, tf.Tensor], decoding: Decoding, label_table: tf.lookup.StaticHashTable | None
-) -> tuple[Objects, Issues]:
-    """Returns the objects that can train, and the number of those that cannot."""
+) -> tuple[Objects, tf.Tensor, Issues]:
+    """Returns the objects that can train, the box of the record that each is, and the number of those that cannot."""
     sides = [parsed[f"image/object/bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
     num_boxes = tf.shape(sides[0])[0]
     for side, values in zip(("xmin", "ymax", "xmax"), sides[1:], strict=True):
@@ -267,16 +294,17 @@ def _decode_objects(
         lambda: tf.fill([len(Notice)], ""),
     )
     issues = Issues(notices, num_boxes, tf.ensure_shape(values, [len(Notice)]))
-    objects = objects.select(is_good)
+    rows = tf.where(is_good)[:, 0]
+    objects = objects.select_rows(rows)
     if decoding.hierarchy is not None:
         pairs = tf.where(tf.gather(tf.constant(decoding.hierarchy.ancestors), objects.classes))  # [N', 2] box, class
-        objects = objects.select_rows(pairs[:, 0])
+        objects, rows = objects.select_rows(pairs[:, 0]), tf.gather(rows, pairs[:, 0])
         objects = objects._replace(classes=tf.cast(pairs[:, 1], tf.int32))
     if decoding.load_class_scores:
         has_none = tf.shape(parsed[features.SCORES_KEY])[0] == 0
         of_classes = tf.one_hot(objects.classes + 1, decoding.num_classes + 1)
         objects = objects._replace(class_scores=tf.where(has_none, of_classes, objects.class_scores))
-    return objects, issues
+    return objects, rows, issues
 
 
 def _first_values(flags: tf.Tensor, boxes: tf.Tensor, names: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,7 @@ Shape letters: N objects of the image, H W size, F image channels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -38,6 +38,11 @@ class Objects(NamedTuple):
     encoded_masks: tf.Tensor | None = None
     """[N] string, the masks of the record as PNG files; empty for an object without one. Only in evaluation."""
 
+    def move_boxes(self, move: Callable[[tf.Tensor], tf.Tensor]) -> Objects:
+        """Returns the objects with boxes [N, 4], and frames of masks [N, 4], as `move` gives them."""
+        frames = None if self.mask_frames is None else move(self.mask_frames)
+        return self._replace(boxes=move(self.boxes), mask_frames=frames)
+
     def select(self, keep: tf.Tensor) -> Objects:
         """Returns the rows where `keep` [N] bool is True."""
         return self.select_rows(tf.where(keep)[:, 0])
@@ -55,6 +60,8 @@ class Example(NamedTuple):
     objects: Objects
     labeled_classes: tf.Tensor | None = None
     """[C] bool, the classes that somebody looked for in the image, found or not; None unless asked for."""
+    not_exhaustive_classes: tf.Tensor | None = None
+    """[C] bool, the classes of which not all objects are marked (LVIS); beside `labeled_classes`."""
 
 
 def without_none(structure: Any) -> list[tf.Tensor]:

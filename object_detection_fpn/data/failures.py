@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
+
+from object_detection_fpn.data import masks
+
+_MASK_TYPES = (
+    " mask_type of the input reader must be what the record has: PNG_MASKS for strings, NUMERICAL_MASKS for floats."
+)
 
 
 class DataError(ValueError):
@@ -50,10 +56,24 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
             return f"{record}: {message}"
         reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
         if "feature" in reason.lower() or "Key:" in reason:
-            return f"{record}: {reason}"
-        encoded = b"".join(features["image/encoded"].bytes_list.value[:1])
+            return f"{record}: {reason}{_MASK_TYPES if masks.KEY in reason else ''}"
+        place, encoded = _find_undecodable(features)
         return (
-            f"{record}: image/encoded ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
+            f"{record}: {place} ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
             f"it is truncated, corrupted or of an unknown format. {reason}"
         )
     return f"{record}: could not be decoded the first time, for a reason that did not recur."
+
+
+def _find_undecodable(features: Mapping[str, Any]) -> tuple[str, bytes]:
+    """Which of the files in a record does not decode, and the file; the image if all of them do."""
+    image = b"".join(features["image/encoded"].bytes_list.value[:1])
+    places = {"image/encoded": image}
+    for key in ("image/additional_channels/encoded", masks.KEY):
+        places |= {f"{key}: file {i}": value for i, value in enumerate(features[key].bytes_list.value) if value}
+    for place, encoded in places.items():
+        try:
+            tf.io.decode_image(encoded)
+        except tf.errors.OpError:
+            return place, encoded
+    return "image/encoded", image

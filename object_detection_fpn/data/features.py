@@ -68,7 +68,10 @@ def decode_labeled_classes(
     label_table: tf.lookup.StaticHashTable | None,
     hierarchy: Hierarchy | None,
 ) -> tf.Tensor:
-    """[C] bool; labels of classes that the model does not have are left out."""
+    """[C] bool, of the labels of the image, and of the classes that LVIS says were looked for and not found.
+
+    Labels of classes that the model does not have are left out.
+    """
     ids, _, key = _ids_of(parsed, "image/class/", label_table)
     of_labels = tf.one_hot(ids - 1, num_classes, on_value=True, off_value=False)  # [N, C], no class for other ids
     if hierarchy is not None:
@@ -83,7 +86,12 @@ def decode_labeled_classes(
             is_meant = tf.reduce_any(of_labels & (confidences == confidence)[:, tf.newaxis], axis=0)
             of_labels = tf.concat([of_labels, relation & is_meant[:, tf.newaxis]], axis=0)
             confidences = tf.pad(confidences, [[0, num_classes]], constant_values=-1.0)  # what was added stays as it is
-    return tf.reduce_any(of_labels, axis=0)
+    return tf.reduce_any(of_labels, axis=0) | decode_ids(parsed["image/neg_category_ids"], num_classes)
+
+
+def decode_ids(ids: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """1-based ids [N] -> [C] bool; those of no class of the model are left out."""
+    return tf.reduce_any(tf.one_hot(ids - 1, num_classes, on_value=True, off_value=False), axis=0)
 
 
 def decode_class_scores(parsed: Mapping[str, tf.Tensor], num_boxes: tf.Tensor, num_classes: int) -> tf.Tensor:

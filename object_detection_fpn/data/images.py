@@ -57,6 +57,11 @@ def decode_smaller(encoded: tf.Tensor, min_side: int) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, _IMAGE_CHANNELS])
 
 
+def stored_size(encoded: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """[2] int32, height and width of an encoded image of which `decode_smaller` made [h, w, 3]."""
+    return tf.cond(tf.io.is_jpeg(encoded), lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: tf.shape(image)[:2])
+
+
 def decode_window(
     encoded: tf.Tensor, choose: Callable[[tf.Tensor], tuple[tf.Tensor, _Rest]]
 ) -> tuple[tf.Tensor, _Rest]:

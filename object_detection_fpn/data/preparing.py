@@ -52,7 +52,7 @@ class PreparedImage(NamedTuple):
     original_shape: tf.Tensor
     """[2] int32."""
     objects: Objects
-    """G rows, boxes in pixels of the resized image."""
+    """G rows, boxes and frames of masks in pixels of the resized image."""
     num_boxes: tf.Tensor
     """Scalar int32."""
     source_id: tf.Tensor
@@ -60,6 +60,8 @@ class PreparedImage(NamedTuple):
     is_padding: tf.Tensor
     """Scalar bool."""
     labeled_classes: tf.Tensor | None
+    """[C] bool."""
+    not_exhaustive_classes: tf.Tensor | None
     """[C] bool."""
     issues: RecordIssues | None = None
     """Where a data service makes the image."""
@@ -76,7 +78,7 @@ def prepare(
     num_done: int = 0,
     report: DataReport,
 ) -> PreparedImage:
-    """Augments, merges, resizes, moves boxes to pixels of the resized image, pads them to G rows.
+    """Augments, merges, resizes, moves boxes and frames of masks to pixels of the resized image, pads them to G rows.
 
     Args:
         example: as decoded.
@@ -97,7 +99,7 @@ def prepare(
         objects = merge_equal_boxes(objects, num_classes=num_classes)
     elif not preparing.use_class_scores:
         objects = objects._replace(class_scores=None)
-    objects = objects._replace(boxes=box_ops.denormalize(objects.boxes, true_shape[:2]))
+    objects = objects.move_boxes(lambda boxes: box_ops.denormalize(boxes, true_shape[:2]))
 
     found = tf.shape(objects.boxes)[0]
     num_boxes = tf.minimum(found, preparing.max_num_boxes)
@@ -115,6 +117,7 @@ def prepare(
         source_id,
         tf.constant(False),
         example.labeled_classes,
+        example.not_exhaustive_classes,
         issues,
     )
 

@@ -17,6 +17,7 @@ from object_detection_fpn.drawing.boxes import (
     to_rgb,
 )
 from object_detection_fpn.drawing.fonts import load_font
+from object_detection_fpn.drawing.masks import enlarge
 
 _MIN_PANEL_SIDE = 320  # pixels; smaller images are enlarged before labels are put on them
 _MARGIN = 8  # pixels between the panels
@@ -53,6 +54,8 @@ def side_by_side(
     sheet = Image.new("RGB", (2 * width + _MARGIN, height + caption), PAPER)
     canvas = ImageDraw.Draw(sheet)
     for left, title, boxes in ((0, "detections", detections), (width + _MARGIN, "groundtruth", groundtruth)):
+        if boxes.masks is not None and factor > 1:
+            boxes = boxes._replace(masks=[None if mask is None else enlarge(mask, factor) for mask in boxes.masks])
         drawn = draw_boxes(
             enlarged, boxes, names=names, min_score=min_score, max_num_boxes=max_num_boxes,
             show_labels=show_labels, show_scores=show_scores, groundtruth_color=groundtruth_color,

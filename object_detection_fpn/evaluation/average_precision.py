@@ -5,6 +5,8 @@ are taken in descending order of score; one that overlaps an object not found ye
 average precision is the area under the monotone envelope of precision over recall, over all points. Groups of objects
 follow Open Images (https://storage.googleapis.com/openimages/web/evaluation.html).
 
+The overlap is that of boxes, or of masks where a metric of masks asks for it.
+
 Shape letters: D detections, G groundtruth boxes, both of one class in one image; N outcomes of one class in all images.
 """
 
@@ -16,7 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, check_categories, clean_image
+from object_detection_fpn.evaluation.masks import mask_overlaps, regions_of_masks
+from object_detection_fpn.evaluation.metric import (
+    ImageDetections,
+    ImageGroundtruth,
+    check_categories,
+    clean_image,
+    take_rows,
+)
 
 _IOU_THRESHOLD = 0.5  # of every metric here: the overlap at which PASCAL VOC takes an object as found
 
@@ -31,9 +40,8 @@ class Outcomes(NamedTuple):
 
 
 def match_detections(
-    boxes: np.ndarray,
+    overlaps: np.ndarray,
     scores: np.ndarray,
-    gt_boxes: np.ndarray,
     *,
     is_difficult: np.ndarray,
     is_group_of: np.ndarray,
@@ -42,30 +50,27 @@ def match_detections(
 ) -> Outcomes:
     """Decides which detections of one class in one image are true, false or ignored.
 
-    Best first, each detection is compared with the box of a single object that it overlaps most. If the overlap
-    suffices, it is ignored where the box is difficult, and true where nothing has found the object before. The others
+    Best first, each detection is compared with the single object that it overlaps most. If the overlap
+    suffices, it is ignored where the object is difficult, and true where nothing has found the object before. The others
     are compared with the groups: a detection that lies in one by at least the threshold (intersection over the detection's own
     area) is ignored, but with a weight above 0 the best detection in each group counts once, for that weight.
 
     Args:
-        boxes: [D, 4] float.
+        overlaps: [D, G] float, intersection over union; in columns of groups, the share of the detection that lies in it.
         scores: [D] float.
-        gt_boxes: [G, 4] float.
         is_difficult: [G] bool.
         is_group_of: [G] bool.
         group_of_weight: what finding a group is worth.
         iou_threshold: least overlap.
     """
     order = np.argsort(-scores, kind="stable")
-    boxes, scores = boxes[order], scores[order]
-    intersections, areas, gt_areas = _intersections(boxes, gt_boxes), _areas(boxes), _areas(gt_boxes)
-    is_true = np.zeros(len(boxes), bool)
-    is_ignored = np.zeros(len(boxes), bool)
+    overlaps, scores = overlaps[order], scores[order]
+    is_true = np.zeros(len(scores), bool)
+    is_ignored = np.zeros(len(scores), bool)
 
     single = np.flatnonzero(~is_group_of)
     if len(single):
-        unions = areas[:, None] + gt_areas[None, single] - intersections[:, single]
-        iou = intersections[:, single] / unions
+        iou = overlaps[:, single]
         is_found = np.zeros(len(single), bool)
         for row, column in enumerate(np.argmax(iou, axis=1)):
             if iou[row, column] < iou_threshold:
@@ -78,9 +83,9 @@ def match_detections(
     groups = np.flatnonzero(is_group_of)
     group_scores = np.zeros(len(groups))
     if len(groups):
-        share_inside = intersections[:, groups] / areas[:, None]
+        share_inside = overlaps[:, groups]
         nearest = np.argmax(share_inside, axis=1)
-        is_inside = ~is_true & ~is_ignored & (share_inside[np.arange(len(boxes)), nearest] >= iou_threshold)
+        is_inside = ~is_true & ~is_ignored & (share_inside[np.arange(len(scores)), nearest] >= iou_threshold)
         is_ignored |= is_inside
         np.maximum.at(group_scores, nearest[is_inside], scores[is_inside])
     group_scores = group_scores[group_scores > 0] if group_of_weight > 0 else group_scores[:0]
@@ -89,6 +94,21 @@ def match_detections(
         np.concatenate([scores[~is_ignored], group_scores]),
         np.concatenate([is_true[~is_ignored], np.full(len(group_scores), group_of_weight)]),
     )
+
+
+def box_overlaps(boxes: np.ndarray, gt_boxes: np.ndarray, is_group_of: np.ndarray) -> np.ndarray:
+    """What `match_detections` takes.
+
+    Args:
+        boxes: [D, 4] float, each with an area.
+        gt_boxes: [G, 4] float.
+        is_group_of: [G] bool.
+    """
+    low = np.maximum(boxes[:, None, :2], gt_boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], gt_boxes[None, :, 2:])
+    intersections = np.prod(np.maximum(high - low, 0.0), axis=-1)
+    unions = _areas(boxes)[:, None] + _areas(gt_boxes)[None] - intersections
+    return intersections / np.where(is_group_of[None], _areas(boxes)[:, None], unions)
 
 
 def average_precision(
@@ -127,6 +147,7 @@ class AveragePrecision:
         group_of_weight: float = 0.0,
         recall_range: tuple[float, float] = (0.0, 1.0),
         pool_classes: bool = False,
+        needs_masks: bool = False,
     ):
         """Args:
             categories: one mapping a class with `id` (1-based; class c of the records is id c + 1) and `name`.
@@ -134,6 +155,7 @@ class AveragePrecision:
             group_of_weight: see `match_detections`.
             recall_range: see `average_precision`; where it is not all, the name of the mean says so.
             pool_classes: take the mean over detections of all classes together, ranked by score, instead of over classes.
+            needs_masks: match masks instead of boxes. An object without a mask is then a group that is worth nothing.
 
         Raises:
             ValueError: if there is no category, two share an id or a name, an id is below 1, or the range is empty or
@@ -146,6 +168,7 @@ class AveragePrecision:
         self._recall_range = recall_range
         self._group_of_weight = group_of_weight
         self._pool_classes = pool_classes
+        self.needs_masks = needs_masks
         bounds = "" if recall_range == (0.0, 1.0) else f"@[{low:.1f},{high:.1f}]Recall"
         self.main_result = f"{prefix}_Precision/mAP@{_IOU_THRESHOLD}IOU{bounds}"
         self._prefix_of_classes = f"{prefix}_PerformanceByCategory/AP@{_IOU_THRESHOLD}IOU/"
@@ -166,14 +189,15 @@ class AveragePrecision:
 
         Args:
             groundtruth: real rows only.
-            detections: real rows only; those without area are left out.
+            detections: real rows only; those whose box has no area are left out.
             ignore_difficult: ignore what overlaps difficult boxes; otherwise they are boxes like others.
             match_groups: treat groups as groups; otherwise they are boxes like others.
             only_labeled_classes: leave out detections of classes that the image was not labelled for: neither among
                 `groundtruth.labeled_classes`, where that is known, nor of any of its boxes.
 
         Raises:
-            ValueError: if the lengths of a record's fields differ, or a groundtruth class is not among the categories.
+            ValueError: if the lengths of a record's fields differ, a groundtruth class is not among the categories, or masks
+                are matched and there are none.
         """
         groundtruth, detections, _ = clean_image(groundtruth, detections, self._names)
         nothing = np.zeros(len(groundtruth.boxes), bool)
@@ -181,19 +205,29 @@ class AveragePrecision:
             groundtruth.is_difficult if ignore_difficult and groundtruth.is_difficult is not None else nothing
         )
         is_group_of = groundtruth.is_group_of if match_groups and groundtruth.is_group_of is not None else nothing
+        if self.needs_masks:
+            groundtruth, has_no_mask = regions_of_masks(groundtruth, detections)
+            is_group_of = is_group_of | has_no_mask
+            is_difficult = is_difficult & ~has_no_mask
         is_kept = _areas(detections.boxes) > 0
         is_kept &= (detections.boxes[:, 2:] > detections.boxes[:, :2]).all(axis=1)
         if only_labeled_classes and groundtruth.labeled_classes is not None:
             labeled = np.flatnonzero(groundtruth.labeled_classes)
             is_kept &= np.isin(detections.classes, np.concatenate([labeled, groundtruth.classes]))
-        for class_index in np.unique(np.concatenate([groundtruth.classes, detections.classes[is_kept]])).tolist():
+        detections = take_rows(detections, is_kept)
+        for class_index in np.unique(np.concatenate([groundtruth.classes, detections.classes])).tolist():
             of_truth = groundtruth.classes == class_index
-            of_found = is_kept & (detections.classes == class_index)
+            found = take_rows(detections, detections.classes == class_index)
+            truth = take_rows(groundtruth, of_truth)
+            overlaps = (
+                mask_overlaps(found, truth, is_group_of[of_truth])
+                if self.needs_masks
+                else box_overlaps(found.boxes, truth.boxes, is_group_of[of_truth])
+            )
             self._outcomes[class_index + 1].append(
                 match_detections(
-                    detections.boxes[of_found],
-                    detections.scores[of_found],
-                    groundtruth.boxes[of_truth],
+                    overlaps,
+                    found.scores,
                     is_difficult=is_difficult[of_truth],
                     is_group_of=is_group_of[of_truth],
                     group_of_weight=self._group_of_weight,
@@ -244,10 +278,3 @@ def _concatenate(outcomes: Sequence[Outcomes]) -> Outcomes:
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """[D, 4], [G, 4] -> [D, G], the area each pair shares."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    return np.prod(np.maximum(high - low, 0.0), axis=-1)

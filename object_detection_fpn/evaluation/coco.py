@@ -1,4 +1,5 @@
-"""COCO box metrics under the Object Detection API's names, computed by pycocotools (or faster-coco-eval, where installed).
+"""COCO metrics of boxes and of masks under the Object Detection API's names, computed by pycocotools
+or, where it is installed, faster-coco-eval.
 
 COCO's definition: https://cocodataset.org/#detection-eval. AP is the mean over IoU thresholds 0.50, 0.55 ... 0.95 of the
 precision at 101 recalls; "small" is an area below 32 x 32 pixels of the original image, "large" one above 96 x 96.
@@ -15,7 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth, check_categories, clean_image
+from object_detection_fpn.evaluation import coco_format
+from object_detection_fpn.evaluation.metric import (
+    ImageDetections,
+    ImageGroundtruth,
+    check_categories,
+    clean_image,
+    take_rows,
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,9 +60,6 @@ _SUMMARIES = (
     _Summary("Recall/AR@100 (large)", is_precision=False, area="large"),
 )
 
-_PREFIX = "DetectionBoxes_"
-_PER_CATEGORY = _PREFIX + "PerformanceByCategory/mAP/"
-
 
 class CocoBoxMetrics:
     """The twelve COCO numbers of box detection, and on request those of each class.
@@ -64,6 +69,10 @@ class CocoBoxMetrics:
     different images are broken by source id, so the order of the images changes nothing. Detections whose box or score
     is not finite cannot match anything; they are left out and their number is logged.
     """
+
+    needs_masks = False
+    _prefix = "DetectionBoxes_"
+    _iou_type = "bbox"
 
     def __init__(
         self,
@@ -95,7 +104,7 @@ class CocoBoxMetrics:
         names = check_categories(categories)
         self._categories: list[dict[str, Any]] = [{"id": class_id, "name": name} for class_id, name in names.items()]
         self._ids = frozenset(names)
-        self.main_result = _PREFIX + _SUMMARIES[0].name
+        self.main_result = self._prefix + _SUMMARIES[0].name
         self._include_metrics_per_category = include_metrics_per_category
         self._all_metrics_per_category = all_metrics_per_category
         self._super_categories = dict(super_categories or {})
@@ -116,14 +125,17 @@ class CocoBoxMetrics:
         An image without groundtruth counts: everything detected there is a false positive.
 
         Raises:
-            ValueError: if the lengths of a record's fields differ, or a groundtruth class is not among the categories.
+            ValueError: if the lengths of a record's fields differ, a groundtruth class is not among the categories, or masks
+                are measured and there are none, or some of another size than the image.
         """
         groundtruth, detections, num_not_finite = clean_image(groundtruth, detections, self._ids)
         self._num_not_finite += num_not_finite
+        if self.needs_masks:
+            groundtruth = coco_format.with_regions(groundtruth, detections)
         if self._skip_predictions_for_unlabeled_class and groundtruth.labeled_classes is not None:
             labeled = np.concatenate([np.flatnonzero(groundtruth.labeled_classes), groundtruth.classes])
             is_kept = np.isin(detections.classes, labeled)
-            detections = ImageDetections(*(field[is_kept] for field in detections))
+            detections = take_rows(detections, is_kept)
         self._groundtruth.append(groundtruth)
         self._detections.append(detections)
 
@@ -141,9 +153,9 @@ class CocoBoxMetrics:
             raise ValueError(
                 "There is no COCO metric of no images: the evaluation saw none. Does its input hold any records?"
             )
-        self._log_oddities()
+        log_oddities(self._groundtruth, self._num_not_finite)
         precision, recall = self._evaluate()
-        metrics = {_PREFIX + summary.name: _mean(summary, precision, recall) for summary in _SUMMARIES}
+        metrics = {self._prefix + summary.name: _mean(summary, precision, recall) for summary in _SUMMARIES}
         if self._include_metrics_per_category:
             metrics |= self._metrics_of_categories(precision, recall)
         return metrics
@@ -166,66 +178,83 @@ class CocoBoxMetrics:
         }
         metrics = {}
         for prefix, kind, of_names in (
-            (_PER_CATEGORY, "ByCategory", of_classes),
-            (_PREFIX + "PerformanceBySuperCategory/", "BySuperCategory", of_super_categories),
+            (self._prefix + "PerformanceByCategory/mAP/", "ByCategory", of_classes),
+            (self._prefix + "PerformanceBySuperCategory/", "BySuperCategory", of_super_categories),
         ):
             for name, values in of_names.items():
                 metrics[prefix + name] = values[_SUMMARIES[0].name]
                 if self._all_metrics_per_category:
-                    metrics |= {f"{_PREFIX}{summary} {kind}/{name}": value for summary, value in values.items()}
+                    metrics |= {f"{self._prefix}{summary} {kind}/{name}": value for summary, value in values.items()}
         return metrics
-
-    def _log_oddities(self) -> None:
-        times = collections.Counter(groundtruth.source_id for groundtruth in self._groundtruth if groundtruth.source_id)
-        repeated = {source_id: n for source_id, n in times.items() if n > 1}
-        if repeated:
-            first = next(iter(repeated))
-            _LOGGER.warning(
-                "%d source ids stand on more than one record (the first: %r on %d records); each record counts as an image of "
-                "its own.", len(repeated), first, repeated[first],
-            )  # fmt: skip
-        if self._num_not_finite:
-            _LOGGER.warning(
-                "%d detections have a box or score that is not finite and were left out of the COCO metrics.",
-                self._num_not_finite,
-            )
 
     def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
         """COCOeval's `precision` [10, 101, C, 4, 3] and `recall` [10, C, 4, 3], -1 where undefined."""
-        order = sorted(range(len(self._groundtruth)), key=lambda i: _sort_key(self._groundtruth[i].source_id))
-        groundtruth, detections = [], []
-        for image_id, i in enumerate(order, start=1):
-            groundtruth += _annotations(
-                image_id,
-                self._groundtruth[i].boxes,
-                self._groundtruth[i].classes,
-                area=_areas(self._groundtruth[i]),
-                iscrowd=self._groundtruth[i].is_crowd.astype(int),
-            )
-            boxes = self._detections[i].boxes
-            detections += _annotations(
-                image_id, boxes, self._detections[i].classes, area=_box_areas(boxes), score=self._detections[i].scores
-            )
-        image_ids = range(1, len(order) + 1)
+        images, groundtruth, detections = [], [], []
+        for image_id, (truth, found) in enumerate(coco_format.in_order(self._groundtruth, self._detections), start=1):
+            height, width = truth.image_size or (0, 0)
+            images.append({"id": image_id, "height": height, "width": width})
+            of_truth, of_found = self._annotations(image_id, truth, found)
+            groundtruth += of_truth
+            detections += of_found
         with contextlib.redirect_stdout(io.StringIO()):  # both libraries report their progress with print
-            evaluator = self._evaluator(self._index(image_ids, groundtruth), self._index(image_ids, detections), "bbox")
+            coco = self._index(images, groundtruth), self._index(images, detections)
+            evaluator = self._evaluator(*coco, self._iou_type)
             evaluator.evaluate()
             evaluator.accumulate()
         return np.asarray(evaluator.eval["precision"]), np.asarray(evaluator.eval["recall"])
 
-    def _index(self, image_ids: Sequence[int], annotations: list[dict[str, Any]]) -> Any:
+    def _annotations(
+        self, image_id: int, groundtruth: ImageGroundtruth, detections: ImageDetections
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        return coco_format.box_annotations(image_id, groundtruth, detections)
+
+    def _index(self, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Any:
         """A `COCO` object; its own `loadRes` refuses an empty list of detections."""
         for annotation_id, annotation in enumerate(annotations, start=1):  # COCOeval takes a match to id 0 for no match
             annotation["id"] = annotation_id
         coco = self._coco()
         coco.dataset = {
             "info": {},
-            "images": [{"id": image_id} for image_id in image_ids],
+            "images": images,
             "annotations": annotations,
             "categories": self._categories,
         }
         coco.createIndex()
         return coco
+
+
+class CocoMaskMetrics(CocoBoxMetrics):
+    """As `CocoBoxMetrics`, with the overlap of masks: `DetectionMasks_Precision/mAP` and so on.
+
+    What lies in a crowd, or in the box of an object without a mask, is ignored. Where the record has no area of an object,
+    its size is that of its mask. Detections have the size of their masks.
+    """
+
+    needs_masks = True
+    _prefix = "DetectionMasks_"
+    _iou_type = "segm"
+
+    def _annotations(
+        self, image_id: int, groundtruth: ImageGroundtruth, detections: ImageDetections
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        return coco_format.mask_annotations(image_id, groundtruth, detections)
+
+
+def log_oddities(groundtruth: Sequence[ImageGroundtruth], num_not_finite: int) -> None:
+    """Logs what a whole evaluation has of repeated source ids, and of detections that were left out."""
+    times = collections.Counter(truth.source_id for truth in groundtruth if truth.source_id)
+    repeated = {source_id: n for source_id, n in times.items() if n > 1}
+    if repeated:
+        first = next(iter(repeated))
+        _LOGGER.warning(
+            "%d source ids stand on more than one record (the first: %r on %d records); each record counts as an image of "
+            "its own.", len(repeated), first, repeated[first],
+        )  # fmt: skip
+    if num_not_finite:
+        _LOGGER.warning(
+            "%d detections have a box or score that is not finite and were left out of the COCO metrics.",
+            num_not_finite,
+        )
 
 
 def _load_backend(backend: str | None) -> tuple[type, type]:
@@ -247,30 +276,6 @@ def _load_backend(backend: str | None) -> tuple[type, type]:
     raise ValueError(f"backend = {backend!r} is unknown. Allowed: 'pycocotools', 'faster-coco-eval', None.")
 
 
-def _areas(groundtruth: ImageGroundtruth) -> np.ndarray:
-    """The stored areas, those of the boxes where none is stored."""
-    of_boxes = _box_areas(groundtruth.boxes)
-    return of_boxes if groundtruth.areas is None else np.where(groundtruth.areas > 0, groundtruth.areas, of_boxes)
-
-
-def _box_areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _annotations(image_id: int, boxes: np.ndarray, classes: np.ndarray, **fields: np.ndarray) -> list[dict[str, Any]]:
-    """COCO's dictionaries: `bbox` is (xmin, ymin, width, height), `category_id` 1-based."""
-    xywh = np.stack([boxes[:, 1], boxes[:, 0], boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]], axis=1)
-    columns = {
-        "bbox": xywh.tolist(),
-        "category_id": (classes + 1).tolist(),
-        **{k: v.tolist() for k, v in fields.items()},
-    }
-    return [
-        {"image_id": image_id, "iscrowd": 0, **dict(zip(columns, row, strict=True))}
-        for row in zip(*columns.values(), strict=True)
-    ]
-
-
 def _mean(summary: _Summary, precision: np.ndarray, recall: np.ndarray) -> float:
     """The mean over thresholds, recalls and classes of the cells that are defined; -1 if none is."""
     cells = precision if summary.is_precision else recall
@@ -285,9 +290,3 @@ def _mean_of_defined(values: Sequence[float]) -> float:
     """The mean of those that are not -1; -1 if there are none."""
     defined = [value for value in values if value != -1]
     return float(np.mean(defined)) if defined else -1.0
-
-
-def _sort_key(source_id: str) -> tuple[bool, int, str]:
-    """Numbers by value, as COCO orders its image ids, then everything else."""
-    is_number = source_id.isdecimal()
-    return not is_number, int(source_id) if is_number else 0, source_id

@@ -22,13 +22,17 @@ import tensorflow as tf
 import tqdm
 
 from object_detection_fpn import records
-from object_detection_fpn.drawing.boxes import Boxes
-from object_detection_fpn.evaluation.metric import EvaluationError, ImageDetections, ImageGroundtruth, Metric
+from object_detection_fpn.evaluation.images import EvaluatedImage, in_original_pixels, real_images, split_by_name
+from object_detection_fpn.evaluation.metric import EvaluationError, Metric
 from object_detection_fpn.evaluation.pictures import Pictures, PictureSettings
 from object_detection_fpn.evaluation.results import print_results, write_results, writing_to
 from object_detection_fpn.modeling.detector import Detector
+from object_detection_fpn.ops.pasting import MaskPasting
 
 _LOGGER = logging.getLogger(__name__)
+
+_ON_HOST = ("source_id", "is_padding", "labeled_classes", "not_exhaustive_classes", "encoded_masks")
+"""Fields of a batch that metrics alone read."""
 
 _SECONDS_BETWEEN_LINES = 30.0  # of progress, where the output is a file and not a terminal
 
@@ -69,7 +73,7 @@ def make_eval_step(
         losses = {}
         if compute_losses:
             losses = model.loss(predictions, batch.groundtruth)
-        # The optional fields are the large ones, and no metric reads them.
+        # The optional fields but the masks are the large ones, and no metric reads them.
         large = ("class_scores", "roi_indices", "raw_boxes", "raw_class_scores", "box_features", "roi_features")
         return detections._replace(**dict.fromkeys(large)), losses
 
@@ -92,6 +96,7 @@ def evaluate(
     output_dir: str | None = None,
     pictures: PictureSettings | None = None,
     ignore_groundtruth: bool = False,
+    mask_pasting: MaskPasting = "CORNERS_ALIGNED",
     console: rich.console.Console | None = None,
 ) -> dict[str, float]:
     """Evaluates a model on a dataset once.
@@ -100,7 +105,7 @@ def evaluate(
         eval_step: what `make_eval_step` gave for the model under `strategy`.
         dataset: of `records.Batch`, finite; batches of the global size, the last filled up with images marked by
             `is_padding`, which count nowhere.
-        metrics: fresh ones, each sees every image once.
+        metrics: fresh ones, each sees every image once. Masks are pasted, in threads, where one of them needs masks.
         step: the training step that the model's weights are of.
         strategy: the one the model was built under; None = the current one. One worker, any number of replicas.
         categories: `{"id": 1-based, "name": ...}`, the names shown in pictures.
@@ -108,6 +113,7 @@ def evaluate(
         pictures: which images are drawn, and how; None = the first ones. Where neither `output_dir` nor
             `pictures.export_dir` is given, none is.
         ignore_groundtruth: only draw detections; `metrics` see nothing.
+        mask_pasting: how the model's masks become pixels, see `ops.pasting`.
         console: where the table goes; None = standard output.
 
     Returns:
@@ -115,7 +121,7 @@ def evaluate(
 
     Raises:
         EvaluationError: if the dataset is infinite or gives no image, two metrics give the same name, the strategy spans
-            several workers, or results cannot be written.
+            several workers, results cannot be written, or a metric needs masks and the model or the dataset has none.
     """
     strategy = strategy or tf.distribute.get_strategy()
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
@@ -134,29 +140,27 @@ def evaluate(
     drawn = Pictures(pictures, names=names, ignore_groundtruth=ignore_groundtruth)
     metrics = () if ignore_groundtruth else metrics
     loss_sums: dict[str, float] = {}
-    num_evaluated = num_objects = 0
+    num_evaluated = num_objects = num_without_mask = 0
     unnamed: collections.Counter[int] = collections.Counter()
     started = time.monotonic()
-    for image in _run(eval_step, dataset, strategy, description=f"evaluating step {step}"):
+    images = _run(eval_step, dataset, strategy, description=f"evaluating step {step}")
+    for image, groundtruth, detections in in_original_pixels(
+        images, mask_pasting if any(metric.needs_masks for metric in metrics) else None
+    ):
         num_evaluated += 1
-        groundtruth, detections = image.in_original_pixels()
         if names:
-            groundtruth, unnamed_here = _split_by_name(groundtruth, list(names))
+            groundtruth, unnamed_here = split_by_name(groundtruth, list(names))
             unnamed.update(unnamed_here)
         num_objects += len(groundtruth.classes)
+        if groundtruth.masks is not None:
+            has_none = np.array([mask is None for mask in groundtruth.masks], bool)
+            num_without_mask += int(np.sum(has_none & ~groundtruth.is_crowd))
         for metric in metrics:
             metric.update(groundtruth, detections)
         for name, value in image.losses.items():
             loss_sums[name] = loss_sums.get(name, 0.0) + value
         if drawn.wants_more:
-            drawn.add(
-                image.pixels(),
-                detections=Boxes(image.detections.boxes, image.detections.classes, scores=image.detections.scores),
-                groundtruth=Boxes(
-                    image.groundtruth_normalized(), image.groundtruth.classes, is_crowd=image.groundtruth.is_crowd
-                ),
-                source_id=image.source_id,
-            )
+            drawn.add(image.pixels(), **image.to_draw(mask_pasting), source_id=image.source_id)
     if not num_evaluated:
         raise EvaluationError(
             f"The evaluation at step {step} saw no image. Do the files of eval_input_reader hold any records?"
@@ -171,6 +175,11 @@ def evaluate(
             "%d groundtruth objects are left out of the metrics: the label map names no class of id %s.",
             unnamed.total(), ", ".join(str(class_id) for class_id in sorted(unnamed)),
         )  # fmt: skip
+    if num_without_mask:
+        _LOGGER.warning(
+            "%d groundtruth objects have no mask: metrics of masks ignore what is detected in their boxes.",
+            num_without_mask,
+        )
     results: dict[str, float] = {}
     for metric in metrics:
         of_metric = metric.result()
@@ -191,63 +200,13 @@ def evaluate(
     return results
 
 
-def _split_by_name(groundtruth: ImageGroundtruth, classes: Sequence[int]) -> tuple[ImageGroundtruth, list[int]]:
-    """The objects of these 0-based classes, and the 1-based ids of all others, which metrics have no category for."""
-    has_name = np.isin(groundtruth.classes, classes)
-    if has_name.all():
-        return groundtruth, []
-    of_objects = ("boxes", "classes", "is_crowd", "areas", "is_difficult", "is_group_of")
-    kept = {name: values[has_name] for name in of_objects if (values := getattr(groundtruth, name)) is not None}
-    return groundtruth._replace(**kept), (groundtruth.classes[~has_name] + 1).tolist()
-
-
-class _Image(NamedTuple):
-    """One real image of a batch, everything as NumPy, padding rows cut off."""
-
-    source_id: str
-    image: tf.Tensor
-    """[H, W, channels] float32; fetched only where it is drawn."""
-    true_shape: np.ndarray
-    original_shape: np.ndarray
-    groundtruth: records.Groundtruth
-    labeled_classes: np.ndarray | None
-    detections: records.Detections
-    losses: dict[str, float]
-
-    def pixels(self) -> np.ndarray:
-        """The resized image without its padding."""
-        height, width = self.true_shape[:2]
-        return self.image[:height, :width].numpy()
-
-    def groundtruth_normalized(self) -> np.ndarray:
-        """Groundtruth boxes [G, 4], normalized to the resized image without its padding, like the detections'."""
-        return self.groundtruth.boxes / np.tile(self.true_shape[:2], 2).astype(np.float64)
-
-    def in_original_pixels(self) -> tuple[ImageGroundtruth, ImageDetections]:
-        """What the metrics take."""
-        size = np.tile(self.original_shape, 2).astype(np.float64)
-        groundtruth = ImageGroundtruth(
-            source_id=self.source_id,
-            boxes=self.groundtruth_normalized() * size,
-            classes=self.groundtruth.classes,
-            is_crowd=self.groundtruth.is_crowd,
-            areas=self.groundtruth.areas,
-            is_difficult=self.groundtruth.is_difficult,
-            is_group_of=self.groundtruth.is_group_of,
-            labeled_classes=self.labeled_classes,
-        )
-        return groundtruth, ImageDetections(
-            boxes=self.detections.boxes * size, scores=self.detections.scores, classes=self.detections.classes
-        )
-
-
 def _run(
     eval_step: EvalStep,
     dataset: tf.data.Dataset,
     strategy: tf.distribute.Strategy,
     *,
     description: str,
-) -> Iterator[_Image]:
+) -> Iterator[EvaluatedImage]:
     """Runs the step over the dataset and takes the batches apart into their real images, in order."""
     # Batches stay on the host until the step takes them: their strings and original shapes never enter an accelerator.
     options = tf.distribute.InputOptions(experimental_fetch_to_device=False)
@@ -258,11 +217,11 @@ def _run(
     )  # fmt: skip
     with progress:
         for batch in strategy.experimental_distribute_dataset(dataset, options):
-            outputs = eval_step.run(batch._replace(source_id=None, is_padding=None, labeled_classes=None))
+            outputs = eval_step.run(batch._replace(**dict.fromkeys(_ON_HOST)))
             for local_batch, (detections, losses) in zip(
                 _local_results(strategy, batch), _local_results(strategy, outputs), strict=True
             ):
-                for image in _real_images(local_batch, detections, losses):
+                for image in real_images(local_batch, detections, losses):
                     yield image
                     progress.update()
 
@@ -277,38 +236,3 @@ def _local_results(strategy: tf.distribute.Strategy, structure: Any) -> list[Any
         tf.nest.pack_sequence_as(structure, [None if leaf is None else leaf[replica] for leaf in leaves])
         for replica in range(num_replicas)
     ]
-
-
-def _real_images(
-    batch: records.Batch, detections: records.Detections, losses: dict[str, tf.Tensor]
-) -> Iterator[_Image]:
-    images = batch.inputs.images
-    batch = batch._replace(inputs=batch.inputs._replace(images=None))
-    batch, detections, losses = tf.nest.map_structure(_numpy, (batch, detections, losses))
-    for i in range(len(batch.original_shapes)):
-        if batch.is_padding is not None and batch.is_padding[i]:
-            continue
-        source_id = "" if batch.source_id is None else batch.source_id[i].decode("utf-8", errors="replace")
-        num_detections = int(detections.num_detections[i])
-        groundtruth = batch.groundtruth._replace(class_scores=None)
-        yield _Image(
-            source_id=source_id,
-            image=images[i],
-            true_shape=batch.inputs.true_shapes[i],
-            original_shape=batch.original_shapes[i],
-            groundtruth=_rows(groundtruth, i, int(groundtruth.num_boxes[i])),
-            labeled_classes=None if batch.labeled_classes is None else batch.labeled_classes[i],
-            detections=_rows(detections, i, num_detections),
-            losses={name: float(value[i]) for name, value in losses.items()},
-        )
-
-
-def _rows(record: Any, image: int, num_rows: int) -> Any:
-    """The real rows of one image; its count (the field of one axis) becomes a scalar."""
-    return type(record)(
-        *(None if field is None else field[image] if field.ndim == 1 else field[image, :num_rows] for field in record)
-    )
-
-
-def _numpy(value: tf.Tensor | None) -> np.ndarray | None:
-    return None if value is None else value.numpy()

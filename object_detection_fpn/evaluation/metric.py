@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+from object_detection_fpn.ops.rle import Rle
+
+_Record = TypeVar("_Record", "ImageGroundtruth", "ImageDetections")
 
 
 class EvaluationError(ValueError):
@@ -36,6 +40,12 @@ class ImageGroundtruth(NamedTuple):
     """[G] bool, Open Images' mark."""
     labeled_classes: np.ndarray | None = None
     """[C] bool, the classes that annotators looked for in the image, present or not; None = unknown."""
+    not_exhaustive_classes: np.ndarray | None = None
+    """[C] bool, the classes of which annotators marked some objects of the image only (LVIS); None = there is none."""
+    masks: Sequence[Rle | None] | None = None
+    """[G] run lengths in the original image, None for an object without a mask; the field None = no masks are evaluated."""
+    image_size: tuple[int, int] | None = None
+    """Height and width of the original image; beside `masks`."""
 
 
 class ImageDetections(NamedTuple):
@@ -47,6 +57,13 @@ class ImageDetections(NamedTuple):
     """[D] float."""
     classes: np.ndarray
     """[D] int, 0-based."""
+    masks: Sequence[Rle] | None = None
+    """[D] run lengths in the original image; None = no masks are evaluated."""
+
+
+_PER_BOX = frozenset(
+    ("boxes", "classes", "is_crowd", "areas", "is_difficult", "is_group_of", "masks", "scores")  # of both records
+)
 
 
 class Metric(Protocol):
@@ -54,6 +71,8 @@ class Metric(Protocol):
 
     main_result: str
     """The name of the number by which checkpoints are compared; more is better."""
+    needs_masks: bool
+    """Whether `masks` are given; others see None there."""
 
     def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
         """Takes in one image."""
@@ -78,6 +97,25 @@ def check_categories(categories: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     if min(names) < 1:
         raise ValueError(f"A category has id = {min(names)}. Allowed: 1 and above, 0 is the background.")
     return dict(sorted(names.items()))
+
+
+def take_rows(record: _Record, is_kept: np.ndarray) -> _Record:
+    """The record of some of its boxes.
+
+    Args:
+        record: of one image.
+        is_kept: [G] or [D] bool.
+    """
+    if is_kept.all():
+        return record
+    kept = {name: _take(getattr(record, name), is_kept) for name in record._fields if name in _PER_BOX}
+    return record._replace(**kept)
+
+
+def _take(values: Any, is_kept: np.ndarray) -> Any:
+    if values is None or isinstance(values, np.ndarray):
+        return None if values is None else values[is_kept]
+    return [value for value, kept in zip(values, is_kept, strict=True) if kept]
 
 
 def clean_image(
@@ -106,16 +144,17 @@ def clean_image(
         is_difficult=_optional(groundtruth.is_difficult, bool),
         is_group_of=_optional(groundtruth.is_group_of, bool),
         labeled_classes=_optional(groundtruth.labeled_classes, bool),
+        not_exhaustive_classes=_optional(groundtruth.not_exhaustive_classes, bool),
     )
     detections = ImageDetections(
         boxes=np.asarray(detections.boxes, np.float64).reshape(-1, 4),
         scores=np.asarray(detections.scores, np.float64),
         classes=np.asarray(detections.classes, np.int64),
+        masks=detections.masks,
     )
     of_image = f"image {groundtruth.source_id!r}"
-    per_box = ("boxes", "classes", "is_crowd", "areas", "is_difficult", "is_group_of")
-    _check_lengths(f"groundtruth of {of_image}", groundtruth, per_box)
-    _check_lengths(f"detections of {of_image}", detections, ("boxes", "scores", "classes"))
+    _check_lengths(f"groundtruth of {of_image}", groundtruth)
+    _check_lengths(f"detections of {of_image}", detections)
     unknown = set((groundtruth.classes + 1).tolist()) - set(ids)
     if unknown:
         raise ValueError(
@@ -123,16 +162,15 @@ def clean_image(
         )
     is_finite = np.isfinite(detections.boxes).all(axis=1) & np.isfinite(detections.scores)
     is_kept = is_finite & np.isin(detections.classes + 1, list(ids))
-    kept = ImageDetections(*(field[is_kept] for field in detections))
-    return groundtruth, kept, int(np.sum(~is_finite))
+    return groundtruth, take_rows(detections, is_kept), int(np.sum(~is_finite))
 
 
 def _optional(values: np.ndarray | None, dtype: type) -> np.ndarray | None:
     return None if values is None else np.asarray(values, dtype)
 
 
-def _check_lengths(what: str, record: Any, fields: Sequence[str]) -> None:
-    values = {field: getattr(record, field) for field in fields}
+def _check_lengths(what: str, record: Any) -> None:
+    values = {field: getattr(record, field) for field in record._fields if field in _PER_BOX}
     lengths = {field: len(value) for field, value in values.items() if value is not None}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The fields of the {what} must have one row a box, but their lengths differ: {lengths}.")

@@ -1,4 +1,4 @@
-"""The metrics of PASCAL VOC at IoU 0.5 under the Object Detection API's names, and two of their relatives."""
+"""The metrics of PASCAL VOC at IoU 0.5 under the Object Detection API's names, of boxes and of masks, and a relative."""
 
 from __future__ import annotations
 
@@ -19,6 +19,22 @@ class PascalBoxMetrics(AveragePrecision):
             name the results "WeightedPascalBoxes".
         """
         super().__init__(categories, prefix="WeightedPascalBoxes" if weighted else "PascalBoxes", pool_classes=weighted)
+
+    def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
+        """Takes in one image; see `AveragePrecision.add`."""
+        self.add(groundtruth, detections, ignore_difficult=True)
+
+
+class PascalMaskMetrics(AveragePrecision):
+    """As `PascalBoxMetrics`, with the overlap of masks; what lies in the box of an object without a mask is ignored."""
+
+    def __init__(self, categories: Sequence[Mapping[str, Any]], *, weighted: bool = False):
+        """Args:
+        categories: see `AveragePrecision`.
+        weighted: see `PascalBoxMetrics`; the results are named "WeightedPascalMasks".
+        """
+        prefix = "WeightedPascalMasks" if weighted else "PascalMasks"
+        super().__init__(categories, prefix=prefix, pool_classes=weighted, needs_masks=True)
 
     def update(self, groundtruth: ImageGroundtruth, detections: ImageDetections) -> None:
         """Takes in one image; see `AveragePrecision.add`."""

@@ -18,6 +18,9 @@ import tensorflow as tf
 from object_detection_fpn.evaluation.metric import EvaluationError
 
 _OF_CLASS = re.compile(r"(\w+_PerformanceByCategory/[^/]+/)(.+)")  # the name of a class's metric
+_OF_SET = re.compile(
+    r"([A-Za-z0-9]+)_(.+)"
+)  # the name of a metric: that of its set, such as DetectionMasks, and its own
 
 
 @contextlib.contextmanager
@@ -38,7 +41,10 @@ def writing_to(folder: str) -> Iterator[None]:
 
 
 def print_results(results: Mapping[str, float], title: str, console: rich.console.Console) -> None:
-    """One table of metrics and losses, and for each metric one of the classes' AP, lowest last."""
+    """One table of metrics and losses, and for each metric one of the classes' AP, lowest last.
+
+    Metrics that several sets have, such as those of boxes and of masks, stand beside each other in a table of their own.
+    """
     per_class: dict[str, dict[str, float]] = {}
     others: dict[str, float] = {}
     for name, value in results.items():
@@ -46,11 +52,33 @@ def print_results(results: Mapping[str, float], title: str, console: rich.consol
             per_class.setdefault(of_class[1], {})[of_class[2]] = value
         else:
             others[name] = value
-    console.print(_table(f"Evaluation of {title}", ("metric", "value"), others))
+    title = f"Evaluation of {title}"
+    shared = _shared_by_sets(others)
+    if shared:
+        sets = list(dict.fromkeys(name for of_sets in shared.values() for name in of_sets))
+        console.print(_table(title, ("metric", *sets), shared))
+        title, others = "Others", {name: value for name, value in others.items() if not _is_shared(name, shared)}
+    if others:
+        console.print(_table(title, ("metric", "value"), {name: {"value": value} for name, value in others.items()}))
     for prefix, of_classes in per_class.items():
         best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1], nan=-1.0)))
         of_which = prefix.partition("_")[0] if len(per_class) > 1 else "AP"
-        console.print(_table("AP of each class", ("class", of_which), best_first))
+        rows = {name: {of_which: value} for name, value in best_first.items()}
+        console.print(_table("AP of each class", ("class", of_which), rows))
+
+
+def _shared_by_sets(results: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Name -> set -> value of the metrics that two sets have at least."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in results.items():
+        if of_set := _OF_SET.fullmatch(name):
+            found.setdefault(of_set[2], {})[of_set[1]] = value
+    return {name: of_sets for name, of_sets in found.items() if len(of_sets) > 1}
+
+
+def _is_shared(name: str, shared: Mapping[str, Mapping[str, float]]) -> bool:
+    of_set = _OF_SET.fullmatch(name)
+    return of_set is not None and of_set[2] in shared
 
 
 def write_results(
@@ -82,13 +110,19 @@ def _write(
         file.write(json.dumps(line) + "\n")
 
 
-def _table(title: str, columns: tuple[str, str], rows: Mapping[str, float]) -> rich.table.Table:
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> rich.table.Table:
+    """A row for each name, with the values of its columns, all but the first."""
     table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
     table.add_column(columns[0], overflow="fold")
-    table.add_column(columns[1], justify="right")
-    for name, value in rows.items():
-        # -1 is COCO's value for "no groundtruth to measure", NaN that of the other metrics, but a loss may diverge.
-        is_undefined = value == -1 or (math.isnan(value) and not name.startswith("Loss/"))
-        shown = "no groundtruth" if is_undefined else f"{value:.4f}"
-        table.add_row(rich.text.Text(name), shown)
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    for name, values in rows.items():
+        cells = [_shown(name, values[column]) if column in values else "" for column in columns[1:]]
+        table.add_row(rich.text.Text(name), *cells)
     return table
+
+
+def _shown(name: str, value: float) -> str:
+    # -1 is COCO's value for "no groundtruth to measure", NaN that of the other metrics, but a loss may diverge.
+    is_undefined = value == -1 or (math.isnan(value) and not name.startswith("Loss/"))
+    return "no groundtruth" if is_undefined else f"{value:.4f}"

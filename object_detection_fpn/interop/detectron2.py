@@ -1,4 +1,4 @@
-"""Names that Detectron2 gives the tensors of faster_rcnn_R_{50,101}_FPN and of the ResNets that these start from.
+"""Names that Detectron2 gives the tensors of {faster,mask}_rcnn_R_{50,101}_FPN and of the ResNets that these start from.
 
 | there | here |
 |---|---|
@@ -14,6 +14,8 @@
 | roi_heads.box_head.fcI, I from 1 | its dense layers |
 | roi_heads.box_predictor.cls_score | box_head/class_predictor, whose background is the last row; ours the first |
 | roi_heads.box_predictor.bbox_pred | box_head/box_predictor |
+| roi_heads.mask_head.mask_fcnI, mask_fcnI.norm, I from 1 | mask_head/convI/conv and /norm |
+| roi_heads.mask_head.deconv, predictor | mask_head/upsample, predictor |
 
 No weights are `pixel_mean` and `pixel_std`, with which the config must agree,
 `proposal_generator.anchor_generator.cell_anchors.L`, and `num_batches_tracked`.
@@ -64,7 +66,6 @@ class Detectron2(library.Library):
     of_classifiers = ("res2.0.conv1.", "res2_0_branch")
     other_models = (
         ("sem_seg_head.", "a panoptic or semantic FPN: neither is supported yet"),
-        ("roi_heads.mask_head.", "a Mask R-CNN: masks are not supported yet"),
         ("roi_heads.keypoint_head.", "a Keypoint R-CNN: keypoints are not supported"),
         ("head.cls_subnet.", "a RetinaNet: detectors of one stage are not supported yet"),
         ("roi_heads.box_head.0.", "a Cascade R-CNN, which is not supported"),
@@ -74,6 +75,7 @@ class Detectron2(library.Library):
         ("res2.0.conv1.", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
         ("res2_0_branch", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
     )
+    of_masks = ("roi_heads.mask_head.",)
     backbone_prefix = "backbone.bottom_up."
     ignored_names = re.compile(
         r"(^pixel_(mean|std)|^proposal_generator\.anchor_generator\.cell_anchors\.\d+|\.num_batches_tracked)$"
@@ -106,9 +108,20 @@ class Detectron2(library.Library):
         background_first = np.roll(np.arange(head.num_classes + 1), 1)
         yield Entry("roi_heads.box_predictor.cls_score", head.class_predictor, rows=background_first)
         yield Entry("roi_heads.box_predictor.bbox_pred", head.box_predictor, rows=state_dict.box_rows(head.num_boxes))
+        if head.mask is not None:
+            yield from _mask_entries(head.mask)
 
     def classifier_tensors(self, tensors: library.Tensors, entries: Sequence[Entry]) -> library.Tensors:
         return _with_statistics(_with_present_names(tensors), entries)
+
+
+def _mask_entries(head: state_dict.MaskLayers) -> Iterator[Entry]:
+    for i, layer in enumerate(head.convs, start=1):
+        yield Entry(f"roi_heads.mask_head.mask_fcn{i}", layer.conv)
+        yield Entry(f"roi_heads.mask_head.mask_fcn{i}.norm", layer.norm)
+    yield Entry("roi_heads.mask_head.deconv", head.upsample)
+    if head.predictor is not None:
+        yield Entry("roi_heads.mask_head.predictor", head.predictor)
 
 
 def _with_present_names(tensors: library.Tensors) -> dict[str, np.ndarray]:

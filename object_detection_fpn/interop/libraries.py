@@ -42,6 +42,8 @@ class Found(NamedTuple):
     """Whether it is a whole detector, or a backbone alone."""
     weights: dict[str, Any]
     """{path of our variable: array}. A detector of other classes has predictors of other shapes."""
+    unused_part: str = ""
+    """What of its masks the model has no place for, in words."""
 
 
 def find_weights(file: StateDict, model: FasterRCNN, source: str) -> Found:
@@ -59,7 +61,12 @@ def find_weights(file: StateDict, model: FasterRCNN, source: str) -> Found:
     name, is_detector = identify(file.tensors, source)
     library = LIBRARIES[name]
     if is_detector:
-        return Found(name, is_detector=True, weights=_detector_weights(library, file.tensors, model, source))
+        return Found(
+            name,
+            is_detector=True,
+            weights=_detector_weights(library, file.tensors, model, source),
+            unused_part=library.unused_part(file.tensors, model),
+        )
     tensors: Tensors = file.tensors
     if name == "detectron2" and file.author == "torchvision":
         library, tensors = (
@@ -95,9 +102,11 @@ def _detector_weights(library: Library, tensors: Tensors, model: FasterRCNN, sou
     if model.box_head is None:
         return library.weights_by_path(tensors, model, source)
     paths = {id(variable): path for path, variable in variables_by_path(model).items()}
-    predictors = (model.box_head.class_predictor, model.box_head.box_predictor)
+    predictors = [model.box_head.class_predictor, model.box_head.box_predictor]
+    if model.mask_head is not None:
+        predictors.append(model.mask_head.predictor)
     fitting, others = dict(tensors), {}
-    for entry in library.entries(model, source):
+    for entry in library.entries(model, source, with_masks=library.has_masks(tensors)):
         for variable in entry.layer.variables if entry.layer in predictors else ():
             name = f"{entry.name}.{state_dict.THEIR_NAMES[local_name(variable)]}"
             shape = entry.shape_there(variable)
@@ -105,7 +114,7 @@ def _detector_weights(library: Library, tensors: Tensors, model: FasterRCNN, sou
             if tensor.shape != shape and tensor.shape[1:] == shape[1:]:
                 others[paths[id(variable)]] = with_rows(entry, len(tensor)).convert(tensor)
                 fitting[name] = np.zeros(shape, np.float32)
-    return library.weights_by_path(fitting, model, source) | others
+    return library.weights_by_path(fitting, model, source, needs_masks=False) | others
 
 
 def with_rows(entry: Entry, num_rows: int) -> Entry:
@@ -114,6 +123,8 @@ def with_rows(entry: Entry, num_rows: int) -> Entry:
     if rows is not None and entry.name.endswith("bbox_pred"):
         first = 1 if entry.num_rows else 0  # a box of the background
         rows = state_dict.box_rows(num_rows // 4 - first, first=first)
+    elif rows is not None and entry.name.endswith("mask_fcn_logits"):
+        rows = state_dict.mask_rows(num_rows - 1)
     elif rows is not None:  # the background is last
         rows = np.roll(np.arange(num_rows), 1)
     return dataclasses.replace(entry, rows=rows, num_rows=num_rows)

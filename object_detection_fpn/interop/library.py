@@ -12,6 +12,8 @@ from object_detection_fpn.interop import resnets, state_dict
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.modeling.backbones.backbone import Backbone, PixelNormalization
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.training.stored import CheckpointError
+from object_detection_fpn.training.weights import variables_by_path
 
 Tensors = Mapping[str, np.ndarray]
 """A state dict: arrays by the names of the library."""
@@ -25,6 +27,7 @@ class Library(abc.ABC):
         of_detectors: how names of tensors begin that only its detectors have.
         of_classifiers: how names of tensors begin that only its ResNets for ImageNet have.
         other_models: (how a name begins that only another kind of model has, what kind it is), to refuse these in words.
+        of_masks: how names of tensors begin that only mask heads have.
         backbone_prefix: what names of a ResNet in a detector begin with; a ResNet for ImageNet has them without it.
         ignored_names: finds the names of tensors that are no weights, such as counters.
         ignored_classifier_names: finds those of a ResNet for ImageNet that its backbone lacks, such as its classifier's.
@@ -36,6 +39,7 @@ class Library(abc.ABC):
     of_detectors: tuple[str, ...]
     of_classifiers: tuple[str, ...]
     other_models: Sequence[tuple[str, str]]
+    of_masks: tuple[str, ...]
     backbone_prefix: str
     ignored_names: re.Pattern[str]
     ignored_classifier_names: re.Pattern[str]
@@ -48,7 +52,7 @@ class Library(abc.ABC):
 
     @abc.abstractmethod
     def head_entries(self, head: state_dict.HeadLayers) -> Iterator[Entry]:
-        """The names of the layers of pyramid, RPN and box head."""
+        """The names of the layers of pyramid, RPN, box head and mask head."""
 
     def detector_tensors(self, tensors: Tensors, source: str) -> Tensors:
         """The tensors of a detector by the names that `entries` has; for a library with more than one spelling.
@@ -62,25 +66,41 @@ class Library(abc.ABC):
         """The same of a ResNet for ImageNet, whose backbone has these entries; what it leaves unsaid is added."""
         return tensors
 
-    def entries(self, model: FasterRCNN, source: str) -> list[Entry]:
-        """The names of all layers of a model.
+    def has_masks(self, tensors: Tensors) -> bool:
+        """Whether tensors are of a detector that predicts masks."""
+        return any(name.startswith(self.of_masks) for name in tensors)
+
+    def unused_part(self, tensors: Tensors, model: FasterRCNN) -> str:
+        """What of the masks in a file a model has no place for, in words; "" if nothing."""
+        if not self.has_masks(tensors):
+            return ""
+        if model.mask_head is None:
+            return "mask head"
+        return "mask predictor" if model.mask_head.predictor is None else ""
+
+    def entries(self, model: FasterRCNN, source: str, *, with_masks: bool = True) -> list[Entry]:
+        """The names of all layers of a model, those of its mask head among them if it is wanted and there.
 
         Raises:
             CheckpointError: if the model is built otherwise than a detector of this library.
         """
         backbone = self._backbone_entries(model.feature_extractor.backbone, self.backbone_prefix, source)
-        return [*backbone, *self.head_entries(state_dict.head_layers(model, source))]
+        return [*backbone, *self.head_entries(state_dict.head_layers(model, source, with_masks=with_masks))]
 
-    def weights_by_path(self, tensors: Tensors, model: FasterRCNN, source: str) -> dict[str, np.ndarray]:
-        """Files the tensors of a detector under the paths of our variables.
+    def weights_by_path(
+        self, tensors: Tensors, model: FasterRCNN, source: str, *, needs_masks: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Files the tensors of a detector under the paths of our variables. A model of boxes takes no masks, see `unused_part`.
 
         Args:
             tensors: of its state dict.
             model: what they are for, built from the recipe of that detector.
             source: name of the file in errors.
+            needs_masks: whether every variable of the model's mask head must get a value. If not, the file may be of a
+                detector of boxes, or of one whose mask predictor the model computes (`mask_transfer`).
 
         Returns:
-            {path of our variable: array}, every variable of the model.
+            {path of our variable: array}, every variable of the model, but for those of the mask head see `needs_masks`.
 
         Raises:
             CheckpointError: if the file is of another model, or the config describes another: a tensor is missing, left over
@@ -88,12 +108,24 @@ class Library(abc.ABC):
         """
         state_dict.refuse_other_models(tensors, self.other_models, source)
         self._check_backbone(model.feature_extractor.backbone, tensors, source)
+        has_masks = self.has_masks(tensors)
+        if needs_masks and model.mask_head is not None and not has_masks:
+            raise CheckpointError(
+                f"{source}: no masks in this file, whose names would begin with {' or '.join(self.of_masks)}, but the model "
+                "has number_of_stages: 3. Allowed: 2, or to name the file as train_config.fine_tune_checkpoint and train the "
+                "mask head."
+            )
+        is_left_out = self.unused_part(tensors, model) and (model.mask_head is None or not needs_masks)
+        tops = dict.fromkeys(path.partition("/")[0] for path in variables_by_path(model))
         return state_dict.file_under_our_paths(
             self.detector_tensors(tensors, source),
-            self.entries(model, source),
+            self.entries(model, source, with_masks=has_masks),
             model,
             source=source,
-            is_ignored=lambda name: bool(self.ignored_names.search(name)),
+            is_ignored=lambda name: bool(
+                self.ignored_names.search(name) or (is_left_out and name.startswith(self.of_masks))
+            ),
+            parts=None if needs_masks else [top for top in tops if top != "mask_head"],
         )
 
     def backbone_weights_by_path(self, tensors: Tensors, model: FasterRCNN, source: str) -> dict[str, np.ndarray]:

@@ -182,6 +182,8 @@ def _find_in_torch_file(path: str, model: Detector) -> Source:
     found = libraries.find_weights(file, model, path)
     title = libraries.LIBRARIES[found.library].title
     origin = f"{'a detector' if found.is_detector else 'a ResNet'} of {title}"
+    if found.unused_part:
+        origin += f" without its {found.unused_part}"
     if file.part:
         origin += f', its part "{file.part}"'
     return Source(

@@ -3,6 +3,7 @@
 | there | here |
 |---|---|
 | convolution, weight [out, in, height, width] | kernel [height, width, in, out] |
+| transposed convolution, weight [in, out, height, width] | kernel [height, width, out, in]: the same exchange of axes |
 | linear layer, weight [out, in] | kernel [in, out] |
 | linear layer after flattening [C, S, S], weight [out, C * S * S] | kernel [S * S * C, out]: ours flattens [S, S, C] |
 | bias | bias |
@@ -25,6 +26,7 @@ import tf_keras
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling import fpn, layers
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.heads.mask import MaskHead
 from object_detection_fpn.training.stored import CheckpointError, some
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -83,6 +85,23 @@ def box_rows(num_boxes: int, *, first: int = 0) -> np.ndarray:
     return (boxes + np.array(BOX_ORDER)).reshape(-1)
 
 
+def mask_rows(num_masks: int) -> np.ndarray:
+    """Rows of a mask predictor's weight [1 + num_masks, ...] for ours, the first left out: the mask of the background."""
+    return np.arange(1, num_masks + 1)
+
+
+class MaskLayers(NamedTuple):
+    """The layers of a mask head (He et al. 2017, figure 4)."""
+
+    convs: list[layers.ConvNormActivation]
+    upsample: tf_keras.layers.Layer
+    """The transposed convolution."""
+    predictor: tf_keras.layers.Layer | None
+    """None where its weights are computed from those of the box head (`mask_transfer`)."""
+    num_masks: int
+    """As many as classes, or 1 where all classes share a mask."""
+
+
 class HeadLayers(NamedTuple):
     """The layers of a detector beyond its backbone, as PyTorch's detectors have them."""
 
@@ -104,20 +123,30 @@ class HeadLayers(NamedTuple):
     num_classes: int
     num_boxes: int
     """`num_classes`, or 1 where all classes share a box."""
+    mask: MaskLayers | None
+    """None for a detector of boxes."""
 
 
-def head_layers(model: FasterRCNN, source: str) -> HeadLayers:
+def head_layers(model: FasterRCNN, source: str, *, with_masks: bool = True) -> HeadLayers:
     """The layers of a detector that is built like those of PyTorch.
+
+    Args:
+        model: ours, built.
+        source: name of the file in errors.
+        with_masks: whether the mask head is among them, if the model has one.
 
     Raises:
         CheckpointError: if it is built otherwise; it names the field.
     """
     pyramid, rpn_head, box_head = model.feature_extractor.fpn, model.rpn.head, model.box_head
+    mask_head = model.mask_head if with_masks else None
     needed = None
     if not isinstance(pyramid, fpn.PaperFPN):
         needed = "feature_extractor.fpn.style: PAPER"
     elif len(rpn_head.objectness) > 1:
         needed = "rpn.share_predictors: true"
+    elif mask_head is not None and mask_head.upsample is None:
+        needed = "mask_upsampling: TRANSPOSED_CONVOLUTION"
     if needed or box_head is None:
         raise CheckpointError(
             f"{source}: the config describes another model. This one has {needed or 'number_of_stages: 2'}. Use its recipe."
@@ -138,6 +167,18 @@ def head_layers(model: FasterRCNN, source: str) -> HeadLayers:
         box_predictor=box_head.box_predictor,
         num_classes=box_head.num_classes,
         num_boxes=box_head.num_boxes,
+        mask=None if mask_head is None else _mask_layers(mask_head),
+    )
+
+
+def _mask_layers(head: MaskHead) -> MaskLayers:
+    parts = [child for child in head.submodules if isinstance(child, layers.ConvNormActivation)]
+    assert head.upsample is not None
+    return MaskLayers(
+        convs=sorted(parts, key=lambda part: int(part.name.removeprefix("conv"))),
+        upsample=head.upsample,
+        predictor=head.predictor,
+        num_masks=head.num_masks,
     )
 
 

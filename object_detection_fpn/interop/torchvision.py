@@ -1,4 +1,4 @@
-"""Names that torchvision gives the tensors of fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2 and its ResNets.
+"""Names that torchvision gives the tensors of fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, their v2, and its ResNets.
 
 | there | here |
 |---|---|
@@ -13,9 +13,13 @@
 | in v2: roi_heads.box_head.I.0, I.1; 5 | its convolutions and normalizations; its dense layer |
 | roi_heads.box_predictor.cls_score | box_head/class_predictor, background first as in ours |
 | roi_heads.box_predictor.bbox_pred | box_head/box_predictor, whose rows begin with a box of the background that nothing uses |
+| roi_heads.mask_head.I.0; I.1 in v2 | mask_head/conv(I + 1)/conv and /norm |
+| roi_heads.mask_predictor.conv5_mask | mask_head/upsample |
+| roi_heads.mask_predictor.mask_fcn_logits | mask_head/predictor, whose first row is a mask of the background, of no use |
 
-Files of 2019 write `inner_blocks.L`, `layer_blocks.L` and `rpn.head.conv` without the `.0`. A ResNet that was trained to
-classify has the names of `backbone.body` without this prefix, and its classifier `fc`. `num_batches_tracked` is no weight.
+Files of 2019 write `inner_blocks.L`, `layer_blocks.L` and `rpn.head.conv` without the `.0`, and `mask_head.mask_fcnI`, I from
+1, instead of `mask_head.(I - 1).0`. A ResNet that was trained to classify has the names of `backbone.body` without this prefix,
+and its classifier `fc`. `num_batches_tracked` is no weight.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from object_detection_fpn.training.stored import CheckpointError
 _LEGACY_NAMES = (
     (re.compile(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$"), r"\1.0.\2"),
     (re.compile(r"^(rpn\.head\.conv)\.(weight|bias)$"), r"\1.0.0.\2"),
+    *((re.compile(rf"^(roi_heads\.mask_head)\.mask_fcn{i + 1}\.(weight|bias)$"), rf"\1.{i}.0.\2") for i in range(4)),
 )
 
 
@@ -43,12 +48,12 @@ class Torchvision(library.Library):
     of_detectors = ("backbone.body.",)
     of_classifiers = ("layer1.0.conv1.",)
     other_models = (
-        ("roi_heads.mask_", "a Mask R-CNN: masks are not supported yet"),
         ("roi_heads.keypoint_", "a Keypoint R-CNN: keypoints are not supported"),
         ("head.classification_head.", "a detector of one stage (RetinaNet, FCOS or SSD): these are not supported yet"),
         ("backbone.bottom_up.", "of Detectron2: use --from detectron2"),
         ("layer1.0.conv1.", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
     )
+    of_masks = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
     backbone_prefix = "backbone.body."
     ignored_names = re.compile(r"\.num_batches_tracked$")
     ignored_classifier_names = re.compile(r"^fc\.")
@@ -88,6 +93,8 @@ class Torchvision(library.Library):
             rows=state_dict.box_rows(head.num_boxes, first=1),
             num_rows=4 * (head.num_boxes + 1),
         )
+        if head.mask is not None:
+            yield from _mask_entries(head.mask)
 
     def detector_tensors(self, tensors: library.Tensors, source: str) -> dict[str, np.ndarray]:
         """The tensors by the names that torchvision gives them since 2022.
@@ -102,3 +109,17 @@ class Torchvision(library.Library):
                 raise CheckpointError(f"{source}: {name} and {present} are names of one tensor, and both are there.")
             result[present] = tensor
         return result
+
+
+def _mask_entries(head: state_dict.MaskLayers) -> Iterator[Entry]:
+    for i, layer in enumerate(head.convs):
+        yield Entry(f"roi_heads.mask_head.{i}.0", layer.conv)
+        yield Entry(f"roi_heads.mask_head.{i}.1", layer.norm)
+    yield Entry("roi_heads.mask_predictor.conv5_mask", head.upsample)
+    if head.predictor is not None:
+        yield Entry(
+            "roi_heads.mask_predictor.mask_fcn_logits",
+            head.predictor,
+            rows=state_dict.mask_rows(head.num_masks),
+            num_rows=head.num_masks + 1,
+        )

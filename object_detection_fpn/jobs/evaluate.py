@@ -194,6 +194,7 @@ class Evaluator:
                     export_with_source_id=settings.keep_image_id_for_visualization_export,
                 ),
                 ignore_groundtruth=settings.ignore_groundtruth,
+                mask_pasting=model_config.mask_pasting(self._config.model) or "CORNERS_ALIGNED",
             )
             log_notices(report)
             results |= {self.key(i, metric): value for metric, value in metrics.items()}
@@ -236,7 +237,7 @@ def list_categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequen
 def _as_one_class(batch: records.Batch) -> records.Batch:
     """Groundtruth for proposals, which are of no class, so that it does not matter which classes were looked for."""
     groundtruth = batch.groundtruth._replace(classes=tf.zeros_like(batch.groundtruth.classes))
-    return batch._replace(groundtruth=groundtruth, labeled_classes=None)
+    return batch._replace(groundtruth=groundtruth, labeled_classes=None, not_exhaustive_classes=None)
 
 
 def log_notices(report: DataReport) -> None:

@@ -28,6 +28,7 @@ def export(
     input_type: str = "image_tensor",
     jit_compile: bool = False,
     device: Literal["cpu", "gpu"] | None = None,
+    paste_masks: bool = False,
 ) -> str:
     """Writes a checkpoint as a SavedModel in the Object Detection API's layout; returns the SavedModel's folder.
 
@@ -38,14 +39,24 @@ def export(
         input_type: one of `serving.input_types.INPUT_TYPES`.
         jit_compile: let XLA compile the model where it is served; images must be of one size after the resizer.
         device: what the model is to be fast on; it runs on both. None: what this machine has.
+        paste_masks: whether `detection_masks` are pixels of the given image, uint8 [B, D, h, w], instead of shares of the box.
 
     Raises:
         CheckpointError: if the checkpoint is missing, damaged or of another model.
-        ConfigError: if `jit_compile` is asked for, and the resizer leaves images of different sizes.
+        ConfigError: if `jit_compile` is asked for, and the resizer leaves images of different sizes; or `paste_masks`, and the
+            model predicts none.
         ValueError: if `input_type` is unknown.
     """
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     strategies.check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
+    if paste_masks and not model_config.has_masks(config.model):
+        raise config_lib.ConfigError(
+            "pipeline config",
+            "predicts no masks, which were to be pasted",
+            field=model_config.field_path(config.model, "number_of_stages"),
+            value=str(model_config.detector(config.model).number_of_stages),
+            allowed="3 with paste_masks",
+        )
     execution = builder.inference_execution(config, jit_compile=jit_compile, device=device)
     model = builder.build_detector(config, reader, execution=execution)
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
@@ -58,6 +69,8 @@ def export(
         variables=variables_by_path(model),
         num_channels=model_config.num_image_channels(config.model, reader),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
+        mask_pasting=model_config.mask_pasting(config.model),
+        paste_masks=paste_masks,
         jit_compile=jit_compile,
     )
 

@@ -24,6 +24,8 @@ from object_detection_fpn.data import exif
 from object_detection_fpn.drawing.boxes import Boxes, draw_boxes
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs.evaluate import list_categories, load_label_map
+from object_detection_fpn.ops import rle
+from object_detection_fpn.ops.pasting import PastedMask
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.serving.images import UnreadableImageError, find_images, read_image
 from object_detection_fpn.serving.predictor import ImagePrediction, Predictor
@@ -67,8 +69,8 @@ def predict_files(
 
     The JSON object holds `images` (`id`, counted from 1, `file_name`, `width`, `height`, and `drawing`, the PNG; for a
     photograph that was turned, `exif_orientation` by which, and `frame`, "upright"), `detections` (COCO's results format:
-    `image_id`, `category_id`, `bbox` as xmin, ymin, width, height in pixels, `score`; and `category_name`), `categories`,
-    and `failures` (`file_name`, `reason`).
+    `image_id`, `category_id`, `bbox` as xmin, ymin, width, height in pixels, `score`; and `category_name`; of models with
+    masks, `segmentation`, the mask as compressed RLE), `categories`, and `failures` (`file_name`, `reason`).
 
     Args:
         predictor: of detections.
@@ -97,14 +99,16 @@ def predict_files(
             _LOGGER.warning("%s cannot be read and is passed over: %s", path, error)
             continue
         height, width = image.shape[:2]
-        found = _above(predictor.predict(image), min_score)
+        prediction = predictor.predict(image)
+        found = prediction.select(prediction.scores >= min_score)
+        masks = None if found.masks is None else predictor.paste_masks(found, (height, width))
         entry: dict[str, Any] = {"id": image_id, "file_name": path, "width": width, "height": height}
         if orientation != exif.UPRIGHT:
             entry |= {"exif_orientation": orientation, "frame": "upright"}
-        detections += _to_json(predictor, image_id, found, height, width)
+        detections += _to_json(predictor, image_id, found, masks, (height, width))
         if draw:
             entry["drawing"] = drawing_names[path]
-            _draw(predictor, image, found, os.path.join(output_dir, drawing_names[path]), max_num_boxes)
+            _draw(predictor, image, found, masks, os.path.join(output_dir, drawing_names[path]), max_num_boxes)
         images.append(entry)
     if failures:
         _LOGGER.warning("%d of %d images could not be read.", len(failures), len(paths))
@@ -138,25 +142,40 @@ def make_output_dir(output_dir: str) -> None:
 
 
 def _to_json(
-    predictor: Predictor, image_id: int, found: ImagePrediction, height: int, width: int
+    predictor: Predictor,
+    image_id: int,
+    found: ImagePrediction,
+    masks: Sequence[PastedMask] | None,
+    image_size: tuple[int, int],
 ) -> Iterator[dict[str, Any]]:
-    boxes = found.boxes_normalized.astype(np.float64) * [height, width, height, width]
-    for (ymin, xmin, ymax, xmax), score, class_id in zip(boxes.tolist(), found.scores, found.class_ids, strict=True):
-        yield {
+    boxes = found.boxes_normalized.astype(np.float64) * np.tile(image_size, 2)
+    for row, ((ymin, xmin, ymax, xmax), score, class_id) in enumerate(
+        zip(boxes.tolist(), found.scores, found.class_ids, strict=True)
+    ):
+        entry = {
             "image_id": image_id,
             "category_id": int(class_id),
             "category_name": predictor.names.get(int(class_id), f"id {class_id}"),
             "bbox": [round(value, 3) for value in (xmin, ymin, xmax - xmin, ymax - ymin)],
             "score": round(float(score), 6),
         }
+        if masks is not None:
+            encoded = rle.encode_pasted(masks[row], image_size)
+            entry["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("utf-8")}
+        yield entry
 
 
 def _draw(
-    predictor: Predictor, image: np.ndarray, found: ImagePrediction, path: str, max_num_boxes: int | None
+    predictor: Predictor,
+    image: np.ndarray,
+    found: ImagePrediction,
+    masks: Sequence[PastedMask] | None,
+    path: str,
+    max_num_boxes: int | None,
 ) -> None:
     drawn = draw_boxes(
         image,
-        Boxes(found.boxes_normalized, found.class_ids - 1, scores=found.scores),
+        Boxes(found.boxes_normalized, found.class_ids - 1, scores=found.scores, masks=masks),
         names={class_id - 1: name for class_id, name in predictor.names.items()},
         min_score=0.0,
         max_num_boxes=max_num_boxes,
@@ -165,11 +184,6 @@ def _draw(
     Image.fromarray(drawn).save(png, format="PNG")
     with tf.io.gfile.GFile(path, "wb") as file:
         file.write(png.getvalue())
-
-
-def _above(prediction: ImagePrediction, min_score: float) -> ImagePrediction:
-    is_kept = prediction.scores >= min_score
-    return ImagePrediction(*(field[is_kept] for field in prediction))
 
 
 def _drawing_names(paths: Sequence[str], output_dir: str) -> dict[str, str]:
@@ -198,4 +212,5 @@ def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: 
         resizer=builder.build_resizer(model_config.image_resizer(config.model)),
         categories=list_categories(config, load_label_map(reader)),
         num_channels=model_config.num_image_channels(config.model, reader),
+        mask_pasting=model_config.mask_pasting(config.model) or "CORNERS_ALIGNED",
     )

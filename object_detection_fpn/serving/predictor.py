@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data.resize import Resizer
+from object_detection_fpn.ops import pasting
+from object_detection_fpn.ops.pasting import MaskPasting, PastedMask
 from object_detection_fpn.serving.images import PILLOW_MODES
-from object_detection_fpn.serving.saved_model import make_serving_function
+from object_detection_fpn.serving.saved_model import MASK_PASTING, make_serving_function
 
 _PARSERS = frozenset(
     {"ParseExample", "ParseExampleV2", "ParseSingleExample"}
@@ -27,6 +30,14 @@ class ImagePrediction(NamedTuple):
     """[N] float32."""
     class_ids: np.ndarray
     """[N] int, 1-based, the ids of the label map."""
+    masks: np.ndarray | None = None
+    """[N, M, M] float32 in [0, 1], within the boxes; or, of a SavedModel that pastes them, [N, h, w] uint8, 1 in the object's
+    pixels of the image. None = the model has none. `Predictor.paste_masks` makes pixels of both."""
+
+    def select(self, keep: np.ndarray) -> ImagePrediction:
+        """Returns the rows where `keep` [N] bool is True."""
+        masks = None if self.masks is None else self.masks[keep]
+        return ImagePrediction(self.boxes_normalized[keep], self.scores[keep], self.class_ids[keep], masks)
 
 
 class Predictor:
@@ -41,11 +52,13 @@ class Predictor:
         *,
         categories: Sequence[Mapping[str, Any]] = (),
         num_channels: int = 3,
+        mask_pasting: MaskPasting = "CORNERS_ALIGNED",
     ):
         """Args:
             serve: one image [1, h, w, num_channels] uint8 -> the outputs of `saved_model.make_serving_function`.
             categories: `{"id": 1-based, "name": ...}`; a class without a name is shown by its id.
             num_channels: how images are decoded: 1, 3 or 4.
+            mask_pasting: how masks become pixels of an image.
 
         Raises:
             ValueError: if `num_channels` is none of these.
@@ -58,6 +71,7 @@ class Predictor:
         self.names = {int(category["id"]): str(category["name"]) for category in categories}
         self.categories = [{"id": class_id, "name": name} for class_id, name in sorted(self.names.items())]
         self.num_channels = num_channels
+        self.mask_pasting = mask_pasting
 
     @classmethod
     def from_saved_model(cls, path: str, *, categories: Sequence[Mapping[str, Any]] = ()) -> Predictor:
@@ -69,7 +83,8 @@ class Predictor:
 
         Raises:
             FileNotFoundError: if there is no SavedModel.
-            ValueError: if it is no detector exported by this package or the Object Detection API.
+            ValueError: if it is no detector exported by this package or the Object Detection API, or pastes masks in a way that
+                is not known here.
         """
         folder = _find_saved_model(path)
         loaded = tf.saved_model.load(folder)
@@ -90,7 +105,8 @@ class Predictor:
             return loaded.signatures["serving_default"](input_tensor=_as_input(image, spec, takes_examples))
 
         takes_examples = spec.dtype == tf.string and _parses_examples(signature)
-        return cls(serve, categories=categories, num_channels=num_channels)
+        mask_pasting = _read_mask_pasting(loaded, folder)
+        return cls(serve, categories=categories, num_channels=num_channels, mask_pasting=mask_pasting)
 
     @classmethod
     def from_model(
@@ -100,6 +116,7 @@ class Predictor:
         resizer: Resizer,
         categories: Sequence[Mapping[str, Any]] = (),
         num_channels: int = 3,
+        mask_pasting: MaskPasting = "CORNERS_ALIGNED",
     ) -> Predictor:
         """Takes a model with its weights.
 
@@ -108,21 +125,47 @@ class Predictor:
             resizer: what the model's images went through in training.
             categories: as in the constructor.
             num_channels: of the images that go into the resizer.
+            mask_pasting: how masks become pixels of an image.
         """
         serve = make_serving_function(
             model=model, resizer=resizer, input_type="image_tensor", num_channels=num_channels
         )
-        return cls(lambda image: serve(tf.constant(image)), categories=categories, num_channels=num_channels)
+        return cls(
+            lambda image: serve(tf.constant(image)),
+            categories=categories,
+            num_channels=num_channels,
+            mask_pasting=mask_pasting,
+        )
 
     def predict(self, image: np.ndarray) -> ImagePrediction:
         """Detects objects in one image [h, w, channels] uint8."""
         outputs = self._serve(image[np.newaxis])
         n = int(outputs["num_detections"][0])
+        masks = outputs.get("detection_masks")
         return ImagePrediction(
             boxes_normalized=np.asarray(outputs["detection_boxes"][0, :n]),
             scores=np.asarray(outputs["detection_scores"][0, :n]),
             class_ids=np.asarray(outputs["detection_classes"][0, :n]).astype(np.int64),
+            masks=None if masks is None else np.asarray(masks[0, :n]),
         )
+
+    def paste_masks(self, prediction: ImagePrediction, image_size: tuple[int, int]) -> list[PastedMask]:
+        """The pixels of each detection in the image it was found in.
+
+        Args:
+            prediction: with masks.
+            image_size: height and width of the image.
+
+        Raises:
+            ValueError: if there are no masks.
+        """
+        masks = prediction.masks
+        if masks is None:
+            raise ValueError("The model predicts no masks.")
+        if masks.dtype == np.uint8:  # pasted already
+            return [PastedMask(mask.astype(bool), (0, 0)) for mask in masks]
+        boxes = prediction.boxes_normalized * np.tile(np.array(image_size, np.float32), 2)
+        return pasting.paste_masks(masks, boxes, image_size, pasting=self.mask_pasting)
 
 
 def _find_saved_model(path: str) -> str:
@@ -130,6 +173,17 @@ def _find_saved_model(path: str) -> str:
         if tf.io.gfile.exists(os.path.join(folder, "saved_model.pb")):
             return folder
     raise FileNotFoundError(f"There is no SavedModel in {path}: neither saved_model.pb nor saved_model/saved_model.pb.")
+
+
+def _read_mask_pasting(loaded: Any, folder: str) -> MaskPasting:
+    """How the masks of a SavedModel are pasted; where it does not say, as the Object Detection API does, whose it then is."""
+    if not hasattr(loaded, MASK_PASTING):
+        return "CORNERS_ALIGNED"
+    name = getattr(loaded, MASK_PASTING)().numpy().decode()
+    if name not in typing.get_args(MaskPasting):
+        allowed = ", ".join(typing.get_args(MaskPasting))
+        raise ValueError(f"{folder}: {MASK_PASTING} = {name!r} is unknown. Allowed: {allowed}.")
+    return name
 
 
 def _parses_examples(signature: Any) -> bool:

@@ -21,8 +21,14 @@ import tensorflow as tf
 
 from object_detection_fpn import records
 from object_detection_fpn.data.resize import Resizer
+from object_detection_fpn.ops.pasting import MaskPasting
+from object_detection_fpn.serving import pasting
 from object_detection_fpn.serving.folding import Folding
 from object_detection_fpn.serving.input_types import INPUT_TYPES
+
+MASK_PASTING = "mask_pasting"
+"""What a SavedModel of a model with masks says besides its signature: `tf.saved_model.load(...).mask_pasting()` is the name of
+a `MaskPasting`, by which a client pastes its masks as the model is evaluated."""
 
 _ENCODED_CHANNELS = (1, 3, 4)  # what an image file can be decoded to
 
@@ -35,6 +41,7 @@ def make_serving_function(
     num_channels: int = 3,
     decode_record: Callable[[tf.Tensor], tf.Tensor] | None = None,
     folding: Folding | None = None,
+    paste_masks: MaskPasting | None = None,
     jit_compile: bool = False,
 ) -> tf.types.experimental.PolymorphicFunction:
     """Makes the function that a SavedModel serves: images in, the Object Detection API's dictionary out.
@@ -62,8 +69,11 @@ def make_serving_function(
     | raw_detection_scores | [B, R, C+1], background first |
     | detection_features | [B, D, 1, 1, U], the box head's features of each detection |
     | cropped_rpn_box_features | [B, D, S, S, F], the pyramid's features of each detection |
+    | detection_masks | [B, D, M, M], how sure it is that each cell of the box belongs to the object |
 
-    The last six are there if the model's `Detections` carry them.
+    The last seven are there if the model's `Detections` carry them. With `paste_masks`, `detection_masks` are instead uint8
+    [B, D, h, w], 1 in the pixels of the object, in the image as it came in; where encoded images of a batch differ in size, of
+    the largest height and width among them, with zeros beyond an image.
 
     Args:
         model: the detector.
@@ -74,12 +84,13 @@ def make_serving_function(
             Needed by `tf_example` for images that no file format holds.
         folding: of the model, whose batch normalizations are then folded with the weights it has when the function is
             first traced; None = the function follows the model's weights.
-        jit_compile: whether XLA compiles the model, when it first sees a batch of some number; decoding and resizing stay
-            outside. The model must have been built for static shapes.
+        paste_masks: how masks are pasted into the image; None = they stay within their boxes.
+        jit_compile: whether XLA compiles the model, when it first sees a batch of some number; decoding, resizing and pasting
+            stay outside. The model must have been built for static shapes.
 
     Raises:
         ValueError: if `input_type` is unknown, images of `num_channels` cannot be decoded, or `jit_compile` is asked for with
-            a resizer after which images differ in size.
+            a resizer after which images differ in size; when traced, if `paste_masks` is asked of a model without masks.
     """
     if input_type not in INPUT_TYPES:
         raise ValueError(f"input_type = {input_type!r} is unknown. Allowed: {', '.join(INPUT_TYPES)}.")
@@ -99,10 +110,16 @@ def make_serving_function(
 
     def serve(input_tensor: tf.Tensor) -> dict[str, tf.Tensor]:
         if decode is None:
-            images, true_shapes = _resize_tensor(input_tensor, resizer, num_channels)
+            images, true_shapes, sizes = _resize_tensor(input_tensor, resizer, num_channels)
         else:
-            images, true_shapes = _resize_encoded(input_tensor, decode, resizer, num_channels)
-        return detect(images, true_shapes)
+            images, true_shapes, sizes = _resize_encoded(input_tensor, decode, resizer, num_channels)
+        outputs = detect(images, true_shapes)
+        if paste_masks is None:
+            return outputs
+        if "detection_masks" not in outputs:
+            raise ValueError("paste_masks was asked of a model that gives no masks.")
+        pasted = pasting.paste_masks(outputs["detection_masks"], outputs["detection_boxes"], sizes, pasting=paste_masks)
+        return outputs | {"detection_masks": pasted}
 
     signature = {
         "image_tensor": tf.TensorSpec([None, None, None, num_channels], tf.uint8, name="input_tensor"),
@@ -127,6 +144,7 @@ def to_api_outputs(detections: records.Detections) -> dict[str, tf.Tensor]:
         "raw_detection_scores": detections.raw_class_scores,
         "detection_features": detections.box_features,
         "cropped_rpn_box_features": detections.roi_features,
+        "detection_masks": detections.masks,
     }
     return {name: tf.cast(value, tf.float32) for name, value in outputs.items() if value is not None}
 
@@ -142,6 +160,8 @@ def export_saved_model(
     variables: Mapping[str, tf.Variable] | None = None,
     num_channels: int = 3,
     decode_record: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    mask_pasting: MaskPasting | None = None,
+    paste_masks: bool = False,
     jit_compile: bool = False,
 ) -> str:
     """Writes a model in the layout at the head of this file, over what an earlier export left there.
@@ -159,14 +179,19 @@ def export_saved_model(
             the same names, and its weights can be restored like a checkpoint's. None = they stay nameless.
         num_channels: as in `make_serving_function`.
         decode_record: as in `make_serving_function`.
+        mask_pasting: how the masks of the model become pixels of an image, which the SavedModel says, see `MASK_PASTING`; None
+            for a model without masks.
+        paste_masks: whether the SavedModel pastes them itself.
         jit_compile: as in `make_serving_function`.
 
     Returns:
         The folder of the SavedModel.
 
     Raises:
-        ValueError: as `make_serving_function`.
+        ValueError: as `make_serving_function`; or if masks are to be pasted without a `mask_pasting`.
     """
+    if paste_masks and mask_pasting is None:
+        raise ValueError("paste_masks needs a mask_pasting, which a model without masks lacks.")
     folding = Folding(model)
     serve = make_serving_function(
         model=model,
@@ -175,6 +200,7 @@ def export_saved_model(
         num_channels=num_channels,
         decode_record=decode_record,
         folding=folding,
+        paste_masks=mask_pasting if paste_masks else None,
         jit_compile=jit_compile,
     )
     # The variables alone, not the layers: Keras would trace every layer's call once more and write it beside ours.
@@ -191,6 +217,10 @@ def export_saved_model(
     module.__call__ = call  # an attribute of the object is what makes the loaded one callable
     # Beside the weights they were made of, by which the SavedModel can still be trained further.
     module.folded_variables = folding.variables
+    if mask_pasting is not None:
+        # A function: a variable would stand among the weights, and a file beside the SavedModel is easily left behind.
+        say = tf.function(lambda: tf.constant(mask_pasting), input_signature=[], autograph=False)
+        setattr(module, MASK_PASTING, say)
 
     tf.io.gfile.makedirs(output_dir)
     checkpoint = checkpoint or tf.train.Checkpoint(model=model)
@@ -244,32 +274,38 @@ def _decoder(
     return decode if input_type == "encoded_image_string_tensor" else decode_example
 
 
-def _resize_tensor(images: tf.Tensor, resizer: Resizer, num_channels: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images of one size -> float32 [B, H, W, channels], true shapes [B, 3]."""
+def _resize_tensor(images: tf.Tensor, resizer: Resizer, num_channels: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Images of one size -> float32 [B, H, W, channels], true shapes [B, 3], sizes as they came in [B, 2]."""
     shape = _resized_shape(resizer, num_channels)
     specs = (tf.TensorSpec(shape, tf.float32), tf.TensorSpec([3], tf.int32))
     resized, true_shapes = tf.map_fn(resizer, images, fn_output_signature=specs)
-    return tf.ensure_shape(resized, [None, *shape]), true_shapes
+    sizes = tf.tile(tf.shape(images)[tf.newaxis, 1:3], [tf.shape(images)[0], 1])
+    return tf.ensure_shape(resized, [None, *shape]), true_shapes, sizes
 
 
 def _resize_encoded(
     encoded: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor], resizer: Resizer, num_channels: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Strings [B] -> float32 [B, H, W, channels], padded up to the batch's largest image, true shapes [B, 3]."""
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Strings [B] -> float32 [B, H, W, channels], padded up to the batch's largest image, true shapes [B, 3], sizes [B, 2].
+
+    The sizes are those of the files.
+    """
     shape = _resized_shape(resizer, num_channels)
 
-    def decode_and_resize(element: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor]:
-        resized, true_shape = resizer(tf.ensure_shape(decode(element), [None, None, num_channels]))
-        return tf.RaggedTensor.from_tensor(resized, ragged_rank=1), true_shape
+    def decode_and_resize(element: tf.Tensor) -> tuple[tf.RaggedTensor, tf.Tensor, tf.Tensor]:
+        decoded = tf.ensure_shape(decode(element), [None, None, num_channels])
+        resized, true_shape = resizer(decoded)
+        return tf.RaggedTensor.from_tensor(resized, ragged_rank=1), true_shape, tf.shape(decoded)[:2]
 
     specs = (
         tf.RaggedTensorSpec([None, None, shape[-1]], tf.float32, ragged_rank=1),
         tf.TensorSpec([3], tf.int32),
+        tf.TensorSpec([2], tf.int32),
     )
     with tf.device("CPU:0"):  # nothing decodes images elsewhere, and ragged batches stay off the accelerator
-        ragged, true_shapes = tf.map_fn(decode_and_resize, encoded, fn_output_signature=specs)
+        ragged, true_shapes, sizes = tf.map_fn(decode_and_resize, encoded, fn_output_signature=specs)
         images = tf.ensure_shape(ragged.to_tensor(), [None, *shape])
-        return resizer.fill_padding(images, true_shapes), true_shapes
+        return resizer.fill_padding(images, true_shapes), true_shapes, sizes
 
 
 def _resized_shape(resizer: Resizer, num_channels: int) -> list[int | None]:

@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise CheckpointError(f"{arguments.file}: the model has no variables for {some(unknown)}.")
     report = assign_whole_model(model, weights, source=arguments.file)
     _write(arguments.output, config, model, label_map_text)
+    if unused := library.unused_part(file.tensors, model):
+        command.say(f"{arguments.file}: its {unused} is left out, as the config has number_of_stages: 2.")
     part = f', its part "{file.part}"' if file.part else ""
     print(report.table(f"Weights from {arguments.file} (a detector of {library.title}{part})"))
     print(_table_of_parts(report, model), flush=True)

@@ -13,7 +13,10 @@ from google.protobuf import text_format
 from object_detection_fpn import builder
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables
+from object_detection_fpn.config.label_map import LabelMap
+from object_detection_fpn.data import pipeline
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, ssd
+from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.protos import (
     image_resizer_pb2,
     input_reader_pb2,
@@ -225,3 +228,42 @@ def test_augmentations_keep_their_order():
 def test_the_deprecated_number_of_boxes_goes_first(train, reader, expected):
     config = parse(f"train_config {{ {train} }}", pipeline_pb2.TrainEvalPipelineConfig)
     assert builder.max_number_of_boxes(config, parse(reader, input_reader_pb2.InputReader)) == expected
+
+
+THREE_STAGES = "number_of_stages: 3"
+TRANSFER = "second_stage_box_predictor { mask_rcnn_box_predictor { mask_transfer { classes_with_masks: [1, 3] } } }"
+
+
+@pytest.mark.parametrize(
+    "model, reader, is_training, expected",
+    [
+        ("", "load_instance_masks: true", True, None),
+        (THREE_STAGES, "", True, None),
+        (THREE_STAGES, "load_instance_masks: true", True, MaskDecoding("numerical", "box", 112)),
+        (THREE_STAGES, "load_instance_masks: true mask_type: DEFAULT", True, MaskDecoding("numerical", "box", 112)),
+        (
+            THREE_STAGES,
+            "load_instance_masks: true mask_type: PNG_MASKS mask_frame: IMAGE mask_side: 56",
+            False,
+            MaskDecoding("png", "image", 56, keep_encoded=True),
+        ),
+        (
+            f"{THREE_STAGES} {TRANSFER}",
+            "load_instance_masks: true",
+            True,
+            MaskDecoding("numerical", "box", 112, classes_with_masks=(0, 2)),
+        ),
+    ],
+)
+def test_masks_are_read_as_the_reader_and_the_model_say(monkeypatch, model, reader, is_training, expected):
+    text = f"faster_rcnn {{ num_classes: 3 image_resizer {{ identity_resizer {{ }} }} {model} }}"
+    config = pipeline_pb2.TrainEvalPipelineConfig(model=parse(text, model_pb2.DetectionModel))
+    monkeypatch.setattr(pipeline, "make_dataset", lambda reading, decoding, *others, **settings: decoding)
+    decoding = builder.build_dataset(
+        config,
+        parse(reader, input_reader_pb2.InputReader),
+        label_map=LabelMap(()),
+        batch_size=1,
+        is_training=is_training,
+    )
+    assert decoding.masks == expected

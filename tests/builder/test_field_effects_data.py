@@ -66,6 +66,9 @@ def make_record(number: int) -> bytes:
             put(f"image/object/bbox/{side}", values)
         put("image/object/class/text", [b"cat", b"dog"])
         put("image/object/area", [float(number + 1)] * 2)
+        mask = np.zeros([2, 8, 12, 1], np.uint8)
+        mask[:, 3:, :5] = 1
+        put("image/object/mask", [tf.io.encode_png(each).numpy() for each in mask])
         put("image/object/class/multiclass_scores", [0.5, 0.25, 0.25, 0.0, 1.0, 0.0])
     return features.SerializeToString()
 
@@ -82,13 +85,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def make_config(folder, *, reader: str = "", evaluation: str = "", training: str = ""):
+def make_config(folder, *, reader: str = "", evaluation: str = "", training: str = "", model: str = ""):
     files = f'tf_record_input_reader {{ input_path: "{folder}/file-*.tfrecord" }}'
     files = "" if "tf_record_input_reader" in reader else files
     labels = "" if "label_map_path" in reader else f'label_map_path: "{folder}/map.pbtxt"'
     reader = f"{files} {labels} {reader}".replace("DIR", str(folder))
     text = f"""
-        model {{ faster_rcnn {{ num_classes: 3 image_resizer {{ fixed_shape_resizer {{ height: 64 width: 64 }} }} }} }}
+        model {{ faster_rcnn {{ num_classes: 3 image_resizer {{ fixed_shape_resizer {{ height: 64 width: 64 }} }} {model} }} }}
         train_config {{ {training} }}
         train_input_reader {{ {reader} }}
         eval_config {{ {evaluation} }}
@@ -97,10 +100,10 @@ def make_config(folder, *, reader: str = "", evaluation: str = "", training: str
     return text_format.Parse(text, pipeline_pb2.TrainEvalPipelineConfig())
 
 
-def observe_batches(folder, reader: str, *, is_training: bool, training: str = ""):
+def observe_batches(folder, reader: str, *, is_training: bool, training: str = "", model: str = ""):
     """What the pipeline gives: the shape and contents of every field of the first batches, and its buffer of batches."""
     # The images are of one colour, which their corner tells.
-    config = make_config(folder, reader=reader, training=training)
+    config = make_config(folder, reader=reader, training=training, model=model)
     message = config.train_input_reader
     buffers = []
     prefetch = tf.data.Dataset.prefetch
@@ -157,8 +160,8 @@ def batches_without(folder):
     """Batches with settings that several fields share, made once."""
 
     @functools.cache
-    def observe(reader: str, is_training: bool, training: str = ""):
-        return observe_batches(folder, reader, is_training=is_training, training=training)
+    def observe(reader: str, is_training: bool, training: str = "", model: str = ""):
+        return observe_batches(folder, reader, is_training=is_training, training=training, model=model)
 
     return observe
 
@@ -189,6 +192,33 @@ TARGETS = {
 def test_a_field_of_soft_targets_changes_training_batches(batches_without, field):
     without, with_it = (batches_without(reader, True, training) for reader, training in TARGETS[field])
     assert without != with_it
+
+
+WITH_MASKS = "number_of_stages: 3"
+MASKS = "load_instance_masks: true mask_type: PNG_MASKS mask_side: 3 max_number_of_boxes: 2"
+
+# Field -> the reader of a model with masks without it and with it.
+MASK_EFFECTS = {
+    "InputReader.load_instance_masks": ("max_number_of_boxes: 2", MASKS),
+    "InputReader.mask_frame": (MASKS, f"{MASKS} mask_frame: IMAGE"),
+    "InputReader.mask_side": (MASKS, MASKS.replace("mask_side: 3", "mask_side: 4")),
+}
+
+
+@pytest.mark.parametrize("field", MASK_EFFECTS)
+def test_a_field_of_masks_changes_the_batches_of_a_model_with_masks(batches_without, field):
+    without, with_it = (batches_without(reader, True, model=WITH_MASKS) for reader in MASK_EFFECTS[field])
+    assert without != with_it
+
+
+def test_a_model_without_masks_gets_none(batches_without):
+    assert batches_without(MASKS, False) == batches_without("max_number_of_boxes: 2", False)
+
+
+def test_the_kind_of_masks_is_what_the_records_hold(folder):
+    reader = MASKS.replace("PNG_MASKS", "NUMERICAL_MASKS")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image/object/mask.*mask_type"):
+        observe_batches(folder, reader, is_training=EVALUATION, model=WITH_MASKS)
 
 
 def test_soft_targets_are_for_training_alone(batches_without):
@@ -486,6 +516,7 @@ LABEL_MAP_EFFECTS = {
     "StringIntLabelMapItem.id": ('item { id: 1 name: "a" }', 'item { id: 2 name: "a" }'),
     "StringIntLabelMapItem.display_name": ('item { id: 1 name: "a" }', 'item { id: 1 name: "a" display_name: "A" }'),
     "StringIntLabelMapItem.ancestor_ids": ('item { id: 2 name: "a" }', 'item { id: 2 name: "a" ancestor_ids: 1 }'),
+    "StringIntLabelMapItem.frequency": ('item { id: 1 name: "a" }', 'item { id: 1 name: "a" frequency: RARE }'),
     "StringIntLabelMapItem.descendant_ids": ('item { id: 2 name: "a" }', 'item { id: 2 name: "a" descendant_ids: 1 }'),
 }
 
@@ -507,6 +538,7 @@ ELSEWHERE = {
     "InputReader.name",
     "InputReader.input_type",
     "InputReader.cache_dir",
+    "InputReader.mask_type",
     "InputReader.jpeg_min_side",
     "InputReader.decode_and_crop",
 }  # tests of their own above
@@ -515,7 +547,7 @@ ELSEWHERE = {
 def test_every_field_is_in_one_table():
     fields = {f"{message.DESCRIPTOR.name}.{field.name}" for message in MESSAGES for field in message.DESCRIPTOR.fields}
     covered = [
-        {*READER_EFFECTS, *EVALUATION_EFFECTS, *LABEL_MAP_EFFECTS, *TARGETS, *ELSEWHERE},
+        {*READER_EFFECTS, *EVALUATION_EFFECTS, *LABEL_MAP_EFFECTS, *TARGETS, *MASK_EFFECTS, *ELSEWHERE},
         set(tables.NO_EFFECT),
         set(tables.REFUSED),
     ]

@@ -16,11 +16,13 @@ import tf_keras
 from google.protobuf import text_format
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables
 from object_detection_fpn.config.checks import find_problems
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers, targets
 from object_detection_fpn.modeling.detector import mean_losses
+from object_detection_fpn.ops import pasting
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
     backbone_pb2,
@@ -448,6 +450,7 @@ EFFECTS = [
         "",
         CALIBRATE("temperature_scaling_calibration { scaler: 2 }"),
     ),
+    ("FasterRcnn.mask_pasting", "pasted", "number_of_stages: 3", "mask_pasting: ZERO_BORDER"),
     # images
     ("ImageResizer.identity_resizer", "image", "", RESIZER("identity_resizer { }")),
     *(
@@ -654,7 +657,15 @@ def training_image(config):
     return builder.build_resizer(config.image_resizer, is_training=True)(picture, seed=tf.constant([1, 2]))
 
 
+def pasted(config):
+    """A mask in an image."""
+    kind = model_config.mask_pasting(model_pb2.DetectionModel(faster_rcnn=config))
+    masks, boxes = np.linspace(0, 1, 9, dtype=np.float32).reshape(1, 3, 3), np.float32([[1, 1, 9, 9]])
+    return pasting.fill_image(pasting.paste_masks(masks, boxes, (10, 10), pasting=kind), (10, 10))
+
+
 OBSERVATIONS = {
+    "pasted": pasted,
     "variables": lambda config: [(v.shape.as_list(), v.trainable) for v in build(config).variables],
     "values": lambda config: build(config).variables,
     "layers": norms,

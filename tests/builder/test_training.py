@@ -120,6 +120,10 @@ def test_metrics_are_cocos_and_fresh_each_time(text):
         ("open_images_V2_detection_metrics", "OpenImagesV2_Precision/mAP@0.5IOU"),
         ("oid_challenge_detection_metrics", "OpenImagesDetectionChallenge_Precision/mAP@0.5IOU"),
         ("oid_challenge_object_detection_metrics", "OpenImagesDetectionChallenge_Precision/mAP@0.5IOU"),
+        ("coco_mask_metrics", "DetectionMasks_Precision/mAP"),
+        ("lvis_mask_metrics", "DetectionMasks_AP"),
+        ("pascal_voc_instance_segmentation_metrics", "PascalMasks_Precision/mAP@0.5IOU"),
+        ("weighted_pascal_voc_instance_segmentation_metrics", "WeightedPascalMasks_Precision/mAP@0.5IOU"),
     ],
 )
 def test_every_set_of_metrics_gives_its_numbers(make_image, name, main_result):
@@ -128,3 +132,4 @@ def test_every_set_of_metrics_gives_its_numbers(make_image, name, main_result):
     assert metric.main_result == main_result
     metric.update(*make_image([[0, 0, 10, 10]], [[0, 0, 10, 10]]))
     assert main_result in metric.result()
+    assert metric.needs_masks == (name in tables.MASK_METRICS_SETS)

@@ -235,6 +235,15 @@ def test_evaluating_exporting_and_predicting_leave_their_files(
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
 
 
+def test_masks_of_a_model_without_any_are_not_pasted(tmp_path, capfd):
+    arguments = ["--config", RECIPE, "--checkpoint", "x", "--output_dir", str(tmp_path), "--paste_masks"]
+    assert cli.main(["export", *arguments]) == 2
+    assert capfd.readouterr().err == (
+        "error: pipeline config: model.faster_rcnn.number_of_stages = 2 predicts no masks, which were to be pasted. "
+        "Allowed: 3 with paste_masks.\n"
+    )
+
+
 def test_predict_needs_a_model(tmp_path, capfd):
     assert cli.main(["predict", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "--saved_model" in capfd.readouterr().err

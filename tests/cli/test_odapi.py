@@ -82,9 +82,15 @@ def test_a_required_flag_with_a_typo_is_named_both_ways(scripts, capfd):
             ["--trained_checkpoint_dir=x", "--output_directory="],
             "error: --output_directory is empty.",
         ),
+        (
+            "exporter_main_v2",
+            ["--trained_checkpoint_dir=x", "--output_directory=FOLDER", "--paste_masks"],
+            "error: pipeline config: model.faster_rcnn.number_of_stages = 2 predicts no masks, which were to be pasted. "
+            "Allowed: 3 with paste_masks.",
+        ),
     ],
 )
-def test_a_path_that_cannot_be_used_ends_with_one_line(scripts, tmp_path, capfd, script, arguments, message):
+def test_a_path_or_flag_that_cannot_be_used_ends_with_one_line(scripts, tmp_path, capfd, script, arguments, message):
     (tmp_path / "file").touch()
     module = scripts(script)
     recipe = f"--pipeline_config_path={recipes.recipe_path(RECIPE)}"

@@ -58,6 +58,7 @@ def test_every_recipe_is_accepted(root_dir, refusals):
         [f"{CHANGES}.schedule=[{{ step: 0 }}, {{ step: 3 }}]"],
         ["eval_config.metrics_set=[]"],
         ["eval_config.metrics_set=open_images_V2_detection_metrics"],
+        ["train_input_reader.load_instance_masks=true", "train_input_reader.mask_type=PNG_MASKS"],
         [f"-{SUPPRESSION}"],  # its defaults, as in the Object Detection API
         ["eval_config.groundtruth_box_visualization_color=DarkOrange"],
         ["train_config.use_multiclass_scores=true", "train_input_reader.load_multiclass_scores=true"],
@@ -305,7 +306,12 @@ def test_config_is_accepted(config, changes, change, refusals):
         ),
         (
             ["eval_config.metrics_set=coco_mask_metrics"],
-            'metrics_set[0] = "coco_mask_metrics" measures masks, which are not supported yet. Allowed: coco_det',
+            'metrics_set[0] = "coco_mask_metrics" measures masks, which the model does not predict: '
+            f"{MODEL}.number_of_stages is not 3. Allowed: metrics of boxes, or {MODEL}.number_of_stages = 3.",
+        ),
+        (
+            ["eval_config.metrics_set=oid_challenge_segmentation_metrics"],
+            'metrics_set[0] = "oid_challenge_segmentation_metrics" measures the masks of Open Images, which is not',
         ),
         (
             ["eval_config.metrics_set=[oid_V2_detection_metrics, open_images_V2_detection_metrics]"],
@@ -341,8 +347,8 @@ def test_config_is_accepted(config, changes, change, refusals):
             "instead. Allowed: TF_EXAMPLE.",
         ),
         (
-            ["train_input_reader.load_instance_masks=true"],
-            "train_input_reader.load_instance_masks = true asks for masks, which are not supported yet.",
+            ["train_input_reader.mask_side=0"],
+            "train_input_reader.mask_side = 0 is out of range. Allowed: 1 to 1024.",
         ),
         (["train_input_reader.num_keypoints=17"], "train_input_reader.num_keypoints = 17 asks for keypoints"),
         (["train_input_reader.load_context_features=true"], "asks for Context R-CNN, which is not supported yet."),
@@ -398,3 +404,13 @@ def test_fields_without_effect_are_named_with_the_reason(config):
             "has no effect: groundtruth stays padded, and its padding is ignored"
         ),
     }
+
+
+def test_reading_masks_for_a_model_without_is_named(config, change):
+    before = {problem.field for problem in find_ineffective(config)}
+    change(config, "eval_input_reader[0].load_instance_masks=true")
+    (problem,) = [problem for problem in find_ineffective(config) if problem.field not in before]
+    assert problem.field == "eval_input_reader[0].load_instance_masks" and problem.value == "true"
+    assert problem.problem == "has no effect: the model predicts no masks"
+    change(config, f"{MODEL}.number_of_stages=3")
+    assert {problem.field for problem in find_ineffective(config)} == before

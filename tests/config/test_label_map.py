@@ -24,6 +24,13 @@ def test_items_come_in_order_of_id(write):
     assert label_map.name_to_id == {"cat": 1, "dog": 2}
 
 
+def test_frequencies_are_those_of_lvis(write):
+    frequencies = ["", "frequency: RARE", "frequency: COMMON", "frequency: FREQUENT"]
+    items = [f'item {{ id: {i} name: "{i}" {frequency} }}' for i, frequency in enumerate(frequencies, start=1)]
+    categories = load_label_map(write("\n".join(items))).categories
+    assert [category.get("frequency") for category in categories] == [None, "r", "c", "f"]
+
+
 def test_text_labels_may_be_display_names(write):
     path = write('item { id: 1 name: "/m/01yrx" display_name: "Cat" } item { id: 2 name: "/m/0bt9lr" }')
     assert load_label_map(path, use_display_name=True).name_to_id == {"Cat": 1, "/m/0bt9lr": 2}

@@ -38,9 +38,14 @@ IMPORTED = re.compile("detectron2|torchvision")  # tests/interop has them take a
 
 
 def one_recipe_a_model() -> list[Path]:
-    """One recipe of those that differ in nothing but image size and depth; `test_resnet_v1.py` has all depths."""
-    shallow = (path for path in reversed(RECIPES) if not DEEPER.search(path.stem) and not IMPORTED.search(path.stem))
-    return list({re.sub(r"\d+x\d+", "", path.stem.removesuffix("_tpu-8")): path for path in shallow}.values())
+    """One recipe of those that differ in image size, depth and masks alone, with masks; `test_resnet_v1.py` has all depths."""
+    shallow = [path for path in RECIPES if not DEEPER.search(path.stem) and not IMPORTED.search(path.stem)]
+    return list(
+        {
+            re.sub(r"\d+x\d+", "", path.stem.removesuffix("_tpu-8").partition("_rcnn_")[2]): path
+            for path in sorted(shallow, reverse=True, key=lambda path: (not path.stem.startswith("mask_rcnn"), path))
+        }.values()
+    )
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if DEEPER.search(p.stem)], ids=lambda path: path.stem)
@@ -55,6 +60,34 @@ def test_a_deeper_recipe_is_that_of_resnet_50_with_another_backbone(path):
             weights = weights.replace(deeper, shallower)
         ours.train_config.fine_tune_checkpoint = weights
     assert ours == config.load_config(str(path.with_name(DEEPER.sub("resnet50", path.name))))
+
+
+def without_masks(recipe) -> None:
+    """Takes from a recipe what its masks need."""
+    model = recipe.model.faster_rcnn
+    head = model.second_stage_box_predictor.mask_rcnn_box_predictor
+    assert (model.number_of_stages, head.predict_instance_masks) == (3, True)
+    for field, _ in (*model.ListFields(), *head.ListFields()):
+        message = head if field.containing_type is head.DESCRIPTOR else model
+        if "mask" in field.name or field.name in ("number_of_stages", "conv_hyperparams"):
+            message.ClearField(field.name)
+    for reader in (recipe.train_input_reader, *recipe.eval_input_reader):
+        assert reader.load_instance_masks
+        reader.ClearField("load_instance_masks")
+        reader.ClearField("mask_type")
+    assert list(recipe.eval_config.metrics_set) == ["coco_detection_metrics", "coco_mask_metrics"]
+    del recipe.eval_config.metrics_set[1:]
+
+
+# The recipe of drawn shapes has one more level than its sibling.
+WITH_MASKS = [path for path in RECIPES if path.stem.startswith("mask_rcnn") and "shapes" not in path.stem]
+
+
+@pytest.mark.parametrize("path", WITH_MASKS, ids=lambda path: path.stem)
+def test_a_recipe_with_masks_is_that_of_boxes_with_a_mask_head(path):
+    ours = config.load_config(str(path))
+    without_masks(ours)
+    assert ours == config.load_config(str(path.with_name(path.name.replace("mask_rcnn", "faster_rcnn"))))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -80,7 +113,7 @@ def test_recipe_takes_a_train_step(path):
         num_boxes=tf.constant([1]),
         weights=tf.ones([1, 1]),
         is_crowd=tf.zeros([1, 1], tf.bool),
-        masks=tf.fill([1, 1, 112, 112], tf.constant(255, tf.uint8)),  # which only models with masks read
+        masks=tf.fill([1, 1, 28, 28], tf.constant(255, tf.uint8)),
         mask_frames=tf.constant([[[8.0, 8.0, 40.0, 48.0]]]),
     )
     images = tf.random.uniform([1, 64, 64, 3], 0, 255, seed=1)
@@ -91,6 +124,6 @@ def test_recipe_takes_a_train_step(path):
         total = tf.add_n(list(losses.values()))
     gradients = tape.gradient(total, model.trainable_variables)
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-    assert len(losses) == 5 + (message.model.faster_rcnn.number_of_stages == 3)
+    assert len(losses) == 5 + path.stem.startswith("mask_rcnn")
     assert all(np.isfinite(value.numpy()) for value in losses.values())
     assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)

@@ -256,6 +256,8 @@ WITH_NAMES = {"names": True}
         ({}, {}, [True, True, True]),
         ({}, {"map_empty_labeled_classes_to_ones": False}, [False, False, False]),
         ({"image/class/text": [b"bird"]}, WITH_NAMES, [True, True, True]),
+        ({"image/neg_category_ids": [2, 9]}, {}, [False, True, False]),
+        ({"image/neg_category_ids": [2], "image/class/label": [1]}, {}, [True, True, False]),
     ],
 )
 def test_labels_of_the_image_say_what_was_looked_for(make_record, more, settings, expected):
@@ -264,6 +266,13 @@ def test_labels_of_the_image_say_what_was_looked_for(make_record, more, settings
     example = decode(make_record(more=more), load_labeled_classes=True, **settings).example
     assert example.labeled_classes.numpy().tolist() == expected
     assert decode(make_record(more=more)).example.labeled_classes is None
+
+
+def test_classes_of_which_not_all_objects_are_marked_are_read(make_record):
+    record = make_record(more={"image/not_exhaustive_category_ids": [3, 7]})
+    example = decode(record, load_labeled_classes=True).example
+    assert example.not_exhaustive_classes.numpy().tolist() == [False, False, True]
+    assert decode(record).example.not_exhaustive_classes is None
 
 
 # Cats (1) and dogs (2) are animals (3).

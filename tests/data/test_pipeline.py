@@ -366,8 +366,9 @@ def test_objects_of_one_box_are_merged_after_augmentation(write_records, make_re
 @pytest.mark.parametrize("resizer", [STATIC, DYNAMIC])
 @pytest.mark.no_cover
 def test_labeled_classes_reach_the_batch(write_records, make_record, resizer):
-    path = write_records([make_record(more={"image/class/label": [2]})])
+    path = write_records([make_record(more={"image/class/label": [2], "image/not_exhaustive_category_ids": [1]})])
     (batch,) = make(path, batch_size=2, resizer=resizer, load_labeled_classes=True)
+    assert batch.not_exhaustive_classes.numpy().tolist() == [[True, False, False], [False, False, False]]
     assert batch.labeled_classes.numpy().tolist() == [[False, True, False], [False, False, False]]
     (batch,) = make(path, batch_size=2, resizer=resizer)
     assert batch.labeled_classes is None

@@ -13,6 +13,7 @@ from object_detection_fpn.evaluation.average_precision import (
     AveragePrecision,
     Outcomes,
     average_precision,
+    box_overlaps,
     match_detections,
 )
 from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
@@ -45,24 +46,24 @@ MATCHES = {
 def test_match_worked_by_hand(case):
     gt_boxes, marks, boxes, expected = MATCHES[case]
     scores = 0.9 - 0.1 * np.arange(len(boxes))
+    is_group_of = np.array([mark == "g" for mark in marks], bool)
     outcomes = match_detections(
-        np.reshape(boxes, (-1, 4)).astype(float),
+        box_overlaps(*(np.reshape(b, (-1, 4)).astype(float) for b in (boxes, gt_boxes)), is_group_of),
         scores,
-        np.reshape(gt_boxes, (-1, 4)).astype(float),
         is_difficult=np.array([mark == "d" for mark in marks], bool),
-        is_group_of=np.array([mark == "g" for mark in marks], bool),
+        is_group_of=is_group_of,
     )
     values = dict(zip(outcomes.scores.tolist(), outcomes.true_positives.tolist(), strict=True))
     assert "".join({1.0: "t", 0.0: "f", None: "-"}[values.get(score)] for score in scores.tolist()) == expected
 
 
 def test_a_group_of_weight_counts_once_by_its_best_detection():
+    is_group_of = np.array([True])
     outcomes = match_detections(
-        np.array([IN_GROUP, ALSO_IN_GROUP], float),
+        box_overlaps(np.array([IN_GROUP, ALSO_IN_GROUP], float), np.array([GROUP], float), is_group_of),
         np.array([0.5, 0.7]),
-        np.array([GROUP], float),
         is_difficult=np.array([False]),
-        is_group_of=np.array([True]),
+        is_group_of=is_group_of,
         group_of_weight=0.25,
     )
     assert outcomes.scores.tolist() == [0.7] and outcomes.true_positives.tolist() == [0.25]

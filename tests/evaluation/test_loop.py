@@ -14,10 +14,11 @@ import tf_keras
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from object_detection_fpn import records
-from object_detection_fpn.evaluation.coco import CocoBoxMetrics
+from object_detection_fpn.evaluation import images
+from object_detection_fpn.evaluation.coco import CocoBoxMetrics, CocoMaskMetrics
 from object_detection_fpn.evaluation.loop import evaluate, make_eval_step
 from object_detection_fpn.evaluation.metric import EvaluationError
-from object_detection_fpn.evaluation.pascal import PascalBoxMetrics
+from object_detection_fpn.evaluation.pascal import PascalBoxMetrics, PascalMaskMetrics
 from object_detection_fpn.evaluation.pictures import PictureSettings
 
 CATEGORIES = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
@@ -318,3 +319,103 @@ def test_an_error_of_the_input_is_raised():
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match="broken"):
         run(broken)
+
+
+class MaskModel(FixedModel):
+    """Detects FOUND in every image, and in it the left half."""
+
+    def postprocess(self, predictions, inputs):
+        masks = tf.reshape(tf.cast(tf.range(8) < 4, tf.float32), [1, 1, 1, 8]) * tf.ones([1, 2, 8, 1])
+        num_images = tf.shape(inputs.true_shapes)[0]
+        return super().postprocess(predictions, inputs)._replace(masks=tf.tile(masks, [num_images, 1, 1, 1]))
+
+    def loss(self, predictions, groundtruth):
+        assert groundtruth.masks is not None  # the loss of masks needs them
+        return super().loss(predictions, groundtruth)
+
+
+def with_masks(dataset, *masks):
+    """Stored masks, [120, 160] bool, of the first objects of every image; the others have none."""
+    pngs = [tf.io.encode_png(tf.constant(mask[..., None], tf.uint8)).numpy() for mask in masks]
+    pngs += [b""] * (3 - len(pngs))
+
+    def add(batch):
+        encoded = tf.tile(tf.constant([pngs]), [tf.shape(batch.original_shapes)[0], 1])
+        kept = tf.zeros([tf.shape(encoded)[0], 3, 4, 4], tf.uint8)
+        return batch._replace(encoded_masks=encoded, groundtruth=batch.groundtruth._replace(masks=kept))
+
+    return dataset.map(add)
+
+
+def left_half(columns=80):
+    """The left half of FOUND in the stored image, or so many of its columns."""
+    mask = np.zeros((120, 160), bool)
+    mask[30:90, 40 : 40 + columns // 2] = True
+    return mask
+
+
+MASK_AP = "DetectionMasks_Precision/mAP"
+
+
+def test_boxes_and_masks_are_measured_in_one_evaluation():
+    metrics = [CocoBoxMetrics(CATEGORIES), CocoMaskMetrics(CATEGORIES), PascalMaskMetrics(CATEGORIES)]
+    with mock.patch.object(images, "encode_detections", wraps=images.encode_detections) as paste:
+        dataset = with_masks(make_batches([10, 20, 60, 0], num_padding=1), left_half(columns=62))
+        results = run(dataset, model=MaskModel(), metrics=metrics, mask_pasting="PIXEL_CENTERS")
+    assert results[AP] == pytest.approx(1)
+    assert results[MASK_AP] == pytest.approx(0.6)  # IoU 31 / 40 meets 6 of 10 thresholds
+    assert results["PascalMasks_Precision/mAP@0.5IOU"] == 1
+    assert results["DetectionMasks_Precision/mAP (medium)"] == pytest.approx(0.6)
+    assert paste.call_count == 3  # once an image, whatever the number of metrics
+
+
+def test_the_way_of_pasting_is_the_models():
+    # Of 8 columns 3.5 cells are above a half where corners are aligned, and 4 of 8 elsewhere.
+    dataset = with_masks(make_batches([10]), left_half())
+    values = {
+        pasting: run(dataset, model=MaskModel(), metrics=[CocoMaskMetrics(CATEGORIES)], mask_pasting=pasting)[MASK_AP]
+        for pasting in ("PIXEL_CENTERS", "CORNERS_ALIGNED")
+    }
+    assert values["PIXEL_CENTERS"] == pytest.approx(1)
+    assert 0 < values["CORNERS_ALIGNED"] <= 1
+
+
+def test_two_replicas_measure_the_masks_of_one(two_cpus):
+    dataset = with_masks(make_batches([10, 20, 60, 1000], num_padding=1, batch_size=4), left_half(columns=62))
+    with two_cpus.scope():
+        model = MaskModel()
+    metrics = [[CocoMaskMetrics(CATEGORIES)] for _ in range(2)]
+    of_two = run(dataset, model=model, strategy=two_cpus, metrics=metrics[0])
+    assert of_two == pytest.approx(run(dataset, model=MaskModel(), metrics=metrics[1]))
+
+
+def test_masks_are_not_pasted_for_boxes_alone():
+    with mock.patch.object(images, "encode_detections", side_effect=AssertionError):
+        run(with_masks(make_batches([10]), left_half()), model=MaskModel())
+
+
+def test_objects_without_a_mask_are_counted(caplog):
+    dataset = with_masks(make_batches([10, 20], num_boxes=[2, 1]), left_half())
+    results = run(dataset, model=MaskModel(), metrics=[CocoMaskMetrics(CATEGORIES)], mask_pasting="PIXEL_CENTERS")
+    assert results[MASK_AP] == pytest.approx(1)
+    assert "1 groundtruth objects have no mask" in caplog.text
+
+
+def test_metrics_of_masks_without_masks_are_refused():
+    metrics = [CocoMaskMetrics(CATEGORIES)]
+    with pytest.raises(EvaluationError, match=r"the model gives no masks\. Does it have number_of_stages: 3"):
+        run(with_masks(make_batches([10]), left_half()), metrics=metrics)
+    with pytest.raises(EvaluationError, match=r"the dataset has no masks\. Does .* load_instance_masks: true"):
+        run(make_batches([10]), metrics=metrics)
+
+
+def test_pictures_show_masks(tmp_path):
+    options = {"output_dir": str(tmp_path), "pictures": PictureSettings(num_images=1, show_labels=False)}
+    run(with_masks(make_batches([10]), left_half()), model=MaskModel(), **options)
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    png = tf.make_ndarray(events.Tensors("eval_side_by_side_0_0")[0].tensor_proto)[2]
+    picture = tf.io.decode_png(png).numpy()
+    detections, groundtruth = picture[-360:, :480], picture[-360:, 488:]
+    for panel in (detections, groundtruth):
+        assert (panel[180, 180] != 10).any()  # the left half of FOUND
+        assert (panel[180, 300] == 10).all()  # the right half

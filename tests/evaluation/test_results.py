@@ -42,3 +42,29 @@ def test_each_metric_has_a_table_of_its_classes():
 
 def test_a_loss_that_diverged_is_shown_as_such():
     assert "nan" in show({"Loss/total_loss": float("nan")})
+
+
+def test_sets_of_metrics_that_share_names_stand_beside_each_other():
+    printed = show(
+        {
+            "DetectionBoxes_Precision/mAP": 0.5,
+            "DetectionBoxes_Recall/AR@1": 0.25,
+            "DetectionMasks_Precision/mAP": 0.375,
+            "DetectionMasks_Recall/AR@1": -1.0,
+            "PascalBoxes_Precision/mAP@0.5IOU": 0.125,
+            "DetectionBoxes_PerformanceByCategory/mAP/circle": 0.5,
+            "DetectionMasks_PerformanceByCategory/mAP/circle": 0.375,
+            "Loss/total_loss": 1.5,
+        }
+    )
+    lines = printed.splitlines()
+    assert any(line.split() == ["┃", "metric", "┃", "DetectionBoxes", "┃", "DetectionMasks", "┃"] for line in lines)
+    assert any(line.split() == ["│", "Precision/mAP", "│", "0.5000", "│", "0.3750", "│"] for line in lines)
+    assert any("Recall/AR@1" in line and "0.2500" in line and "no groundtruth" in line for line in lines)
+    for name, value in (("PascalBoxes_Precision/mAP@0.5IOU", "0.1250"), ("Loss/total_loss", "1.5000")):
+        assert any(name in line and value in line for line in lines)
+    assert printed.count("AP of each class") == 2
+
+
+def test_one_set_alone_has_its_full_names():
+    assert "DetectionBoxes_Precision/mAP@.50IOU" in show(RESULTS)

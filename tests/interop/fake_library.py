@@ -51,14 +51,17 @@ class FakeLibrary(Torchvision):
 
     of_detectors = ("fake.box_head",)
     of_classifiers = ("fake.feature_extractor",)
+    of_masks = ("fake.mask_head.",)
 
-    def weights_by_path(self, tensors, model, source):
+    def weights_by_path(self, tensors, model, source, *, needs_masks=True):
+        if model.mask_head is None:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(self.of_masks)}
         return weights_by_path(tensors, model, source)
 
     def backbone_weights_by_path(self, tensors, model, source):
         return weights_by_path(tensors, model, source, part="feature_extractor/backbone/")
 
-    def entries(self, model, source):
+    def entries(self, model, source, *, with_masks=True):
         head = model.box_head
         return [
             state_dict.Entry("fake.box_head.class_predictor", head.class_predictor),

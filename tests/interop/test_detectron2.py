@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import pytorch_reference as reference
 
+from object_detection_fpn.interop import libraries
 from object_detection_fpn.interop.detectron2 import Detectron2
+from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.interop.torchvision import Torchvision
+from object_detection_fpn.modeling import layers
+from object_detection_fpn.modeling.heads import mask, transfer
 from object_detection_fpn.training.weights import variables_by_path
 
 pytestmark = pytest.mark.no_cover  # measuring it would take a third of the time
 
 LIBRARY = Detectron2()
-R50 = reference.Case("detectron2/faster_rcnn_R_50_FPN_3x", "resnet50_v1_fpn_detectron2_3x")
-R101 = reference.Case("detectron2/faster_rcnn_R_101_FPN_3x", "resnet101_v1_fpn_detectron2_3x")
+R50 = reference.Case("detectron2/mask_rcnn_R_50_FPN_3x", "mask_rcnn_resnet50_v1_fpn_detectron2_3x")
+R101 = reference.Case("detectron2/faster_rcnn_R_101_FPN_3x", "faster_rcnn_resnet101_v1_fpn_detectron2_3x")
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,10 @@ def training(r50) -> reference.TrainingAgreement:
 @pytest.mark.parametrize("check", reference.CHECKS, ids=reference.name_of)
 def test_detector_computes_what_detectron2_does(r50, check):
     check(r50)
+
+
+def test_masks_of_detections_are_those_of_detectron2(r50):
+    r50.check_detected_masks()
 
 
 def test_resnet_101_agrees():
@@ -81,7 +89,6 @@ def test_missing_and_additional_tensors_are_named(r50):
     ("name", "kind"),
     [
         ("sem_seg_head.p2.0.weight", "a panoptic or semantic FPN: neither is supported yet"),
-        ("roi_heads.mask_head.predictor.weight", "a Mask R-CNN: masks are not supported yet"),
         ("head.cls_subnet.0.weight", "a RetinaNet: detectors of one stage are not supported yet"),
         ("roi_heads.res5.0.conv1.weight", "without feature pyramid (C4)"),
         ("backbone.body.conv1.weight", "of torchvision: use --from torchvision"),
@@ -90,6 +97,67 @@ def test_missing_and_additional_tensors_are_named(r50):
 )
 def test_other_models_are_refused_in_words(r50, name, kind):
     assert kind in refusal({name: np.zeros([1])}, r50.model)
+
+
+def boxes_of(tensors):
+    """The tensors of a Faster R-CNN."""
+    return {name: tensor for name, tensor in tensors.items() if "mask_head" not in name}
+
+
+def test_a_config_of_boxes_takes_all_but_the_mask_head(r50):
+    assert LIBRARY.unused_part(r50.tensors, r50.detector) == "mask head"
+    assert LIBRARY.unused_part(r50.tensors, r50.model) == LIBRARY.unused_part(boxes_of(r50.tensors), r50.model) == ""
+    ours = LIBRARY.weights_by_path(r50.tensors, r50.detector, "weights.pkl")
+    assert ours.keys() == variables_by_path(r50.detector).keys()
+    found = libraries.find_weights(StateDict(r50.tensors, "model", ""), r50.detector, "weights.pkl")
+    assert (found.weights.keys(), found.unused_part) == (ours.keys(), "mask head")
+
+
+def test_weights_of_boxes_leave_the_mask_head_to_training(r50):
+    tensors = boxes_of(r50.tensors)
+    assert refusal(tensors, r50.model) == (
+        "weights.pth: no masks in this file, whose names would begin with roi_heads.mask_head., but the model has "
+        "number_of_stages: 3. Allowed: 2, or to name the file as train_config.fine_tune_checkpoint and train the mask head."
+    )
+    found = libraries.find_weights(StateDict(tensors, "model", ""), r50.model, "weights.pkl")
+    assert found.weights.keys() == variables_by_path(r50.detector).keys()
+
+
+def test_masks_of_other_classes_have_columns_of_their_own(r50):
+    tensors = dict(r50.tensors)
+    name = "roi_heads.mask_head.predictor."
+    tensors[f"{name}weight"], tensors[f"{name}bias"] = np.ones([80, 256, 1, 1]), np.arange(80.0)
+    assert f"{name}weight [80, 256, 1, 1], needed [5, 256, 1, 1]" in refusal(tensors, r50.model)
+    weights = libraries.find_weights(StateDict(tensors, "model", ""), r50.model, "weights.pkl").weights
+    assert weights["mask_head/predictor/kernel"].shape == (1, 1, 256, 80)
+    np.testing.assert_array_equal(weights["mask_head/predictor/bias"], np.arange(80))
+
+
+def test_a_mask_head_of_another_form_is_refused(r50):
+    head = mask.MaskHead(
+        in_size=14, in_filters=256, num_masks=5, size=(33, 33), upsampling="resize", spec=layers.LayerSpec()
+    )
+    model = reference.with_mask_head(r50.model, head)
+    assert "This one has mask_upsampling: TRANSPOSED_CONVOLUTION. Use its recipe." in refusal(r50.tensors, model)
+    LIBRARY.weights_by_path(boxes_of(r50.tensors), model, "weights.pkl", needs_masks=False)
+
+
+def test_a_transferred_mask_predictor_is_left_to_training(r50):
+    spec = layers.LayerSpec()
+    head = mask.MaskHead(
+        in_size=14,
+        in_filters=256,
+        num_masks=5,
+        spec=spec,
+        transfer=transfer.WeightTransfer(in_units=5120, spec=spec),
+    )
+    model = reference.with_mask_head(r50.model, head)
+    assert "2 left over: roi_heads.mask_head.predictor.weight" in refusal(r50.tensors, model)
+    found = libraries.find_weights(StateDict(r50.tensors, "model", ""), model, "weights.pkl")
+    assert found.unused_part == "mask predictor"
+    assert {path for path in variables_by_path(model) if path not in found.weights} == {
+        f"mask_head/transfer/{layer}/{name}" for layer in ("fc1", "fc2") for name in ("kernel", "bias")
+    }
 
 
 def test_stride_and_pixels_of_torchvision_are_refused(r50):

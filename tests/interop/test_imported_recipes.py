@@ -11,12 +11,20 @@ from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
 from object_detection_fpn.protos import backbone_pb2, fpn_pb2, rpn_pb2
 
+# Those with masks have the same numbers, and a mask head more (tests/config/test_recipes.py).
 CASES = {
-    "resnet50_v1_fpn_torchvision": "torchvision/fasterrcnn_resnet50_fpn",
-    "resnet50_v1_fpn_torchvision_v2": "torchvision/fasterrcnn_resnet50_fpn_v2",
-    "resnet50_v1_fpn_detectron2_1x": "detectron2/faster_rcnn_R_50_FPN_3x",
-    "resnet50_v1_fpn_detectron2_3x": "detectron2/faster_rcnn_R_50_FPN_3x",
-    "resnet101_v1_fpn_detectron2_3x": "detectron2/faster_rcnn_R_101_FPN_3x",
+    "faster_rcnn_resnet50_v1_fpn_torchvision": "torchvision/maskrcnn_resnet50_fpn",
+    "faster_rcnn_resnet50_v1_fpn_torchvision_v2": "torchvision/maskrcnn_resnet50_fpn_v2",
+    "faster_rcnn_resnet50_v1_fpn_detectron2_1x": "detectron2/mask_rcnn_R_50_FPN_3x",
+    "faster_rcnn_resnet50_v1_fpn_detectron2_3x": "detectron2/mask_rcnn_R_50_FPN_3x",
+    "faster_rcnn_resnet101_v1_fpn_detectron2_3x": "detectron2/faster_rcnn_R_101_FPN_3x",
+}
+MASK_CASES = {
+    "mask_rcnn_resnet50_v1_fpn_torchvision": "torchvision/maskrcnn_resnet50_fpn",
+    "mask_rcnn_resnet50_v1_fpn_torchvision_v2": "torchvision/maskrcnn_resnet50_fpn_v2",
+    "mask_rcnn_resnet50_v1_fpn_detectron2_1x": "detectron2/mask_rcnn_R_50_FPN_3x",
+    "mask_rcnn_resnet50_v1_fpn_detectron2_3x": "detectron2/mask_rcnn_R_50_FPN_3x",
+    "mask_rcnn_resnet101_v1_fpn_detectron2_3x": "detectron2/mask_rcnn_R_50_FPN_3x",
 }
 
 
@@ -27,7 +35,7 @@ def case(request) -> reference.Case:
 
 @pytest.fixture
 def recipe(case):
-    return config.load_config(recipes.recipe_path(f"faster_rcnn_{case.recipe}_800x1333_coco17"))
+    return config.load_config(recipes.recipe_path(f"{case.recipe}_800x1333_coco17"))
 
 
 @pytest.fixture
@@ -129,6 +137,40 @@ def test_detections_are_selected_as_by_the_library(case, model):
     assert here.max_total_detections == here.max_detections_per_class == there["detections_per_image"]
     assert here.min_box_side == pytest.approx(there["min_size"])
     assert here.clip_before_suppression
+
+
+@pytest.mark.parametrize("name", MASK_CASES)
+def test_masks_are_those_of_the_library(name):
+    case = reference.Case(MASK_CASES[name], name)
+    model = config.load_config(recipes.recipe_path(f"{name}_800x1333_coco17")).model.faster_rcnn
+    there, pooling = case.settings["mask"], model.mask_roi_pooling
+    levels = (pooling.min_level, pooling.max_level)
+    assert [f"P{level}" for level in range(levels[0], levels[1] + 1)] == there["pool"]["maps"]
+    align = pooling.roi_align
+    for field in ("output_size", "sampling_ratio", "aligned"):
+        assert getattr(align, field) == there["pool"][field]
+    boxes = model.roi_pooling
+    assert (*levels, align.sampling_ratio, align.aligned, pooling.level_epsilon, pooling.side_epsilon) == (
+        *(boxes.min_level, boxes.max_level, boxes.roi_align.sampling_ratio, boxes.roi_align.aligned),
+        *(boxes.level_epsilon, boxes.side_epsilon),
+    )
+    head = model.second_stage_box_predictor.mask_rcnn_box_predictor
+    assert there["head"].startswith("four conv 3x3 256 ") and "transposed conv 2x2 stride 2 with bias" in there["head"]
+    assert (head.mask_prediction_num_conv_layers, head.mask_prediction_conv_depth) == (4, 256)
+    assert head.mask_upsampling == head.TRANSPOSED_CONVOLUTION
+    assert (head.mask_height, head.mask_width) == (28, 28)
+    assert head.conv_hyperparams.HasField("sync_batch_norm") == ("batch norm" in there["head"])
+    assert model.second_stage_mask_prediction_loss_weight == 1.0
+    ways = {
+        "the 28x28 mask gets a border of 1 zero": "ZERO_BORDER",
+        "in the given image, at each pixel centre": "PIXEL_CENTERS",
+    }
+    (way,) = (way for words, way in ways.items() if there["paste"].startswith(words))
+    assert model.MaskPasting.Name(model.mask_pasting) == way
+    # Soft and not aligned there, from half a cell on and aligned in Detectron2.
+    targets = model.mask_targets
+    assert targets.sampling_ratio == 0
+    assert targets.HasField("threshold") == targets.aligned != case.is_torchvision
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from interop import fake_library
 from interop import torch_writer as writer
 
 from object_detection_fpn.interop import libraries, resnets, sources
-from object_detection_fpn.interop.state_dict import Entry, box_rows
+from object_detection_fpn.interop.state_dict import Entry, box_rows, mask_rows
 from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.interop.torchvision import Torchvision
 from object_detection_fpn.modeling import layers
@@ -87,6 +87,14 @@ def test_a_detector_of_other_classes_gives_all_but_its_predictors(library, build
         sources.restore_model(path, model)
 
 
+def test_masks_that_a_model_lacks_are_named_as_left_out(library, build_small, save):
+    model = build_small()
+    tensors = fake_library.filled(model) | {"fake.mask_head.conv1.weight": np.zeros([1], np.float32)}
+    report, title = sources.restore_for_fine_tuning(save(tensors), model)
+    assert "(a detector of torchvision without its mask head, its part" in title
+    assert set(report.restored) == set(variables_by_path(model))
+
+
 def test_predictors_of_other_classes_have_our_order_of_columns():
     """By which fine-tuning finds the classes whose names agree."""
     layer = tf_keras.layers.Dense(1)
@@ -99,6 +107,9 @@ def test_predictors_of_other_classes_have_our_order_of_columns():
         num_rows = 4 * num_classes + 4
         rows = box_rows(num_classes, first=1)
         yield Entry("roi_heads.box_predictor.bbox_pred", layer, rows=rows, num_rows=num_rows), num_rows
+        name, num_rows = "roi_heads.mask_predictor.mask_fcn_logits", num_classes + 1
+        yield Entry(name, layer, rows=mask_rows(num_classes), num_rows=num_rows), num_rows
+        yield Entry("roi_heads.mask_head.predictor", layer), num_classes
 
     for (here, _), (there, num_rows) in zip(tables(3), tables(7), strict=True):
         found = libraries.with_rows(here, num_rows)

@@ -11,8 +11,8 @@ from object_detection_fpn.interop.torchvision import Torchvision
 pytestmark = pytest.mark.no_cover  # measuring it would take a third of the time
 
 LIBRARY = Torchvision()
-V1 = reference.Case("torchvision/fasterrcnn_resnet50_fpn", "resnet50_v1_fpn_torchvision")
-V2 = reference.Case("torchvision/fasterrcnn_resnet50_fpn_v2", "resnet50_v1_fpn_torchvision_v2")
+V1 = reference.Case("torchvision/maskrcnn_resnet50_fpn", "mask_rcnn_resnet50_v1_fpn_torchvision")
+V2 = reference.Case("torchvision/maskrcnn_resnet50_fpn_v2", "mask_rcnn_resnet50_v1_fpn_torchvision_v2")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,23 @@ def test_detector_computes_what_torchvision_does(agreement, check):
 @pytest.mark.parametrize("check", reference.TRAINING_CHECKS, ids=reference.name_of)
 def test_training_computes_what_torchvision_does(training, check):
     check(training)
+
+
+def test_masks_of_detections_are_those_of_torchvision(v1):
+    v1.check_detected_masks()
+
+
+@pytest.mark.parametrize("version, number", [("v1", 44_401_393), ("v2", 46_359_409)])
+def test_a_published_file_has_as_many_parameters_as_torchvision_says(request, version, number):
+    """Of 91 classes, background among them; frozen normalizations have none."""
+    model = request.getfixturevalue(version).model
+    found = 0
+    for entry in LIBRARY.entries(model, "weights.pth"):
+        is_norm = entry.layer.variables and not hasattr(entry.layer, "kernel")
+        for variable in entry.layer.trainable_weights if is_norm else entry.layer.variables:
+            found += np.prod(entry.shape_there(variable), dtype=int)
+    of_a_class = (1024 + 1) * (1 + 4) + 256 + 1
+    assert found + (91 - 5) * of_a_class == number
 
 
 def refusal(tensors, model) -> str:
@@ -84,6 +101,15 @@ def test_another_number_of_classes_is_refused(v1):
     assert "roi_heads.box_predictor.cls_score.weight [91, 1024], needed [5, 1024]" in refusal(tensors, v1.model)
 
 
+def test_weights_of_boxes_lack_the_masks_of_the_config(v1):
+    tensors = {name: tensor for name, tensor in v1.tensors.items() if "mask" not in name}
+    assert "begin with roi_heads.mask_head. or roi_heads.mask_predictor., but the model has number_of_stages: 3" in (
+        refusal(tensors, v1.model)
+    )
+    ours = LIBRARY.weights_by_path(tensors, v1.model, "weights.pth", needs_masks=False)
+    assert ours.keys() == LIBRARY.weights_by_path(v1.tensors, v1.detector, "weights.pth").keys()
+
+
 def test_v1_in_the_recipe_of_v2_is_refused(v1, v2):
     text = refusal(v1.tensors, v2.model)
     assert "missing: backbone.fpn.inner_blocks.0.1.weight" in text
@@ -93,7 +119,6 @@ def test_v1_in_the_recipe_of_v2_is_refused(v1, v2):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("roi_heads.mask_head.0.0.weight", "a Mask R-CNN: masks are not supported yet"),
         ("roi_heads.keypoint_predictor.kps_score_lowres.weight", "a Keypoint R-CNN: keypoints are not supported"),
         ("head.classification_head.cls_logits.weight", "a detector of one stage"),
         ("backbone.bottom_up.stem.conv1.weight", "of Detectron2: use --from detectron2"),

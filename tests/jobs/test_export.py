@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn import builder
+from object_detection_fpn.config.pipeline import ConfigError
 from object_detection_fpn.jobs import export as export_job
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs import train as train_job
@@ -37,6 +38,15 @@ def test_an_export_is_for_the_device_that_is_here_unless_said(
         export_job.export(message, checkpoint="", output_dir=str(tmp_path), device=device, jit_compile=jit_compile)
     execution = caught.value.args[0]["execution"]
     assert (execution.winograd, execution.static) == (winograd and not jit_compile, jit_compile)
+
+
+def test_masks_of_a_model_without_any_are_not_pasted(small_config, tmp_path):
+    with pytest.raises(
+        ConfigError,
+        match=r"^pipeline config: model\.faster_rcnn\.number_of_stages = 2 predicts no masks, which were to be pasted\. "
+        r"Allowed: 3 with paste_masks\.$",
+    ):
+        export_job.export(small_config, checkpoint="", output_dir=str(tmp_path), paste_masks=True)
 
 
 @pytest.mark.usefixtures("tiny_resnet18")

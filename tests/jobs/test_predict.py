@@ -8,9 +8,13 @@ import logging
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from google.protobuf import text_format
 from PIL import Image
 
-from object_detection_fpn.jobs.predict import Predictor, predict_files
+from object_detection_fpn import builder
+from object_detection_fpn.jobs import export as export_job
+from object_detection_fpn.jobs.predict import Predictor, make_predictor, predict_files
 
 CATEGORIES = [{"id": 2, "name": "square"}, {"id": 1, "name": "circle"}]
 
@@ -66,6 +70,95 @@ def test_detections_load_as_coco_results(predictor, tmp_path):
     coco.dataset = {"info": {}, "images": content["images"], "categories": content["categories"], "annotations": []}
     coco.createIndex()
     assert coco.loadRes(content["detections"]).anns[1]["area"] == 30 * 20
+
+
+def serve_masks(image):
+    """`serve`, whose detections are what lies left of the middle of their boxes."""
+    masks = np.broadcast_to(np.float32([0.9, 0.9, 0.1, 0.1]), (1, 3, 4, 4))
+    return serve(image) | {"detection_masks": masks}
+
+
+def test_masks_are_coco_results_and_drawn(tmp_path):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    coco = pytest.importorskip("pycocotools.coco").COCO()
+    path = write_image(tmp_path / "a.png", height=200, width=300)
+    predictor = Predictor(serve_masks, categories=CATEGORIES)
+    _, content = predict(predictor, [path], tmp_path / "out", min_score=0.3)
+    expected = np.zeros((2, 200, 300), bool)
+    expected[0, 50:150, 150:225] = expected[1, :100, :75] = True
+    masks = [coco_mask.decode(found["segmentation"]) for found in content["detections"]]
+    np.testing.assert_array_equal(masks, expected)
+    assert content["detections"][0]["segmentation"]["size"] == [200, 300]
+    coco.dataset = {"info": {}, "images": content["images"], "categories": content["categories"], "annotations": []}
+    coco.createIndex()
+    results = coco.loadRes(content["detections"])
+    np.testing.assert_array_equal(results.annToMask(results.anns[1]), expected[0])
+    drawn = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert (drawn[70:130, 160:215] != 102).any(axis=-1).all()  # inside of the mask of the square
+    assert (drawn[70:130, 240:290] == 102).all()  # inside of its box alone
+
+
+def test_masks_of_a_saved_model_that_pastes_are_taken_as_they_are(tmp_path):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    pixels = np.random.default_rng(0).integers(0, 2, (1, 3, 40, 60), dtype=np.uint8)
+    predictor = Predictor(lambda image: serve(image) | {"detection_masks": pixels}, categories=CATEGORIES)
+    path = write_image(tmp_path / "a.png")
+    _, content = predict(predictor, [path], tmp_path / "out", min_score=0.3, draw=False)
+    masks = [coco_mask.decode(found["segmentation"]) for found in content["detections"]]
+    np.testing.assert_array_equal(masks, pixels[0, :2])
+
+
+MASKS = """
+number_of_stages: 3
+mask_pasting: PIXEL_CENTERS
+second_stage_box_predictor { mask_rcnn_box_predictor {
+  predict_instance_masks: true
+  conv_hyperparams { batch_norm { scale: true } }
+  mask_prediction_conv_depth: 6
+  mask_upsampling: TRANSPOSED_CONVOLUTION
+  mask_height: 28
+  mask_width: 28
+} }
+"""
+
+
+@pytest.mark.no_cover
+@pytest.mark.usefixtures("tiny_resnet18")
+def test_a_checkpoint_and_what_is_exported_of_it_predict_the_same_masks(small_config, tmp_path):
+    """Exported within their boxes and pasted; images of two sizes, none of which is that of the resized images."""
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    config = type(small_config)()
+    config.CopyFrom(small_config)
+    text_format.Merge(MASKS, config.model.faster_rcnn)
+    model = builder.build_model(config.model)
+    rng = np.random.default_rng(0)
+    for variable in model.mask_head.variables:
+        if "kernel" in variable.name:  # as different as trained ones
+            variable.assign(rng.normal(0, 2 / np.sqrt(np.prod(variable.shape[:-1])), variable.shape))
+    checkpoint = tf.train.Checkpoint(model=model).save(str(tmp_path / "model" / "ckpt"))
+    images = []
+    for name, size in (("a.png", (50, 70, 3)), ("b.png", (90, 60, 3))):
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(tmp_path / name)
+        images.append(str(tmp_path / name))
+    found = {}
+    predictors = {"checkpoint": make_predictor(config, checkpoint=checkpoint)}
+    for name in ("within", "pasted"):
+        folder = str(tmp_path / name)
+        export_job.export(config, checkpoint=checkpoint, output_dir=folder, paste_masks=name == "pasted")
+        predictors[name] = Predictor.from_saved_model(folder)
+        outputs = tf.saved_model.load(folder + "/saved_model").signatures["serving_default"].structured_outputs
+        assert outputs["detection_masks"].dtype == (tf.uint8 if name == "pasted" else tf.float32)
+        assert outputs["detection_masks"].shape.as_list() == [None, 40] + [None if name == "pasted" else 28] * 2
+    for name, predictor in predictors.items():
+        _, content = predict(predictor, images, tmp_path / f"{name}_out", min_score=0.0)
+        found[name] = content["detections"]
+        assert len({detection["image_id"] for detection in found[name]}) == 2
+    masks = {name: [coco_mask.decode(each["segmentation"]) for each in rows] for name, rows in found.items()}
+    assert 0.001 < np.mean([mask.mean() for mask in masks["checkpoint"]]) < 0.9
+    assert found["pasted"] == found["within"]
+    # Batch normalizations are folded in what is exported, which rounds otherwise.
+    assert [each["category_id"] for each in found["pasted"]] == [each["category_id"] for each in found["checkpoint"]]
+    assert max(np.mean(a != b) for a, b in zip(masks["pasted"], masks["checkpoint"], strict=True)) <= 0.001
 
 
 def test_detections_below_the_score_are_left_out_but_not_their_image(predictor, tmp_path):

@@ -13,6 +13,7 @@ import tf_keras
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones import resnet_v1
+from object_detection_fpn.modeling.heads import mask
 from object_detection_fpn.records import Inputs
 from object_detection_fpn.serving.folding import Folding
 
@@ -139,6 +140,23 @@ def test_backbones_fold_whole(make):
         np.testing.assert_allclose(
             concrete()[level], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=str(level)
         )
+
+
+@pytest.mark.parametrize("upsampling, num_convs", [("transposed_convolution", 2), ("resize", 1), ("repeat", 2)])
+def test_the_mask_head_takes_its_normalizations_too(upsampling, num_convs):
+    head = mask.MaskHead(
+        in_size=4, in_filters=6, num_masks=3, size=(8, 8), num_convolutions=2, depth=8, upsampling=upsampling,
+        spec=SPECS["with scale"],
+    )  # fmt: skip
+    fill(head)
+    features = tf.constant(np.random.default_rng(0).normal(size=(1, 5, 4, 4, 6)), tf.float32)
+    classes = tf.constant([[0, 1, 2, 1, 0]])
+    expected = head(features, classes, training=False)
+    folding = Folding(head)
+    with folding:
+        folded = head(features, classes, training=False)
+    assert len(folding.variables) == 2 * num_convs
+    assert_close(folded, expected)
 
 
 def test_group_normalization_stays():

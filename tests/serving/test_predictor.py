@@ -10,6 +10,7 @@ from PIL import Image
 
 from object_detection_fpn import records
 from object_detection_fpn.data import resize
+from object_detection_fpn.ops.pasting import fill_image
 from object_detection_fpn.serving.images import read_image
 from object_detection_fpn.serving.predictor import Predictor
 from object_detection_fpn.serving.saved_model import INPUT_TYPES, export_saved_model
@@ -39,6 +40,14 @@ class MeanModel(tf_keras.layers.Layer):
         )
 
 
+class MaskModel(MeanModel):
+    """With masks: the left half of each box, more or less."""
+
+    def postprocess(self, predictions, inputs):
+        masks = tf.sigmoid(tf.linspace(4.0, -5.0, 6) + tf.zeros([tf.shape(predictions)[0], 3, 5, 6]))
+        return super().postprocess(predictions, inputs)._replace(masks=masks * [[[[1.0]], [[1.0]], [[0.0]]]])
+
+
 @pytest.fixture(scope="module")
 def predictor():
     return Predictor.from_model(model=MeanModel(), resizer=resize.identity())
@@ -55,8 +64,55 @@ def test_saved_models_of_every_input_type_predict_the_same(predictor, tmp_path, 
     for folder in (tmp_path, tmp_path / "saved_model"):
         found = Predictor.from_saved_model(str(folder)).predict(image)
         assert found.class_ids.tolist() == [2, 8]
-        for field, value in zip(found, expected, strict=True):
+        for field, value in zip(found[:3], expected[:3], strict=True):
             np.testing.assert_allclose(field, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["CORNERS_ALIGNED", "PIXEL_CENTERS", "ZERO_BORDER"])
+def test_saved_models_with_masks_of_both_forms_give_the_pixels_of_the_model(tmp_path, kind):
+    settings = {"model": MaskModel(), "resizer": resize.identity()}
+    image = np.random.default_rng(0).integers(0, 256, (31, 47, 3), dtype=np.uint8)
+    predictor = Predictor.from_model(**settings, mask_pasting=kind)
+    found = predictor.predict(image)
+    assert found.masks.shape == (2, 5, 6) and found.masks.dtype == np.float32
+    expected = fill_image(predictor.paste_masks(found, (31, 47)), (31, 47))
+    assert expected.any(axis=(1, 2)).all()
+    for paste_masks, shape in ((False, (2, 5, 6)), (True, (2, 31, 47))):
+        export_saved_model(
+            **settings, input_type="image_tensor", output_dir=str(tmp_path), pipeline_config_text="", mask_pasting=kind,
+            paste_masks=paste_masks,
+        )  # fmt: skip
+        served = Predictor.from_saved_model(str(tmp_path))
+        assert served.mask_pasting == kind
+        found = served.predict(image)
+        assert found.masks.shape == shape
+        np.testing.assert_array_equal(fill_image(served.paste_masks(found, (31, 47)), (31, 47)), expected)
+        best = found.select(found.scores > 0.8)
+        np.testing.assert_array_equal(fill_image(served.paste_masks(best, (31, 47)), (31, 47)), expected[:1])
+
+
+def test_masks_are_pasted_as_the_object_detection_api_does_where_nothing_else_is_said(tmp_path):
+    export_saved_model(
+        model=MaskModel(), resizer=resize.identity(), input_type="image_tensor", output_dir=str(tmp_path),
+        pipeline_config_text="",
+    )  # fmt: skip
+    assert Predictor.from_saved_model(str(tmp_path)).mask_pasting == "CORNERS_ALIGNED"
+
+
+def test_a_pasting_of_a_later_version_is_refused(tmp_path):
+    export_saved_model(
+        model=MaskModel(), resizer=resize.identity(), input_type="image_tensor", output_dir=str(tmp_path),
+        pipeline_config_text="", mask_pasting="SPLINES",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"mask_pasting = 'SPLINES' is unknown\. Allowed: CORNERS_ALIGNED, "):
+        Predictor.from_saved_model(str(tmp_path))
+
+
+def test_a_model_without_masks_has_none_to_paste(predictor):
+    found = predictor.predict(np.zeros((4, 4, 3), np.uint8))
+    assert found.masks is None and found.select(found.scores > 0.5).masks is None
+    with pytest.raises(ValueError, match="The model predicts no masks"):
+        predictor.paste_masks(found, (4, 4))
 
 
 def test_folder_without_saved_model_is_refused(tmp_path):

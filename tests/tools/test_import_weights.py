@@ -94,6 +94,14 @@ def test_the_folder_goes_into_every_command(run, file, tensors, shapes_data, unt
     )
 
 
+def test_a_mask_head_that_the_config_lacks_is_named(run, tensors, tmp_path, capfd):
+    file = tmp_path / "masks.pth"
+    masks = {"fake.mask_head.conv1.weight": np.zeros([1], np.float32)}
+    file.write_bytes(writer.zip_bytes(writer.state_dict(**tensors, **masks)))
+    assert run(file, tmp_path / "out") == 0
+    assert "masks.pth: its mask head is left out, as the config has number_of_stages: 2." in capfd.readouterr().err
+
+
 def test_an_earlier_import_is_replaced_only_when_asked_to(run, file, tmp_path, capfd):
     output = tmp_path / "imported"
     output.mkdir()

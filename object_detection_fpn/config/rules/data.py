@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config.problems import Problem, Rule, single
+from object_detection_fpn.config.tables import AUTOAUGMENT_POLICIES, POLICIES_WITHIN_BOXES
+from object_detection_fpn.config.text import listed
 from object_detection_fpn.protos import (
     input_reader_pb2,
     pipeline_pb2,
@@ -23,6 +26,38 @@ def _crop_comes_first(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -
     if reader.decode_and_crop and first != "random_crop_image":
         problem = f"needs random_crop_image as the first of train_config.data_augmentation_options, which is {first or 'empty'}"
         yield single(reader, "train_input_reader", "decode_and_crop", problem, "false, or that step in front")
+
+
+def _masks_are_read(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    if not model_config.has_masks(config.model):
+        return
+    readers = {f"eval_input_reader[{row}]": reader for row, reader in enumerate(config.eval_input_reader)}
+    if config.HasField("train_input_reader"):
+        readers = {"train_input_reader": config.train_input_reader, **readers}
+    stages = model_config.field_path(config.model, "number_of_stages")
+    for place, reader in readers.items():
+        if not reader.load_instance_masks:
+            problem = f"leaves out the masks that the model is to learn, or is measured by: {stages} = 3"
+            yield single(reader, place, "load_instance_masks", problem, f"true, or {stages}: 2")
+
+
+def _masks_follow_augmentations(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    """Refuses what moves pixels without their mask, and what makes an object without a mask one that needs it."""
+    if not model_config.has_masks(config.model):
+        return
+    classes = model_config.classes_with_masks(config.model)
+    for row, step in enumerate(config.train_config.data_augmentation_options):
+        kind = step.WhichOneof("preprocessing_step")
+        place, message = f"train_config.data_augmentation_options[{row}].{kind}", kind and getattr(step, kind)
+        if kind == "autoaugment_image" and message.policy_name in POLICIES_WITHIN_BOXES:
+            others = listed(name for name in AUTOAUGMENT_POLICIES if name not in POLICIES_WITHIN_BOXES)
+            problem = "moves the content of boxes without the masks of their objects"
+            yield single(message, place, "policy_name", problem, others)
+        elif kind == "remap_labels" and classes is not None and message.new_label in classes:
+            bare = [label for label in message.original_labels if label not in classes]
+            if bare:
+                problem = f"is one of classes_with_masks, original_labels = {bare[0]} is not"
+                yield single(message, place, "new_label", problem, "a class beside classes_with_masks")
 
 
 def _records_are_examples(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
@@ -59,6 +94,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "TrainEvalPipelineConfig": (
         _scores_are_loaded,
         _crop_comes_first,
+        _masks_are_read,
+        _masks_follow_augmentations,
     ),
     "InputReader": (
         _records_are_examples,

@@ -6,13 +6,25 @@ from collections.abc import Iterator
 
 from google.protobuf.message import Message
 
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables as fields
 from object_detection_fpn.config.problems import Problem, Rule, single
 from object_detection_fpn.config.text import listed, nearest, split_names
 from object_detection_fpn.drawing.boxes import is_color
 from object_detection_fpn.protos import (
     eval_pb2,
+    pipeline_pb2,
 )
+
+
+def _masks_can_be_measured(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    stages = f"{model_config.field_path(config.model)}.number_of_stages"
+    if model_config.has_masks(config.model):
+        return
+    for row, name in enumerate(config.eval_config.metrics_set):
+        if name in fields.MASK_METRICS_SETS:
+            problem = f"measures masks, which the model does not predict: {stages} is not 3"
+            yield Problem(f"eval_config.metrics_set[{row}]", problem, f"metrics of boxes, or {stages} = 3", f'"{name}"')
 
 
 def _metrics_are_known(message: Message, path: str) -> Iterator[Problem]:
@@ -44,6 +56,7 @@ def _color_is_known(message: eval_pb2.EvalConfig, path: str) -> Iterator[Problem
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
+    "TrainEvalPipelineConfig": (_masks_can_be_measured,),
     "EvalConfig": (
         _metrics_are_known,
         _super_categories_have_members,

@@ -1,9 +1,9 @@
 """Geometry: what a transformation is, and the one place that applies it to an image and to everything on it.
 
-A geometric augmentation draws a `Warp` from its seed; `applied` makes an augmentation of it. Pixels and boxes follow from
-the same record, so they cannot move apart.
+A geometric augmentation draws a `Warp` from its seed; `applied` makes an augmentation of it. Pixels, boxes and masks follow
+from the same record, so they cannot move apart.
 
-Shape letters: N objects, H W size, F channels.
+Shape letters: N objects, H W size, F channels, M mask side.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, ParamSpec, cast
 
 import tensorflow as tf
 
+from object_detection_fpn.data.augment import masks as mask_geometry
 from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.ops import boxes as box_ops
 
@@ -200,18 +201,21 @@ def move_objects(warp: Warp, objects: Objects, size: tf.Tensor) -> Objects:
 
     Args:
         warp: where to.
-        objects: N rows, boxes normalized to the image.
+        objects: N rows, boxes and frames of masks normalized to the image.
         size: [2] int32, height and width of the image before.
+
+    Returns:
+        Objects whose frames are never clipped. A matrix samples masks anew, a window or matrix empties what left the image.
     """
     if warp.size is not None:
         size = warp.size
-    for is_flipped, flip in (
-        (warp.is_mirrored, box_ops.flip_left_right),
-        (warp.is_flipped, box_ops.flip_up_down),
-        (warp.is_turned, _turn_boxes),
+    for is_flipped, flip, flip_masks in (
+        (warp.is_mirrored, box_ops.flip_left_right, functools.partial(tf.reverse, axis=[2])),
+        (warp.is_flipped, box_ops.flip_up_down, functools.partial(tf.reverse, axis=[1])),
+        (warp.is_turned, _turn_boxes, _turn_masks),
     ):
         if is_flipped is not None:
-            objects = objects._replace(boxes=tf.where(is_flipped, flip(objects.boxes), objects.boxes))
+            objects = _flip(objects, is_flipped, flip, flip_masks)
     if warp.is_turned is not None:
         size = tf.where(warp.is_turned, size[::-1], size)
     for axis, is_repeated in enumerate(warp.is_repeated or ()):
@@ -221,15 +225,34 @@ def move_objects(warp: Warp, objects: Objects, size: tf.Tensor) -> Objects:
         objects, size = _move_into(warp.window, objects, size), warp.window.size
     if warp.canvas is not None:
         # Pixels between the frames: whole numbers stay exact, so that no box ends beyond the border by rounding.
-        boxes = box_ops.denormalize(objects.boxes, size)
         shift = tf.cast(tf.concat([warp.canvas.offset] * 2, 0), tf.float32)
-        objects = objects._replace(boxes=box_ops.normalize(boxes + shift, warp.canvas.size))
+        old_size, new_size = size, warp.canvas.size
+        objects = objects.move_boxes(
+            lambda boxes: box_ops.normalize(box_ops.denormalize(boxes, old_size) + shift, new_size)
+        )
         size = warp.canvas.size
     if warp.matrix is not None:
-        objects = objects._replace(boxes=_transform_boxes(objects.boxes, warp.matrix, size))
+        objects = _transform(objects, warp.matrix, size)
         whole = make_window(tf.constant([0, 0]), size)
         objects = _move_into(whole, objects, size)
     return objects
+
+
+def _flip(
+    objects: Objects,
+    is_flipped: tf.Tensor,
+    flip: Callable[[tf.Tensor], tf.Tensor],
+    flip_masks: Callable[[tf.Tensor], tf.Tensor],
+) -> Objects:
+    objects = objects.move_boxes(lambda boxes: tf.where(is_flipped, flip(boxes), boxes))
+    if objects.masks is None:
+        return objects
+    return objects._replace(masks=_if(is_flipped, flip_masks, objects.masks))
+
+
+def _turn_masks(masks: tf.Tensor) -> tf.Tensor:
+    """Turns masks [N, M, M] as `tf.image.rot90` turns their image."""
+    return tf.reverse(tf.transpose(masks, [0, 2, 1]), axis=[1])
 
 
 def _turn_boxes(boxes: tf.Tensor) -> tf.Tensor:
@@ -245,7 +268,7 @@ def _repeat(objects: Objects, axis: int, is_repeated: tf.Tensor) -> Objects:
     twice = objects.select_rows(numbers % tf.maximum(num, 1))
     half = tf.where(is_repeated, tf.constant([[0.5, 1.0, 0.5, 1.0], [1.0, 0.5, 1.0, 0.5]][axis]), 1.0)
     is_copy = tf.cast(numbers >= num, tf.float32)[:, tf.newaxis]
-    return twice._replace(boxes=twice.boxes * half + is_copy * (1.0 - half))
+    return twice.move_boxes(lambda boxes: boxes * half + is_copy * (1.0 - half))
 
 
 def _move_into(window: Window, objects: Objects, size: tf.Tensor) -> Objects:
@@ -254,9 +277,21 @@ def _move_into(window: Window, objects: Objects, size: tf.Tensor) -> Objects:
     share = box_ops.pairwise_ioa(objects.boxes, frame[tf.newaxis])[:, 0]
     # A box that only touches the window goes even if the threshold is 0.
     objects = objects.select(((share > 0) & (share >= window.overlap_thresh)) | ~window.is_cut)
-    boxes = box_ops.change_frame(objects.boxes, frame)
-    boxes = tf.where(window.clip_boxes, tf.clip_by_value(boxes, 0.0, 1.0), boxes)
-    return objects._replace(boxes=tf.where(window.is_cut, boxes, objects.boxes))
+    moved = objects.move_boxes(lambda boxes: tf.where(window.is_cut, box_ops.change_frame(boxes, frame), boxes))
+    clips = window.is_cut & window.clip_boxes
+    moved = moved._replace(boxes=tf.where(clips, tf.clip_by_value(moved.boxes, 0.0, 1.0), moved.boxes))
+    if moved.masks is None or moved.mask_frames is None:
+        return moved
+    frames = moved.mask_frames
+    return moved._replace(masks=_if(window.is_cut, lambda masks: mask_geometry.cut_masks(masks, frames), moved.masks))
+
+
+def _transform(objects: Objects, matrix: tf.Tensor, size: tf.Tensor) -> Objects:
+    moved = objects.move_boxes(lambda boxes: _transform_boxes(boxes, matrix, size))
+    if objects.masks is None:
+        return moved
+    frames, new_frames = (box_ops.denormalize(each.mask_frames, size) for each in (objects, moved))
+    return moved._replace(masks=mask_geometry.transform_masks(objects.masks, frames, new_frames, matrix))
 
 
 def _transform_boxes(boxes: tf.Tensor, matrix: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -136,6 +136,7 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
     def spec(*shape: int, dtype: tf.DType = tf.float32) -> tf.TensorSpec:
         return tf.TensorSpec([batch_size, *shape], dtype)
 
+    has_masks, side = model_config.has_masks(config.model) and reader.load_instance_masks, reader.mask_side
     has_class_scores = reader.load_multiclass_scores and config.train_config.use_multiclass_scores
     return Batch(
         inputs=Inputs(
@@ -149,6 +150,8 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
             weights=spec(num_boxes),
             is_crowd=spec(num_boxes, dtype=tf.bool),
             class_scores=spec(num_boxes, model_config.num_classes(config.model) + 1) if has_class_scores else None,
+            masks=spec(num_boxes, side, side, dtype=tf.uint8) if has_masks else None,
+            mask_frames=spec(num_boxes, 4) if has_masks else None,
         ),
         original_shapes=spec(2, dtype=tf.int32),
     )

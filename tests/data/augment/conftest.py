@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from object_detection_fpn.data import masks
 from object_detection_fpn.data.example import Example, Objects
 
 
@@ -42,6 +43,46 @@ def draw_example() -> Callable[..., Example]:
         return Example(tf.cast(pixels, dtype), objects)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def draw_masked(draw_example) -> Callable[..., Example]:
+    """As `draw_example`, with masks: object i is what lies below the falling diagonal of box i."""
+
+    def draw(
+        boxes: Sequence[tuple[int, int, int, int]], height: int = 60, width: int = 80, *, side: int = 48
+    ) -> Example:
+        example = draw_example(boxes, height, width)
+        rows, columns = np.mgrid[:height, :width] + 0.5
+        is_below = np.zeros([height, width, 3], bool)
+        for i, (ymin, xmin, ymax, xmax) in enumerate(boxes):
+            is_below[..., i] = (rows - ymin) / (ymax - ymin) > (columns - xmin) / (xmax - xmin)
+        image = tf.where(is_below, example.image, 0)
+        frames = example.objects.boxes
+        sampled = [masks.sample_frame(image[..., i, tf.newaxis], frames[i], side) for i in range(len(boxes))]
+        stacked = tf.reshape(tf.constant(np.array(sampled, np.uint8)), [-1, side, side])
+        return Example(image, example.objects._replace(masks=stacked, mask_frames=frames))
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def paste() -> Callable[[Example, int], np.ndarray]:
+    """(example, row) -> [H, W] bool, the pixels of the image whose middle lies in the mask of an object."""
+
+    def paste(example: Example, row: int) -> np.ndarray:
+        values = np.pad(np.asarray(example.objects.masks[row], np.float32), 1)
+        frame = np.asarray(example.objects.mask_frames[row]).reshape(2, 2)
+        for axis, length in enumerate(example.image.shape[:2]):
+            begin, end = frame[:, axis] * length
+            side = values.shape[axis] - 2
+            place = np.clip((np.arange(length) + 0.5 - begin) / (end - begin) * side + 0.5, 0, side + 1)
+            low = np.minimum(place.astype(int), side)
+            share = np.expand_dims(place - low, 1 - axis)
+            values = np.take(values, low, axis) * (1 - share) + np.take(values, low + 1, axis) * share
+        return values > 127.5
+
+    return paste
 
 
 @pytest.fixture(scope="session")

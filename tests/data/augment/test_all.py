@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -171,6 +172,37 @@ def test_all_fields_of_an_object_stay_together(draw_example, find_box, name, dty
             expected = after.objects.boxes[row].numpy() * [height, width, height, width]
             if name not in SLANTED:
                 np.testing.assert_allclose(found, expected, atol=max(tolerance, 3))
+
+
+def grown(pixels: np.ndarray, reach: int) -> np.ndarray:
+    """[H, W] bool, with all that is this many pixels away."""
+    side = 2 * reach + 1
+    return np.lib.stride_tricks.sliding_window_view(np.pad(pixels, reach), (side, side)).any(axis=(2, 3))
+
+
+@pytest.mark.parametrize("name", [*MOVES, "self-concatenation"])
+def test_a_mask_moves_with_its_pixels_and_its_box(draw_masked, paste, pixel_boxes, name):
+    before = draw_masked([(5, 8, 45, 60), (30, 40, 55, 75)], HEIGHT, WIDTH, side=96)  # cells smaller than a pixel
+    augment, tolerance = MOVES[name] if name in MOVES else (LABELS[name], 0)
+    reach = 1 + math.ceil(tolerance)
+    seen = 0
+    for seed in ([1, 2], [3, 4], [5, 6], [7, 8]):
+        after = augment(before, seed=tf.constant(seed))
+        labels, boxes = after.objects.classes.numpy(), pixel_boxes(after)
+        for label in np.unique(labels):
+            found = np.asarray(after.image, np.float32)[..., label] > 128
+            pasted = np.zeros_like(found)
+            for row in np.flatnonzero(labels == label):
+                mask = paste(after, row)
+                begin, end = np.maximum(np.floor(boxes[row, :2]).astype(int), 0), np.ceil(boxes[row, 2:]).astype(int)
+                within = np.zeros_like(found)
+                within[begin[0] : end[0], begin[1] : end[1]] = True
+                assert not np.any(mask & ~grown(within, reach))
+                pasted |= mask
+            assert not np.any(pasted & ~grown(found, reach))
+            assert not np.any(found & ~grown(pasted, reach))
+            seen += np.any(pasted)
+    assert seen >= 3
 
 
 @pytest.fixture(scope="module")

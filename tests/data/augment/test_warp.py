@@ -120,6 +120,52 @@ def test_a_matrix_drops_objects_that_leave_the_image_and_fills_with_gray(draw_ex
     assert np.all(after.image[:, 10:] == warp.GRAY)
 
 
+def _emptied(mask, num_rows, num_columns):
+    mask[:num_rows], mask[:, :num_columns] = 0, 0
+    return mask
+
+
+@pytest.mark.parametrize(
+    "part, turn, frame",
+    [
+        (Warp(is_mirrored=TRUE), np.fliplr, (1, 11, 4, 18)),
+        (Warp(is_flipped=TRUE), np.flipud, (6, 2, 9, 9)),
+        (Warp(is_turned=TRUE), np.rot90, (11, 1, 18, 4)),
+        (Warp(is_mirrored=FALSE, is_flipped=FALSE, is_turned=FALSE), np.array, (1, 2, 4, 9)),
+        (Warp(window=window([2, 4], [5, 5])), lambda mask: _emptied(mask, 2, 1), (-1, -2, 2, 5)),
+        (Warp(window=window([0, 0], [10, 20], is_cut=False)), np.array, (1, 2, 4, 9)),
+        (Warp(canvas=Canvas(tf.constant([3, 1]), tf.constant([20, 40]), BLACK)), np.array, (4, 3, 7, 10)),
+        (Warp(tf.constant([20, 10]), NEAREST), np.array, (2, 1, 8, 4.5)),
+        (Warp(matrix=tf.constant([[1.0, 0, -3], [0, 1, -2], [0, 0, 1]])), np.array, (3, 5, 6, 12)),
+        (Warp(matrix=tf.constant([[-1.0, 0, 19], [0, 1, 0], [0, 0, 1]])), np.fliplr, (1, 11, 4, 18)),
+        (Warp(matrix=tf.constant([[0.0, -1, 9], [1, 0, 0], [0, 0, 1]])), np.rot90, None),
+    ],
+)
+def test_masks_turn_and_their_frames_move_without_being_clipped(draw_masked, part, turn, frame):
+    before = draw_masked([(1, 2, 4, 9)], 10, 20, side=6)
+    after = warp.apply(part, before)
+    np.testing.assert_array_equal(after.objects.masks[0], turn(before.objects.masks[0].numpy()))
+    if frame:
+        height, width = after.image.shape[:2]
+        np.testing.assert_allclose(after.objects.mask_frames * [height, width, height, width], [frame], atol=1e-4)
+
+
+def test_a_window_and_copies_keep_masks_with_their_objects(draw_masked):
+    before = draw_masked([(1, 2, 4, 9), (5, 5, 10, 10)], 10, 20, side=6)
+    cut = warp.apply(Warp(window=window([5, 4], [5, 8])), before).objects
+    assert cut.classes.numpy().tolist() == [1]
+    np.testing.assert_array_equal(cut.masks, before.objects.masks[1:])
+    twice = warp.apply(Warp(is_repeated=(TRUE, FALSE)), before).objects
+    np.testing.assert_array_equal(twice.masks, np.tile(before.objects.masks, [2, 1, 1]))
+    np.testing.assert_allclose(twice.mask_frames, twice.boxes, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", [Warp(is_turned=TRUE), Warp(matrix=tf.eye(3)), Warp(window=window([0, 0], [2, 2]))])
+def test_masks_of_images_without_objects_stay_none_of_their_shape(draw_masked, part):
+    objects = warp.apply(part, draw_masked([], 10, 20, side=6)).objects
+    assert objects.masks.shape == (0, 6, 6) and objects.mask_frames.shape == (0, 4)
+
+
 def test_what_else_an_example_holds_stays(draw_example):
     before = draw_example([BOX], 40, 80)._replace(labeled_classes=tf.constant([True, False]))
     assert warp.apply(Warp(is_turned=TRUE), before).labeled_classes is before.labeled_classes

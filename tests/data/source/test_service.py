@@ -22,6 +22,7 @@ from object_detection_fpn.config import recipes
 from object_detection_fpn.data import decoder, failures, preparing, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import geometry
+from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.source import service
 from object_detection_fpn.jobs import train as train_job
@@ -189,6 +190,27 @@ def test_a_record_that_does_not_decode_elsewhere_is_named_here(address, write_re
         list(make(path, address, name=f"bad{num_epochs}", num_epochs=num_epochs, shuffle=False).take(8))
     words = failures.error_message(caught.value)
     assert words.startswith(f"{path}, record 1 (source_id bad): image/encoded (7 bytes beginning with")
+
+
+@pytest.mark.no_cover
+def test_masks_are_read_elsewhere_and_bad_ones_named_here(address, write_records, make_record):
+    def record(height: int, source_id: str) -> bytes:
+        mask = tf.io.encode_png(np.ones([height, 30, 1], np.uint8)).numpy()
+        return make_record(more={"image/object/mask": [mask]}, source_id=source_id)
+
+    options = {"masks": MaskDecoding("png", side=6), "num_epochs": 1, "batch_size": 2, "max_num_boxes": 2}
+    good, bad = [record(20, "good")] * 4, record(21, "bad")
+    batches = list(make(write_records(good), address, name="masks", **options))
+    assert len(batches) == 2
+    for batch in batches:
+        assert batch.groundtruth.masks.dtype == tf.uint8 and batch.groundtruth.masks.shape == (2, 2, 6, 6)
+        assert np.all(batch.groundtruth.masks[:, 0] == 255) and batch.encoded_masks is None
+    path = write_records([*good, bad], name="bad.tfrecord")
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        list(make(path, address, name="bad masks", **options))
+    assert failures.error_message(caught.value) == (
+        f"{path}, record 4 (source_id bad): image/object/mask: mask 0 has height and width 21 30, image/encoded has 20 30."
+    )
 
 
 @pytest.mark.no_cover
