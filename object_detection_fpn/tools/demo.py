@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
     from object_detection_fpn.tools import shapes
 
     default_dir = "demo_masks_output" if arguments.masks else "demo_output"
-    output_dir = Path(check_folder("--output_dir", arguments.output_dir or default_dir))
+    output_dir = Path(
+        check_folder("--output_dir", default_dir if arguments.output_dir is None else arguments.output_dir)
+    )
     model_dir, export_dir = output_dir / "model", output_dir / "exported"
     say(f"Drawing circles, squares and triangles into {output_dir / 'data'} ...")
     data = shapes.write_dataset(str(output_dir / "data"), image_size=_IMAGE_SIZE, with_masks=arguments.masks)
