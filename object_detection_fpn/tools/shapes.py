@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
-from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from object_detection_fpn.ops import rle
 from object_detection_fpn.tools.convert import coco, records
 
 CLASS_NAMES = ("circle", "square", "triangle")
@@ -375,8 +375,8 @@ def _write_coco(image_dir: str, annotations_path: str, drawn_images: Iterable[Dr
                 "iscrowd": int(is_crowd),
             }
             if with_masks:
-                runs = coco_mask.encode(np.asfortranarray(drawn.masks[row], np.uint8))
-                annotation["segmentation"] = runs | {"counts": runs["counts"].decode()}
+                runs = rle.encode_mask(drawn.masks[row])
+                annotation["segmentation"] = {"size": runs["size"], "counts": runs["counts"].decode()}
             annotations.append(annotation)
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASS_NAMES)]
     with tf.io.gfile.GFile(annotations_path, "w") as file:
