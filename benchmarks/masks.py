@@ -66,6 +66,10 @@ BY_HEART = (
     f"{_MODEL}.first_stage_max_proposals=300",
     f"{_SUPPRESSION}.max_detections_per_class=100",
     f"{_SUPPRESSION}.max_total_detections=100",
+    # Few objects of each class: masks are learned from those of all, by normalized layers.
+    f"{_HEAD}.masks_are_class_agnostic=true",
+    f"{_HEAD}.conv_hyperparams.group_norm={{}}",
+    f"{_MODEL}.second_stage_mask_prediction_loss_weight=2.0",
     "train_config.data_augmentation_options=[]",
 )
 """Overrides of the recipe for `by_heart`."""
