@@ -137,7 +137,7 @@ def test_config_is_accepted(config, changes, change, refusals):
         ),
         ([f"{MODEL}.first_stage_anchor_generator={{}}"], "first_stage_anchor_generator is empty. Allowed: one of grid"),
         ([f"{MODEL}.num_classes=0"], f"{MODEL}.num_classes = 0 is out of range. Allowed: 1 or more."),
-        ([f"{MODEL}.number_of_stages=3"], f"{MODEL}.number_of_stages = 3 is out of range. Allowed: 1 to 2."),
+        ([f"{MODEL}.number_of_stages=4"], f"{MODEL}.number_of_stages = 4 is out of range. Allowed: 1 to 3."),
         (
             [f"{MODEL}.first_stage_nms_iou_threshold=1.5"],
             "first_stage_nms_iou_threshold = 1.5 is out of range. Allowed: 0 to 1.",
@@ -205,10 +205,6 @@ def test_config_is_accepted(config, changes, change, refusals):
         ),
         ([f"-{MODEL}.second_stage_box_predictor"], f"{MODEL}.second_stage_box_predictor is not set."),
         ([f"-{MODEL}.second_stage_post_processing"], f"{MODEL}.second_stage_post_processing is not set."),
-        (
-            [f"{HEAD}.predict_instance_masks=true"],
-            "predict_instance_masks = true asks for masks, which are not supported yet. Allowed: false.",
-        ),
         ([f"{HEAD}.predict_keypoints=true"], "predict_keypoints = true asks for keypoints, which are not supported."),
         ([f"{HEAD}.box_code_size=5"], f"{HEAD}.box_code_size = 5 is out of range. Allowed: 4."),
         (
@@ -404,13 +400,3 @@ def test_fields_without_effect_are_named_with_the_reason(config):
             "has no effect: groundtruth stays padded, and its padding is ignored"
         ),
     }
-
-
-def test_reading_masks_for_a_model_without_is_named(config, change):
-    before = {problem.field for problem in find_ineffective(config)}
-    change(config, "eval_input_reader[0].load_instance_masks=true")
-    (problem,) = [problem for problem in find_ineffective(config) if problem.field not in before]
-    assert problem.field == "eval_input_reader[0].load_instance_masks" and problem.value == "true"
-    assert problem.problem == "has no effect: the model predicts no masks"
-    change(config, f"{MODEL}.number_of_stages=3")
-    assert {problem.field for problem in find_ineffective(config)} == before

@@ -25,9 +25,8 @@ def transform_masks(masks: tf.Tensor, frames: tf.Tensor, new_frames: tf.Tensor, 
     """
     to_pixels, _ = _cells_and_pixels(new_frames, masks.shape)
     _, to_cells = _cells_and_pixels(frames, masks.shape)
-    matrices = tf.matmul(
-        tf.matmul(to_cells, matrix), to_pixels
-    )  # [N, 3, 3], from cells of the result to those of the mask
+    # From cells of the result to those of the mask, [N, 3, 3].
+    matrices = tf.matmul(tf.matmul(to_cells, matrix), to_pixels)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(masks, tf.float32)[..., tf.newaxis],
         transforms=tf.reshape(matrices, [-1, 9])[:, :8],
