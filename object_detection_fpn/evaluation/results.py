@@ -17,10 +17,8 @@ import tensorflow as tf
 
 from object_detection_fpn.evaluation.metric import EvaluationError
 
-_OF_CLASS = re.compile(r"(\w+_PerformanceByCategory/[^/]+/)(.+)")  # the name of a class's metric
-_OF_SET = re.compile(
-    r"([A-Za-z0-9]+)_(.+)"
-)  # the name of a metric: that of its set, such as DetectionMasks, and its own
+_OF_CLASS = re.compile(r"(\w+)_PerformanceByCategory/([^/]+)/(.+)")  # the name of a class's metric
+_OF_SET = re.compile(r"([A-Za-z0-9]+)_(.+)")  # of any metric: its set, such as DetectionMasks, and its own name
 
 
 @contextlib.contextmanager
@@ -41,44 +39,47 @@ def writing_to(folder: str) -> Iterator[None]:
 
 
 def print_results(results: Mapping[str, float], title: str, console: rich.console.Console) -> None:
-    """One table of metrics and losses, and for each metric one of the classes' AP, lowest last.
+    """Tables of metrics and losses, and of the classes' AP, lowest last.
 
-    Metrics that several sets have, such as those of boxes and of masks, stand beside each other in a table of their own.
+    What several sets of metrics have, such as those of boxes and of masks, stands beside each other in a table of its own.
     """
-    per_class: dict[str, dict[str, float]] = {}
+    per_class: dict[str, dict[str, dict[str, float]]] = {}
     others: dict[str, float] = {}
     for name, value in results.items():
         if of_class := _OF_CLASS.fullmatch(name):
-            per_class.setdefault(of_class[1], {})[of_class[2]] = value
+            per_class.setdefault(of_class[2], {}).setdefault(of_class[3], {})[of_class[1]] = value
         else:
             others[name] = value
     title = f"Evaluation of {title}"
     shared = _shared_by_sets(others)
-    if shared:
-        sets = list(dict.fromkeys(name for of_sets in shared.values() for name in of_sets))
-        console.print(_table(title, ("metric", *sets), shared))
-        title, others = "Others", {name: value for name, value in others.items() if not _is_shared(name, shared)}
+    for sets, rows in shared.items():
+        console.print(_table(title, ("metric", *sets), rows))
+        for row in rows:
+            for of_set in sets:
+                del others[f"{of_set}_{row}"]
+        title = ""
     if others:
         console.print(_table(title, ("metric", "value"), {name: {"value": value} for name, value in others.items()}))
-    for prefix, of_classes in per_class.items():
-        best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1], nan=-1.0)))
-        of_which = prefix.partition("_")[0] if len(per_class) > 1 else "AP"
-        rows = {name: {of_which: value} for name, value in best_first.items()}
-        console.print(_table("AP of each class", ("class", of_which), rows))
+    all_sets = {of_set for of_classes in per_class.values() for values in of_classes.values() for of_set in values}
+    for of_classes in per_class.values():
+        sets = list(dict.fromkeys(of_set for values in of_classes.values() for of_set in values))
+        best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1].get(sets[0], -1), nan=-1)))
+        if len(all_sets) == 1:
+            sets, best_first = ["AP"], {name: {"AP": values[sets[0]]} for name, values in best_first.items()}
+        console.print(_table("AP of each class", ("class", *sets), best_first))
 
 
-def _shared_by_sets(results: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Name -> set -> value of the metrics that two sets have at least."""
+def _shared_by_sets(results: Mapping[str, float]) -> dict[tuple[str, ...], dict[str, dict[str, float]]]:
+    """Sets, two at least -> name -> set -> value of the metrics that these sets have."""
     found: dict[str, dict[str, float]] = {}
     for name, value in results.items():
         if of_set := _OF_SET.fullmatch(name):
             found.setdefault(of_set[2], {})[of_set[1]] = value
-    return {name: of_sets for name, of_sets in found.items() if len(of_sets) > 1}
-
-
-def _is_shared(name: str, shared: Mapping[str, Mapping[str, float]]) -> bool:
-    of_set = _OF_SET.fullmatch(name)
-    return of_set is not None and of_set[2] in shared
+    shared: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+    for name, of_sets in found.items():
+        if len(of_sets) > 1:
+            shared.setdefault(tuple(of_sets), {})[name] = of_sets
+    return shared
 
 
 def write_results(
@@ -112,7 +113,7 @@ def _write(
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> rich.table.Table:
     """A row for each name, with the values of its columns, all but the first."""
-    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
+    table = rich.table.Table(title=rich.text.Text(title) if title else None, title_justify="left")
     table.add_column(columns[0], overflow="fold")
     for column in columns[1:]:
         table.add_column(column, justify="right")

@@ -63,7 +63,15 @@ def test_sets_of_metrics_that_share_names_stand_beside_each_other():
     assert any("Recall/AR@1" in line and "0.2500" in line and "no groundtruth" in line for line in lines)
     for name, value in (("PascalBoxes_Precision/mAP@0.5IOU", "0.1250"), ("Loss/total_loss", "1.5000")):
         assert any(name in line and value in line for line in lines)
-    assert printed.count("AP of each class") == 2
+    assert printed.count("AP of each class") == 1
+    assert any(line.split() == ["│", "circle", "│", "0.5000", "│", "0.3750", "│"] for line in lines)
+
+
+def test_sets_that_share_other_names_have_a_table_of_their_own():
+    names = ("DetectionBoxes_Precision/mAP", "DetectionMasks_Precision/mAP", "PascalBoxes_mAP", "PascalMasks_mAP")
+    lines = show(dict.fromkeys(names, 0.5)).splitlines()
+    heads = [line.replace("┃", "").split() for line in lines if "metric" in line]
+    assert heads == [["metric", "DetectionBoxes", "DetectionMasks"], ["metric", "PascalBoxes", "PascalMasks"]]
 
 
 def test_one_set_alone_has_its_full_names():
