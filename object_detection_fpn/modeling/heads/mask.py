@@ -151,6 +151,16 @@ class MaskHead(tf_keras.layers.Layer):
         if self.predictor is not None:
             layers.build(self.predictor, (None, None, None, self._depth))
 
+    @property
+    def convolutions(self) -> list[layers.ConvNormActivation]:
+        """All but the one that predicts, in the order in which they are applied."""
+        return [getattr(self, name) for name in self._names]
+
+    @property
+    def repeats_cells(self) -> bool:
+        """Whether cells are repeated before the last of `convolutions`."""
+        return self._upsampling == "repeat"
+
     def class_columns(self) -> dict[str, ClassColumns]:
         """The layer whose last axis holds classes, or is common to all of them."""
         if self.predictor is None:
@@ -165,7 +175,7 @@ class MaskHead(tf_keras.layers.Layer):
         if self._upsampling == "resize":
             hidden = _resize(hidden, self.size)
         for i, name in enumerate(self._names):
-            if self._upsampling == "repeat" and i == len(self._names) - 1:
+            if self.repeats_cells and i == len(self._names) - 1:
                 hidden = self._repeat(hidden)
             hidden = getattr(self, name)(hidden, training=training)
         if self.upsample is not None:
