@@ -53,7 +53,7 @@ def compare_grid_anchors(golden: Path) -> Differences:
         message = text_format.Parse(spec["config"], anchor_generator_pb2.AnchorGenerator().grid_anchor_generator)
         generator = anchor_generator_pb2.AnchorGenerator(grid_anchor_generator=message)
         generate, per_cell = builder.build_anchor_generator(generator)
-        name = f"grid_{case}"
+        name = f"anchors_{case}"
         result[name] = _difference(generate([tuple(spec["feature_map"])], origin=0.0), stored[name])
         result[f"{name}.per_location"] = _difference([per_cell], spec["per_location"])
     return result

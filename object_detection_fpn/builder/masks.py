@@ -76,7 +76,9 @@ def build_mask_head(
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
     spec = build_layer_spec(message.conv_hyperparams, execution=execution)
     num_masks = 1 if message.masks_are_class_agnostic else config.num_classes
-    depth = message.mask_prediction_conv_depth or mask.choose_depth(num_filters=in_filters, num_masks=num_masks)
+    # By the classes also where masks are the same for all, as in the Object Detection API.
+    depth = message.mask_prediction_conv_depth
+    depth = depth or mask.choose_depth(num_filters=in_filters, num_classes=config.num_classes)
     upsampling: mask.MaskUpsampling = "repeat" if message.convolve_then_upsample_masks else "resize"
     if message.mask_upsampling == box_predictor_pb2.MaskRCNNBoxPredictor.TRANSPOSED_CONVOLUTION:
         upsampling = "transposed_convolution"

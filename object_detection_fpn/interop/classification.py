@@ -199,7 +199,7 @@ def _check_same_network(network: Network, backbone: Backbone, source: str) -> No
     if backbone.name != f"resnet{depth}_v1":
         raise CheckpointError(
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: "
-            f'weights of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
+            f'weights of that network, or a feature_extractor.type with "resnet{depth}".'
         )
     check_strides(backbone, source)
 

@@ -105,7 +105,7 @@ def check_depth(names: Collection[str], backbone: Backbone, source: str) -> int:
     if backbone.name != f"resnet{depth}_v1":
         raise CheckpointError(
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: weights "
-            f'of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
+            f'of that network, or a feature_extractor.type with "resnet{depth}".'
         )
     return depth
 

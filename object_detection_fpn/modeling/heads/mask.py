@@ -50,9 +50,9 @@ class MaskLoss:
         return self.weight * sums / loss_normalization.divisor(num_cells, "BATCH", num_configured=0, is_batch=is_batch)
 
 
-def choose_depth(*, num_filters: int, num_masks: int) -> int:
-    """Channels of the convolutions, from those of RoI features and the masks to predict, as the Object Detection API does."""
-    return int(2.0 ** round((2.0 * math.log2(num_filters) + 3.0 * math.log2(num_masks)) / 5.0))
+def choose_depth(*, num_filters: int, num_classes: int) -> int:
+    """Channels of the convolutions, from those of RoI features and the number of classes, as the Object Detection API does."""
+    return int(2.0 ** round((2.0 * math.log2(num_filters) + 3.0 * math.log2(num_classes)) / 5.0))
 
 
 class MaskHead(tf_keras.layers.Layer):
