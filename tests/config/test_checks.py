@@ -92,7 +92,8 @@ def test_config_is_accepted(config, changes, change, refusals):
             [f"{EXTRACTOR}.type=resnet18"],
             f'{EXTRACTOR}.type = "resnet18" is unknown. Allowed: faster_rcnn_resnet18_fpn_keras, '
             "faster_rcnn_resnet34_fpn_keras, faster_rcnn_resnet50_fpn_keras, faster_rcnn_resnet101_fpn_keras, "
-            "faster_rcnn_resnet152_fpn_keras.",
+            "faster_rcnn_resnet152_fpn_keras, faster_rcnn_resnet18_keras, faster_rcnn_resnet34_keras, "
+            "faster_rcnn_resnet50_keras, faster_rcnn_resnet101_keras, faster_rcnn_resnet152_keras.",
         ),
         (
             [f"{EXTRACTOR}.type=faster_rcnn_resnet50_fpn"],

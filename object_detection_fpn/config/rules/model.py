@@ -145,7 +145,7 @@ def _extractor_is_known(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, pat
         return
     base = name.removesuffix("_keras")
     problem = f"is unknown{nearest(name, known)}"
-    if f"{base}_keras" in known:
+    if f"{base}_keras" in fields.SINGLE_LEVEL_TYPES:
         problem = f'is of TensorFlow 1: write "{base}_keras", or another that is allowed'
     elif base in fields.EXTRACTORS_ELSEWHERE:
         generation = "has" if name.endswith("_keras") else "is of TensorFlow 1 and has"

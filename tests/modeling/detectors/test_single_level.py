@@ -46,7 +46,15 @@ def groundtruth(make_groundtruth):
 
 
 def build(*changes, **execution):
-    return builder.build_model(support.single_level_message(*changes), execution=Execution(**execution))
+    model = builder.build_model(support.single_level_message(*changes), execution=Execution(**execution))
+    # Untrained, all scores are nearly equal, and rounding would decide their order; features are as large as pixels.
+    random = np.random.RandomState(0)
+    predictors = [*model.rpn.head.objectness]
+    if model.box_head is not None:
+        predictors += [model.box_head.class_predictor, model.box_head.box_predictor]
+    for predictor in predictors:
+        predictor.kernel.assign(random.normal(0, 0.003, predictor.kernel.shape))
+    return model
 
 
 def step(model, groundtruth):
