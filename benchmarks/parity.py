@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import os
 import sys
@@ -375,6 +376,9 @@ COMPARISONS: dict[str, Callable[[Path], Differences]] = {
 }
 """One for each file of the reference."""
 
+FURTHER: tuple[str, ...] = ("parity_single_level",)
+"""Scripts beside this one that have `COMPARISONS` of further models."""
+
 
 def _groundtruth(boxes: np.ndarray, classes: np.ndarray) -> Groundtruth:
     batch, num_boxes = classes.shape
@@ -404,9 +408,12 @@ def main() -> int:
         "--golden", type=Path, default=Path(__file__).parent.parent / "tests" / "golden", help="folder of the reference"
     )
     golden = parser.parse_args().golden
+    comparisons = COMPARISONS.copy()
+    for script in FURTHER:
+        comparisons |= importlib.import_module(script).COMPARISONS
     differences = {
         f"{group}/{name}": difference
-        for group, compare in COMPARISONS.items()
+        for group, compare in comparisons.items()
         for name, difference in compare(golden).items()
     }
     report = {

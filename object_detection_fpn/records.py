@@ -134,6 +134,9 @@ class BoxOutputs(NamedTuple):
     """[B, R, C or 1, 4] float32, encoded against the RoIs; 1 when one box serves all classes."""
     roi_features: tf.Tensor
     """[B, R, S, S, F], the pyramid pooled within each RoI."""
+    cell_features: tf.Tensor | None = None
+    """[B, R, S', S', U], what the box head's layers make of `roi_features`, where these keep cells; the predictors see the mean
+    over them."""
     raw_boxes: tf.Tensor | None = None
     """[B, R, C or 1, 4] float32, the decoded boxes before suppression in the frame of `Detections`; only if asked for."""
     raw_level_indices: tf.Tensor | None = None
@@ -189,7 +192,8 @@ class Detections(NamedTuple):
     raw_class_scores: tf.Tensor | None = None
     """[B, R, C+1] float32, scores before suppression."""
     box_features: tf.Tensor | None = None
-    """[B, D, 1, 1, U] float32, what the box head's layers make of `roi_features`; only if asked for."""
+    """[B, D, 1, 1, U] float32, what the box head's layers make of `roi_features`, or [B, D, S', S', U] where these keep cells;
+    only if asked for."""
     roi_features: tf.Tensor | None = None
     """[B, D, S, S, F] float32, the pyramid pooled within each detection; only if asked for."""
     masks: tf.Tensor | None = None

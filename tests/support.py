@@ -26,6 +26,7 @@ from object_detection_fpn.protos import faster_rcnn_pb2, model_pb2
 from object_detection_fpn.records import Groundtruth
 
 RESNET18 = "faster_rcnn_resnet18_fpn_keras"
+SINGLE_RESNET18 = "faster_rcnn_resnet18_keras"
 
 # A FasterRcnn of three levels with one anchor a cell.
 MODEL = f"""
@@ -131,6 +132,24 @@ def model_message(*changes: str) -> model_pb2.DetectionModel:
     for text in changes:
         config.MergeFrom(text_format.Parse(text, faster_rcnn_pb2.FasterRcnn()))
     return model_pb2.DetectionModel(faster_rcnn=config)
+
+
+def single_level_message(*changes: str) -> model_pb2.DetectionModel:
+    """`MODEL` on one level, with two anchors a cell; `changes` as for `model_message`."""
+    message = model_message(
+        f'feature_extractor {{ type: "{SINGLE_RESNET18}" }}',
+        """
+        first_stage_anchor_generator {
+          grid_anchor_generator { height: 64 width: 64 scales: [0.25, 0.5] aspect_ratios: 1 }
+        }
+        initial_crop_size: 8
+        """,
+    )
+    for name in ("conv_hyperparams", "fpn"):
+        message.faster_rcnn.feature_extractor.ClearField(name)
+    for text in changes:
+        message.faster_rcnn.MergeFrom(text_format.Parse(text, faster_rcnn_pb2.FasterRcnn()))
+    return message
 
 
 def make_extractor(

@@ -71,6 +71,7 @@ def test_the_benchmark_prints_json_and_fails_when_something_is_out(parity, monke
         "c": lambda _: {"d": parity.Difference(value, 1.0)},
     }
     monkeypatch.setattr(parity, "COMPARISONS", comparisons)
+    monkeypatch.setattr(parity, "FURTHER", ())
     monkeypatch.setattr(sys, "argv", ["parity.py"])
     assert parity.main() == status
     assert json.loads(capsys.readouterr().out) == {

@@ -17,7 +17,12 @@ from object_detection_fpn.builder.faster_rcnn import (
     build_box_head,
     build_roi_sampler,
 )
-from object_detection_fpn.builder.feature_extractor import BACKBONES, build_feature_extractor, build_pyramid
+from object_detection_fpn.builder.feature_extractor import (
+    BACKBONES,
+    build_both_stages,
+    build_feature_extractor,
+    build_pyramid,
+)
 from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.builder.losses import (
     build_box_loss,
@@ -48,6 +53,7 @@ __all__ = [
     "OPTIMIZERS",
     "build_anchor_generator",
     "build_augmentations",
+    "build_both_stages",
     "build_box_coder",
     "build_box_feature_extractor",
     "build_box_head",

@@ -7,6 +7,7 @@ from typing import Literal
 import tensorflow as tf
 
 from object_detection_fpn.builder.training import dtype_name, training_precision
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling.backbones import resnet_v1
 from object_detection_fpn.protos import faster_rcnn_pb2, pipeline_pb2, train_pb2
@@ -76,4 +77,5 @@ def _has_large_maps(config: faster_rcnn_pb2.FasterRcnn) -> bool:
         side = max(resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width)
     else:
         return True
-    return side >> config.feature_extractor.fpn.min_level >= _MIN_WINOGRAD_CELLS
+    min_level, _ = model_config.feature_levels(config.feature_extractor)
+    return side >> min_level >= _MIN_WINOGRAD_CELLS

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from object_detection_fpn.builder.feature_extractor import build_feature_extractor
+from object_detection_fpn.builder.feature_extractor import build_both_stages, build_feature_extractor
 from object_detection_fpn.builder.layer_spec import build_initializer, build_layer_spec
 from object_detection_fpn.builder.losses import build_box_loss
 from object_detection_fpn.builder.masks import build_mask_branch
 from object_detection_fpn.builder.postprocess import build_postprocessor
 from object_detection_fpn.builder.roi_pooling import build_roi_pooler
 from object_detection_fpn.builder.rpn import build_box_coder, build_rpn
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import fpn, pooler, targets
+from object_detection_fpn.modeling import fpn, pooler, single_level, targets
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box
 from object_detection_fpn.protos import box_predictor_pb2, faster_rcnn_pb2
@@ -26,10 +27,19 @@ def build_faster_rcnn(
     config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution(), num_channels: int = 3
 ) -> faster_rcnn.FasterRCNN:
     """The detector with all its variables; the arguments are those of `build_model`."""
-    extractor = build_feature_extractor(config.feature_extractor, execution=execution, num_channels=num_channels)
     has_box_head = config.number_of_stages > 1
     roi_pooler = build_roi_pooler(config, execution=execution) if has_box_head else None
-    box_head = build_box_head(config, extractor, roi_pooler, execution=execution) if roi_pooler else None
+    if roi_pooler and model_config.is_single_level(config.feature_extractor):
+        extractor, last_stage = build_both_stages(
+            config.feature_extractor, in_size=roi_pooler.output_size, execution=execution, num_channels=num_channels
+        )
+    else:
+        extractor = build_feature_extractor(config.feature_extractor, execution=execution, num_channels=num_channels)
+        last_stage = None
+    box_head = None
+    if roi_pooler:
+        features = last_stage or build_box_feature_extractor(config, extractor, roi_pooler, execution=execution)
+        box_head = build_box_head(config, features, execution=execution)
     has_masks = config.number_of_stages == 3
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
@@ -57,16 +67,15 @@ def build_roi_sampler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Executio
 
 def build_box_head(
     config: faster_rcnn_pb2.FasterRcnn,
-    extractor: fpn.FeatureExtractor,
-    roi_pooler: pooler.RoIPooler,
+    features: box.BoxFeatureExtractor | single_level.LastStage,
     *,
     execution: Execution = Execution(),
 ) -> box.BoxHead:
-    """Box features and predictors of `model.faster_rcnn.second_stage_box_predictor`, their loss and post-processing."""
+    """The predictors of `model.faster_rcnn.second_stage_box_predictor` after these features, their loss and post-processing."""
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
     coder = build_box_coder(config.second_stage_box_coder)
     return box.BoxHead(
-        feature_extractor=build_box_feature_extractor(config, extractor, roi_pooler, execution=execution),
+        feature_extractor=features,
         num_classes=config.num_classes,
         share_box_across_classes=message.share_box_across_classes,
         dropout_rate=1.0 - message.dropout_keep_probability if message.use_dropout else None,
@@ -91,7 +100,7 @@ def build_box_feature_extractor(
         hidden = build_layer_spec(message.hidden_hyperparams, execution=execution)
     return box.BoxFeatureExtractor(
         in_size=roi_pooler.output_size,
-        in_filters=extractor.fpn.num_filters,
+        in_filters=extractor.num_filters,
         num_units=message.dense_depth,
         num_dense_layers=message.num_dense_layers,
         num_convolutions=message.num_convolutions,

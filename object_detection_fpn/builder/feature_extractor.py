@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from object_detection_fpn.builder.layer_spec import build_layer_spec
+from object_detection_fpn.config import model as model_config
+from object_detection_fpn.config import tables
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import fpn, layers
+from object_detection_fpn.modeling import fpn, layers, single_level
 from object_detection_fpn.modeling.backbones import backbone, resnet_v1
 from object_detection_fpn.protos import backbone_pb2, faster_rcnn_pb2, fpn_pb2
 
@@ -19,7 +21,14 @@ BACKBONES: dict[str, Callable[..., backbone.Backbone]] = {
     "faster_rcnn_resnet50_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
     "faster_rcnn_resnet101_fpn_keras": functools.partial(resnet_v1.resnet_v1, 101),
     "faster_rcnn_resnet152_fpn_keras": functools.partial(resnet_v1.resnet_v1, 152),
+    "faster_rcnn_resnet18_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
+    "faster_rcnn_resnet34_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
+    "faster_rcnn_resnet50_keras": functools.partial(resnet_v1.resnet_v1, 50),
+    "faster_rcnn_resnet101_keras": functools.partial(resnet_v1.resnet_v1, 101),
+    "faster_rcnn_resnet152_keras": functools.partial(resnet_v1.resnet_v1, 152),
 }
+
+_BACKBONE_MAX_LEVEL = 5  # a ResNet's last stage
 
 
 def build_feature_extractor(
@@ -28,11 +37,13 @@ def build_feature_extractor(
     execution: Execution = Execution(),
     num_channels: int = 3,
 ) -> fpn.FeatureExtractor:
-    """Backbone and pyramid of `model.faster_rcnn.feature_extractor`."""
-    pyramid_spec = build_layer_spec(
-        message.conv_hyperparams, freeze_statistics=not message.batch_norm_trainable, execution=execution
-    )
-    network = build_backbone(message, pyramid_spec, num_channels=num_channels)
+    """Backbone and pyramid of `model.faster_rcnn.feature_extractor`, or the backbone up to the one map that it gives."""
+    pyramid_spec = _build_pyramid_spec(message, execution)
+    if model_config.is_single_level(message):
+        level = tables.SINGLE_LEVEL
+        return _make_single_level(build_backbone(message, pyramid_spec, max_level=level, num_channels=num_channels))
+    max_level = min(message.fpn.max_level, _BACKBONE_MAX_LEVEL)
+    network = build_backbone(message, pyramid_spec, max_level=max_level, num_channels=num_channels)
     return fpn.FeatureExtractor(
         backbone=network,
         fpn=build_pyramid(message.fpn, network.num_filters, pyramid_spec),
@@ -40,13 +51,48 @@ def build_feature_extractor(
     )
 
 
+def build_both_stages(
+    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
+    *,
+    in_size: int,
+    execution: Execution = Execution(),
+    num_channels: int = 3,
+) -> tuple[fpn.FeatureExtractor, single_level.LastStage]:
+    """A backbone without pyramid: what it makes of images, and its last stage, for regions of `in_size` cells a side."""
+    spec = _build_pyramid_spec(message, execution)
+    whole = build_backbone(message, spec, max_level=_BACKBONE_MAX_LEVEL, num_channels=num_channels)
+    network, stage = whole.split_last_stage()
+    is_frozen = whole.frozen_stages > len(network.levels) + 1
+    last_stage = single_level.LastStage(stage, in_size=in_size, is_frozen=is_frozen, dtype=spec.dtype)
+    return _make_single_level(network), last_stage
+
+
+def _make_single_level(network: backbone.Backbone) -> fpn.FeatureExtractor:
+    pyramid = single_level.SingleLevel(in_filters=network.num_filters, level=tables.SINGLE_LEVEL)
+    return fpn.FeatureExtractor(backbone=network, fpn=pyramid, pad_to_multiple=1)
+
+
+def _build_pyramid_spec(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, execution: Execution) -> layers.LayerSpec:
+    return build_layer_spec(
+        message.conv_hyperparams, freeze_statistics=not message.batch_norm_trainable, execution=execution
+    )
+
+
 def build_backbone(
-    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, pyramid_spec: layers.LayerSpec, *, num_channels: int = 3
+    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
+    pyramid_spec: layers.LayerSpec,
+    *,
+    max_level: int,
+    num_channels: int = 3,
 ) -> backbone.Backbone:
-    """The backbone of `feature_extractor`; `pyramid_spec` is that of its pyramid."""
-    overridden = message.override_base_feature_extractor_hyperparams
+    """The backbone of `feature_extractor` up to a level; `pyramid_spec` is that of its pyramid."""
+    base = resnet_v1.DEFAULT_SPEC
+    if model_config.is_single_level(message):
+        base = dataclasses.replace(base, regularizer=None)  # as in the Object Detection API
+    elif message.override_base_feature_extractor_hyperparams:
+        base = pyramid_spec
     spec = dataclasses.replace(
-        pyramid_spec if overridden else resnet_v1.DEFAULT_SPEC,
+        base,
         freeze_statistics=pyramid_spec.freeze_statistics,
         execution=dataclasses.replace(pyramid_spec.execution, winograd=False),  # its maps of many channels gain nothing
     )
@@ -59,7 +105,7 @@ def build_backbone(
     if message.HasField("pixel_normalization"):
         settings["pixels"] = build_pixel_normalization(message.pixel_normalization)
     return BACKBONES[message.type](
-        max_level=min(message.fpn.max_level, 5),
+        max_level=max_level,
         num_channels=num_channels,
         spec=build_backbone_norm(message.resnet, spec),
         **settings,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from object_detection_fpn.builder.layer_spec import build_initializer, build_layer_spec
 from object_detection_fpn.builder.roi_pooling import build_roi_align, build_roi_levels
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import fpn, mask_targets, pooler
+from object_detection_fpn.modeling import fpn, mask_targets, pooler, single_level
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, mask, transfer
 from object_detection_fpn.ops.masks import MaskCrop
@@ -23,8 +23,13 @@ def build_mask_branch(
 ) -> faster_rcnn.MaskBranch:
     """Mask head, pooling and targets."""
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
-    mask_pooler = build_mask_pooler(config, execution=execution)
-    head = build_mask_head(config, extractor, mask_pooler, box_head, execution=execution)
+    mask_pooler = None
+    if isinstance(box_head.feature_extractor, single_level.LastStage):
+        in_size, in_filters = box_head.feature_extractor.output_size, box_head.feature_extractor.num_units
+    else:
+        mask_pooler = build_mask_pooler(config, execution=execution)
+        in_size, in_filters = mask_pooler.output_size, extractor.num_filters
+    head = build_mask_head(config, box_head, in_size=in_size, in_filters=in_filters, execution=execution)
     num_samples = int(config.second_stage_batch_size * config.second_stage_balance_fraction)
     classes_with_masks = [class_id - 1 for class_id in message.mask_transfer.classes_with_masks]
     return faster_rcnn.MaskBranch(
@@ -44,7 +49,7 @@ def build_mask_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Executio
     """Levels and RoIAlign of `mask_roi_pooling`, or those of `roi_pooling` with as many cells as masks need."""
     has_own = config.HasField("mask_roi_pooling")
     message = config.mask_roi_pooling if has_own else config.roi_pooling
-    levels = build_roi_levels(message, config.feature_extractor.fpn)
+    levels = build_roi_levels(message, config.feature_extractor)
     roi_align = None
     if message.HasField("roi_align"):
         roi_align = build_roi_align(message.roi_align, output_size=None if has_own else _POOLED_SIZE)
@@ -61,18 +66,19 @@ def build_mask_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Executio
 
 def build_mask_head(
     config: faster_rcnn_pb2.FasterRcnn,
-    extractor: fpn.FeatureExtractor,
-    mask_pooler: pooler.RoIPooler,
     box_head: box.BoxHead,
     *,
+    in_size: int,
+    in_filters: int,
     execution: Execution = Execution(),
 ) -> mask.MaskHead:
-    """The head of the mask fields of `mask_rcnn_box_predictor`, and its loss."""
+    """The head of the mask fields of `mask_rcnn_box_predictor`, and its loss, for features [in_size, in_size, in_filters]."""
     message: box_predictor_pb2.MaskRCNNBoxPredictor = config.second_stage_box_predictor.mask_rcnn_box_predictor
     spec = build_layer_spec(message.conv_hyperparams, execution=execution)
     num_masks = 1 if message.masks_are_class_agnostic else config.num_classes
-    num_filters = extractor.fpn.num_filters
-    depth = message.mask_prediction_conv_depth or mask.choose_depth(num_filters=num_filters, num_masks=num_masks)
+    # By the classes also where masks are the same for all, as in the Object Detection API.
+    depth = message.mask_prediction_conv_depth
+    depth = depth or mask.choose_depth(num_filters=in_filters, num_classes=config.num_classes)
     upsampling: mask.MaskUpsampling = "repeat" if message.convolve_then_upsample_masks else "resize"
     if message.mask_upsampling == box_predictor_pb2.MaskRCNNBoxPredictor.TRANSPOSED_CONVOLUTION:
         upsampling = "transposed_convolution"
@@ -85,8 +91,8 @@ def build_mask_head(
             spec=spec,
         )
     return mask.MaskHead(
-        in_size=mask_pooler.output_size,
-        in_filters=num_filters,
+        in_size=in_size,
+        in_filters=in_filters,
         num_masks=num_masks,
         size=(message.mask_height, message.mask_width),
         num_convolutions=message.mask_prediction_num_conv_layers,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import pooler
 from object_detection_fpn.ops.crop_and_resize import RoIAlign
-from object_detection_fpn.protos import faster_rcnn_pb2, fpn_pb2, roi_pooling_pb2
+from object_detection_fpn.protos import faster_rcnn_pb2, roi_pooling_pb2
 
 
 def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution()) -> pooler.RoIPooler:
     """Levels and RoIAlign of `model.faster_rcnn.roi_pooling`, or crop and max pooling."""
     message = config.roi_pooling
-    levels = build_roi_levels(message, config.feature_extractor.fpn)
+    levels = build_roi_levels(message, config.feature_extractor)
     if message.HasField("roi_align"):
         return pooler.RoIPooler(levels=levels, roi_align=build_roi_align(message.roi_align), execution=execution)
     return pooler.RoIPooler(
@@ -23,12 +24,15 @@ def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution
     )
 
 
-def build_roi_levels(message: roi_pooling_pb2.RoiPooling, pyramid: fpn_pb2.FeaturePyramidNetworks) -> pooler.RoILevels:
-    """Which level of the pyramid each region is pooled from."""
+def build_roi_levels(
+    message: roi_pooling_pb2.RoiPooling, extractor: faster_rcnn_pb2.FasterRcnnFeatureExtractor
+) -> pooler.RoILevels:
+    """Which level of the features each region is pooled from."""
+    min_level, max_level = model_config.feature_levels(extractor)
     return pooler.RoILevels(
-        first_level=pyramid.min_level,
-        min_level=message.min_level if message.HasField("min_level") else pyramid.min_level,
-        max_level=message.max_level if message.HasField("max_level") else pyramid.max_level,
+        first_level=min_level,
+        min_level=message.min_level if message.HasField("min_level") else min_level,
+        max_level=message.max_level if message.HasField("max_level") else max_level,
         canonical_level=message.canonical_level if message.HasField("canonical_level") else None,
         canonical_size=message.canonical_size,
         side_epsilon=message.side_epsilon,

@@ -13,7 +13,13 @@ from object_detection_fpn.modeling import fpn, proposals, targets
 from object_detection_fpn.modeling.heads import rpn, rpn_head
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import box_coder
-from object_detection_fpn.protos import anchor_generator_pb2, box_coder_pb2, faster_rcnn_pb2, rpn_pb2
+from object_detection_fpn.protos import (
+    anchor_generator_pb2,
+    box_coder_pb2,
+    faster_rcnn_pb2,
+    grid_anchor_generator_pb2,
+    rpn_pb2,
+)
 
 
 def build_rpn(config: faster_rcnn_pb2.FasterRcnn, extractor: fpn.FeatureExtractor, *, execution: Execution) -> rpn.RPN:
@@ -51,7 +57,7 @@ def build_rpn_head(
     """The layers, which score and refine that many anchors of each cell."""
     message = config.rpn
     return rpn_head.RPNHead(
-        in_filters=extractor.fpn.num_filters,
+        in_filters=extractor.num_filters,
         num_levels=extractor.max_level - extractor.min_level + 1,
         num_anchors=num_anchors,
         num_filters=config.first_stage_box_predictor_depth,
@@ -123,6 +129,8 @@ def build_box_coder(message: box_coder_pb2.FasterRcnnBoxCoder) -> box_coder.BoxC
 
 def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tuple[rpn.AnchorGenerator, int]:
     """The anchors of `first_stage_anchor_generator`, and how many of them a cell has."""
+    if message.WhichOneof("anchor_generator_oneof") == "grid_anchor_generator":
+        return _build_grid(message.grid_anchor_generator)
     multiscale = message.multiscale_anchor_generator
     of_cell: dict[str, Any] = {
         "aspect_ratios": tuple(multiscale.aspect_ratios),
@@ -138,3 +146,15 @@ def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tup
         stride_of_image=multiscale.stride_of_image,
     )
     return generate, anchor_ops.num_anchors_per_cell(**of_cell)
+
+
+def _build_grid(message: grid_anchor_generator_pb2.GridAnchorGenerator) -> tuple[rpn.AnchorGenerator, int]:
+    generate = functools.partial(
+        anchor_ops.grid_anchors,
+        scales=tuple(message.scales),
+        aspect_ratios=tuple(message.aspect_ratios),
+        base_size=(message.height, message.width),
+        stride=(message.height_stride, message.width_stride),
+        offset=(message.height_offset, message.width_offset),
+    )
+    return generate, len(message.scales) * len(message.aspect_ratios)

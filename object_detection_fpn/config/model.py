@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from object_detection_fpn.config import tables
 from object_detection_fpn.protos import faster_rcnn_pb2, image_resizer_pb2, input_reader_pb2, model_pb2
 
 _NUM_COLOURS = 3
@@ -67,6 +68,18 @@ def chosen_resizer(model: model_pb2.DetectionModel) -> tuple[str, Any]:
 
 def feature_extractor(model: model_pb2.DetectionModel) -> Any:
     return detector(model).feature_extractor
+
+
+def is_single_level(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor) -> bool:
+    """Whether a feature extractor gives one map of stride 16 instead of a pyramid."""
+    return message.type in tables.SINGLE_LEVEL_TYPES
+
+
+def feature_levels(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor) -> tuple[int, int]:
+    """Finest and coarsest level of what a feature extractor gives."""
+    if is_single_level(message):
+        return tables.SINGLE_LEVEL, tables.SINGLE_LEVEL
+    return message.fpn.min_level, message.fpn.max_level
 
 
 def num_image_channels(model: model_pb2.DetectionModel, reader: input_reader_pb2.InputReader | None = None) -> int:

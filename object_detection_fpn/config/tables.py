@@ -5,8 +5,18 @@ A key "Message.field" is one field, "*.field" every field of that name.
 
 from __future__ import annotations
 
-EXTRACTOR_TYPES = tuple(f"faster_rcnn_resnet{depth}_fpn_keras" for depth in (18, 34, 50, 101, 152))
+SINGLE_LEVEL_TYPES = tuple(f"faster_rcnn_resnet{depth}_keras" for depth in (18, 34, 50, 101, 152))
+"""What `feature_extractor.type` may be without a feature pyramid: the RPN sees one map, and the backbone's last stage makes the
+features of the box head."""
+
+EXTRACTOR_TYPES = (
+    *(f"faster_rcnn_resnet{depth}_fpn_keras" for depth in (18, 34, 50, 101, 152)),
+    *SINGLE_LEVEL_TYPES,
+)
 """What `feature_extractor.type` may be."""
+
+SINGLE_LEVEL = 4
+"""Of the map that a detector of `SINGLE_LEVEL_TYPES` sees; its stride is 2 ^ 4 pixels."""
 
 EXTRACTORS_ELSEWHERE = tuple(
     f"faster_rcnn_{backbone}" for backbone in ("inception_v2", "inception_resnet_v2", "nas", "pnas", "mobilenet_v1")
@@ -70,9 +80,10 @@ REQUIRED = {
         "first_stage_anchor_generator",
         "first_stage_box_predictor_conv_hyperparams",
     ),
-    "FasterRcnnFeatureExtractor": ("type", "conv_hyperparams", "fpn"),
+    "FasterRcnnFeatureExtractor": ("type",),
     "ImageResizer": ("image_resizer_oneof",),
     "AnchorGenerator": ("anchor_generator_oneof",),
+    "GridAnchorGenerator": ("scales", "aspect_ratios"),
     "MultiscaleAnchorGenerator": ("aspect_ratios",),
     "BoxPredictor": ("box_predictor_oneof",),
     "MaskRCNNBoxPredictor": ("fc_hyperparams",),
@@ -104,7 +115,6 @@ _CONTEXT = "asks for Context R-CNN, which is not supported yet"
 REFUSED = {
     "FasterRcnn.inplace_batchnorm_update": "is not needed: Keras updates moving averages within the step",
     "MultiscaleAnchorGenerator.normalize_coordinates": "does not fit: Faster R-CNN has its anchors in pixels",
-    "AnchorGenerator.grid_anchor_generator": "serves one feature map: write multiscale_anchor_generator instead",
     "MaskRCNNBoxPredictor.predict_keypoints": _KEYPOINTS,
     "InputReader.num_keypoints": _KEYPOINTS,
     "InputReader.keypoint_type_weight": _KEYPOINTS,
@@ -144,7 +154,7 @@ NO_EFFECT = {
     "FasterRcnn.resize_masks": "masks lie in frames of their own, which no resizer changes",
     "FasterRcnn.use_partitioned_nms_in_first_stage": _ONE_NMS,
     "FasterRcnnFeatureExtractor.first_stage_features_stride": (
-        "each level of a pyramid has a stride of its own, 2 ^ level"
+        "each level of a pyramid has a stride of its own, 2 ^ level, and a single level has 16"
     ),
     "Hyperparams.regularize_depthwise": "no layer here is a depthwise convolution",
     "BatchNonMaxSuppression.use_static_shapes": _STATIC,
@@ -192,7 +202,10 @@ DOCUMENTATION = ("Hyperparams.op", "XYPairs.training_data_type")
 
 _ONLY_FASTER_RCNN = "this package trains Faster R-CNN with FPN only: write faster_rcnn instead"
 _ONLY_MASK_RCNN_HEAD = "a head on pooled features is what Faster R-CNN has: write mask_rcnn_box_predictor instead"
-_ONLY_MULTISCALE = "a pyramid needs anchors for each level: write multiscale_anchor_generator instead"
+_OTHER_ANCHORS = (
+    "is not supported: write multiscale_anchor_generator, or grid_anchor_generator for a detector without pyramid, "
+    "instead"
+)
 _OTHER_BOX_LOSS = (
     "is not supported: write weighted_smooth_l1, l1_localization_loss, weighted_giou, distance_iou or complete_iou "
     "instead"
@@ -205,8 +218,8 @@ LEFT_OUT = {
     "DetectionModel.center_net": _ONLY_FASTER_RCNN,
     "DetectionModel.experimental_model": _ONLY_FASTER_RCNN,
     "FasterRcnn.context_config": "Context R-CNN is not supported yet: leave it out",
-    "AnchorGenerator.ssd_anchor_generator": _ONLY_MULTISCALE,
-    "AnchorGenerator.flexible_grid_anchor_generator": _ONLY_MULTISCALE,
+    "AnchorGenerator.ssd_anchor_generator": _OTHER_ANCHORS,
+    "AnchorGenerator.flexible_grid_anchor_generator": _OTHER_ANCHORS,
     "BoxPredictor.convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
     "BoxPredictor.weight_shared_convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
     "BoxPredictor.rfcn_box_predictor": (

@@ -25,6 +25,7 @@ import tf_keras
 from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.interop.odapi import local_name
+from object_detection_fpn.interop.resnets import network_layers
 from object_detection_fpn.modeling.backbones.backbone import Backbone
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint
@@ -133,8 +134,9 @@ def weights_by_path(network: Network, model: Detector, source: str) -> dict[str,
         ours = {local_name(variable): our_paths[id(variable)] for variable in layer.variables}
         result.update({ours.get(name, f"{layer.name}/{name}"): value for name, value in values.items()})
 
-    convolutions = [layer for layer in backbone.network.layers if layer.name.endswith("_conv")]
-    norms = {layer.name: layer for layer in backbone.network.layers if layer.name.endswith("_bn")}
+    all_layers = network_layers(model)
+    convolutions = [layer for layer in all_layers if layer.name.endswith("_conv")]
+    norms = {layer.name: layer for layer in all_layers if layer.name.endswith("_bn")}
     values_of_norm = dict(zip(norms, network.norms, strict=False))  # a backbone that ends early has fewer layers
     for layer, values in zip(convolutions, network.convolutions, strict=False):
         is_of_keras = "bias" in values
@@ -197,7 +199,7 @@ def _check_same_network(network: Network, backbone: Backbone, source: str) -> No
     if backbone.name != f"resnet{depth}_v1":
         raise CheckpointError(
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: "
-            f'weights of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
+            f'weights of that network, or a feature_extractor.type with "resnet{depth}".'
         )
     check_strides(backbone, source)
 

@@ -75,7 +75,7 @@ def find_weights(file: StateDict, model: FasterRCNN, source: str) -> Found:
         )
     backbone = model.feature_extractor.backbone
     if resnets.check_depth(tensors, backbone, source) in resnets.SMALL_DEPTHS:
-        epsilon = next(resnets.resnet_layers(backbone, source)).norm.epsilon
+        epsilon = next(resnets.resnet_layers(model, source)).norm.epsilon
         tensors = {**tensors, **_first_shortcut(tensors, epsilon)}
     return Found(name, is_detector=False, weights=library.backbone_weights_by_path(tensors, model, source))
 

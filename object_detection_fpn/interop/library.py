@@ -84,7 +84,7 @@ class Library(abc.ABC):
         Raises:
             CheckpointError: if the model is built otherwise than a detector of this library.
         """
-        backbone = self._backbone_entries(model.feature_extractor.backbone, self.backbone_prefix, source)
+        backbone = self._backbone_entries(model, self.backbone_prefix, source)
         return [*backbone, *self.head_entries(state_dict.head_layers(model, source, with_masks=with_masks))]
 
     def weights_by_path(
@@ -142,20 +142,19 @@ class Library(abc.ABC):
         Raises:
             CheckpointError: as `weights_by_path`.
         """
-        backbone = model.feature_extractor.backbone
-        self._check_backbone(backbone, tensors, source)
-        entries = list(self._backbone_entries(backbone, "", source))
+        self._check_backbone(model.feature_extractor.backbone, tensors, source)
+        entries = list(self._backbone_entries(model, "", source))
         return state_dict.file_under_our_paths(
             self.classifier_tensors(tensors, entries),
             entries,
             model,
             source=source,
             is_ignored=lambda name: bool(self.ignored_names.search(name) or self.ignored_classifier_names.search(name)),
-            parts=("feature_extractor/backbone",),
+            parts=model.restorable_parts("classification"),
         )
 
-    def _backbone_entries(self, backbone: Backbone, prefix: str, source: str) -> Iterator[Entry]:
-        for layers in resnets.resnet_layers(backbone, source):
+    def _backbone_entries(self, model: FasterRCNN, prefix: str, source: str) -> Iterator[Entry]:
+        for layers in resnets.resnet_layers(model, source):
             conv, norm = self.resnet_names(layers)
             yield Entry(prefix + conv, layers.conv)
             yield Entry(prefix + norm, layers.norm)

@@ -17,8 +17,14 @@ Its training loop saves an object-based checkpoint; each variable's name is the 
 | _feature_extractor_for_box_classifier_features/layer_with_weights-i | box_head/feature_extractor/fc1, norm, fc2 |
 | _mask_rcnn_box_predictor/_class_prediction_head/_class_predictor_layers/1 and /2 | box_head/class_predictor, class_norm |
 | _mask_rcnn_box_predictor/_box_prediction_head/_box_encoder_layers/1 and /2 | box_head/box_predictor, box_norm |
+| _mask_rcnn_box_predictor/_third_stage_heads/mask_predictions/_mask_predictor_layers/ | mask_head/ |
+| - 3i and 3i + 1 | - conv(i + 1)/conv and /norm |
+| - the last | - predictor |
 
-With `use_dropout` the last two begin with 2 instead of 1.
+With `use_dropout` those of class and box begin with 2 instead of 1. With `convolve_then_upsample_masks` the last two
+convolutions of masks come one later. Without a pyramid, `_feature_extractor_for_proposal_features/layer_with_weights-i` is
+`feature_extractor/backbone/network/layer_with_weights-i`, and the box head's features have the same names in
+`box_head/feature_extractor/network/`.
 """
 
 from __future__ import annotations
@@ -31,6 +37,8 @@ import tf_keras
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.fpn import FPN
+from object_detection_fpn.modeling.heads.mask import MaskHead
+from object_detection_fpn.modeling.single_level import SingleLevel
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -40,6 +48,7 @@ _BOX_FEATURES = "_feature_extractor_for_box_classifier_features"
 _RPN_CONV = "_first_stage_box_predictor_first_conv"
 _RPN_HEADS = "_first_stage_box_predictor/_prediction_heads"
 _BOX_HEADS = "_mask_rcnn_box_predictor"
+_MASK_LAYERS = f"{_BOX_HEADS}/_third_stage_heads/mask_predictions/_mask_predictor_layers"
 
 
 def stored_keys(model: faster_rcnn.FasterRCNN, graph: ObjectGraph, root: int) -> dict[str, str]:
@@ -99,8 +108,9 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
     """Pairs (path there, layer of ours): the table above."""
     extractor, head = model.feature_extractor, model.rpn.head
     weighted = [layer for layer in extractor.backbone.network.layers if layer.variables]
+    backbone = FEATURES if isinstance(extractor.fpn, SingleLevel) else f"{FEATURES}/classification_backbone"
     for i, layer in enumerate(weighted):
-        yield f"{FEATURES}/classification_backbone/layer_with_weights-{i}", layer
+        yield f"{backbone}/layer_with_weights-{i}", layer
 
     if isinstance(extractor.fpn, FPN):  # the API has no other
         yield from _pyramid_by_path(extractor.fpn)
@@ -127,6 +137,20 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
         yield f"{box_layers}/{first + 1}", model.box_head.box_norm
         yield f"{class_layers}/{first}", model.box_head.class_predictor
         yield f"{class_layers}/{first + 1}", model.box_head.class_norm
+    if model.mask_head is not None:
+        yield from _mask_head_by_path(model.mask_head)
+
+
+def _mask_head_by_path(head: MaskHead) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+    first = 0
+    for i, conv in enumerate(head.convolutions):
+        if head.repeats_cells and i == len(head.convolutions) - 1:
+            first += 1  # the layer that repeats cells
+        yield f"{_MASK_LAYERS}/{first}", conv.conv
+        yield f"{_MASK_LAYERS}/{first + 1}", conv.norm
+        first += 3  # and an activation
+    if head.predictor is not None and head.upsample is None:  # the API has no transposed convolution
+        yield f"{_MASK_LAYERS}/{first}", head.predictor
 
 
 def _pyramid_by_path(pyramid: FPN) -> Iterator[tuple[str, tf_keras.layers.Layer]]:

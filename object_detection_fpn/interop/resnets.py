@@ -12,6 +12,8 @@ import tf_keras
 
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.backbones.backbone import Backbone, PixelNormalization
+from object_detection_fpn.modeling.detector import Detector
+from object_detection_fpn.modeling.single_level import LastStage
 from object_detection_fpn.training.stored import CheckpointError
 
 _NUM_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -38,12 +40,20 @@ class ResNetLayers(NamedTuple):
     norm: tf_keras.layers.Layer
 
 
-def resnet_layers(backbone: Backbone, source: str) -> Iterator[ResNetLayers]:
-    """The layers of a ResNet.
+def network_layers(model: Detector) -> list[tf_keras.layers.Layer]:
+    """The layers of the backbone of a detector, and of its last stage where that is the detector's box head."""
+    features = getattr(getattr(model, "box_head", None), "feature_extractor", None)
+    last_stage = features.network.layers if isinstance(features, LastStage) else []
+    return [*model.feature_extractor.backbone.network.layers, *last_stage]
+
+
+def resnet_layers(model: Detector, source: str) -> Iterator[ResNetLayers]:
+    """The layers of a detector's ResNet.
 
     Raises:
         CheckpointError: if the backbone is another network.
     """
+    backbone = model.feature_extractor.backbone
     depth = next((depth for depth in _NUM_BLOCKS if backbone.name == f"resnet{depth}_v1"), None)
     if depth is None:
         raise CheckpointError(
@@ -51,9 +61,9 @@ def resnet_layers(backbone: Backbone, source: str) -> Iterator[ResNetLayers]:
             "model."
         )
     if depth in SMALL_DEPTHS:
-        yield from _small_resnet_layers(backbone, _NUM_BLOCKS[depth])
+        yield from _small_resnet_layers(network_layers(model), _NUM_BLOCKS[depth])
         return
-    by_name = {layer.name: layer for layer in backbone.network.layers}
+    by_name = {layer.name: layer for layer in network_layers(model)}
     yield ResNetLayers(1, 0, 1, by_name["conv1_conv"], by_name["conv1_bn"])
     for name, layer in by_name.items():
         if match := re.fullmatch(r"conv(\d)_block(\d+)_(\d)_conv", name):
@@ -61,9 +71,11 @@ def resnet_layers(backbone: Backbone, source: str) -> Iterator[ResNetLayers]:
             yield ResNetLayers(stage, block - 1, index, layer, by_name[f"{name.removesuffix('conv')}bn"])
 
 
-def _small_resnet_layers(backbone: Backbone, num_blocks: tuple[int, ...]) -> Iterator[ResNetLayers]:
+def _small_resnet_layers(
+    all_layers: list[tf_keras.layers.Layer], num_blocks: tuple[int, ...]
+) -> Iterator[ResNetLayers]:
     """Those of tf-models-official's ResNet-18 or -34, whose blocks are layers with layers of their own."""
-    conv, norm, *blocks = (layer for layer in backbone.network.layers if layer.variables)
+    conv, norm, *blocks = (layer for layer in all_layers if layer.variables)
     yield ResNetLayers(1, 0, 1, conv, norm)
     places = [(stage, block) for stage, number in enumerate(num_blocks, start=2) for block in range(number)]
     for (stage, block), layer in zip(places, blocks, strict=False):  # a backbone that ends early has fewer
@@ -93,7 +105,7 @@ def check_depth(names: Collection[str], backbone: Backbone, source: str) -> int:
     if backbone.name != f"resnet{depth}_v1":
         raise CheckpointError(
             f"{source}: these are weights of a ResNet-{depth}, but the model's backbone is {backbone.name}. Allowed: weights "
-            f'of that network, or feature_extractor.type: "faster_rcnn_resnet{depth}_fpn_keras".'
+            f'of that network, or a feature_extractor.type with "resnet{depth}".'
         )
     return depth
 

@@ -22,12 +22,13 @@ from object_detection_fpn.interop import classification, label_maps, libraries, 
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.single_level import SingleLevel
 from object_detection_fpn.training import classes
 from object_detection_fpn.training import weights as weights_lib
 from object_detection_fpn.training.stored import CheckpointError, StoredCheckpoint, resolve_checkpoint
 
 _ALLOWED = (
-    "Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), weights of torchvision "
+    "Allowed: the same detector of this package or of the Object Detection API (ckpt-N or SavedModel), weights of torchvision "
     "or Detectron2 (.pth, .pkl), or weights of a ResNet classifier"
 )
 
@@ -65,7 +66,7 @@ def find(path: str, model: Detector) -> Source:
         model: which the weights are for, built.
 
     Raises:
-        CheckpointError: if it is missing, damaged, or nothing that fits a Faster R-CNN with FPN; it says what it is.
+        CheckpointError: if it is missing, damaged, or nothing that fits the model; it says what it is.
     """
     if path == IMAGENET:
         network = classification.download(model.feature_extractor.backbone)
@@ -85,7 +86,8 @@ def find(path: str, model: Detector) -> Source:
     if _is_ours(stored, model):
         return Source(stored.path, "of this package", detector=stored)
     root = graph.find(odapi.FEATURES)
-    if root is not None and graph.follow(odapi.PYRAMID, root) is not None and isinstance(model, FasterRCNN):
+    if root is not None and isinstance(model, FasterRCNN):
+        _check_same_kind(stored.path, model, has_pyramid=graph.follow(odapi.PYRAMID, root) is not None)
         classification.check_strides(model.feature_extractor.backbone, stored.path)
         stored.keys = odapi.stored_keys(model, graph, root)
         return Source(stored.path, "of the Object Detection API", detector=stored)
@@ -212,6 +214,15 @@ def _is_ours(stored: StoredCheckpoint, model: Detector) -> bool:
     return not stored.keys.keys().isdisjoint(weights_lib.variables_by_path(model))
 
 
+def _check_same_kind(path: str, model: FasterRCNN, *, has_pyramid: bool) -> None:
+    """Refuses a Faster R-CNN of the Object Detection API with a pyramid where the model has none, or the other way round."""
+    if isinstance(model.feature_extractor.fpn, SingleLevel) != has_pyramid:
+        return
+    kinds = ("of one level (faster_rcnn_*_keras)", "with a feature pyramid (faster_rcnn_*_fpn_keras)")
+    there, here = kinds[has_pyramid], kinds[not has_pyramid]
+    raise CheckpointError(f"{path}: this is a Faster R-CNN {there}, but the model is one {here}. {_ALLOWED}.")
+
+
 def _find_classifier(graph: ObjectGraph) -> int | None:
     """The object whose layers a classification checkpoint holds: its root, or the one named as the API and Keras do."""
     for name in ("feature_extractor", "model", ""):
@@ -224,7 +235,7 @@ def _find_classifier(graph: ObjectGraph) -> int | None:
 def _name_other_model(graph: ObjectGraph) -> str:
     """What a checkpoint is that is none of those that can be used."""
     if graph.find(odapi.FEATURES) is not None:
-        return "this is a Faster R-CNN of one level, without feature pyramid (faster_rcnn_*_keras)"
+        return "this is a Faster R-CNN"
     if graph.find("_prediction_head_dict") is not None:
         return "this is a CenterNet"
     if graph.find("_box_predictor", "_feature_extractor") is not None:

@@ -227,6 +227,11 @@ class FeatureExtractor(tf_keras.layers.Layer):
     def max_level(self) -> int:
         return self.fpn.max_level
 
+    @property
+    def num_filters(self) -> int:
+        """Channels of every level."""
+        return self.fpn.num_filters
+
     def normalize_pixels(self, images: tf.Tensor) -> tf.Tensor:
         """What the backbone wants: images [B, H, W, channels] of any number type in [0, 255] -> float32."""
         return self.backbone.normalize_pixels(images)
@@ -269,6 +274,8 @@ def _add_upsampled(finer: tf.Tensor, coarser: tf.Tensor) -> tf.Tensor:
 
 
 def _pad_to_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:
+    if multiple == 1:
+        return images
     static_height, static_width = images.shape[1:3]
     if static_height is not None and static_width is not None:
         height, width = static_height, static_width

@@ -42,10 +42,10 @@ class BatchNorm(tf_keras.layers.BatchNormalization):
 
     def __init__(self, *, freeze_statistics: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self._freeze_statistics = freeze_statistics
+        self.freeze_statistics = freeze_statistics
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        return super().call(inputs, training=bool(training) and not self._freeze_statistics)
+        return super().call(inputs, training=bool(training) and not self.freeze_statistics)
 
 
 class SpaceToDepthConv(tf_keras.layers.Conv2D):

@@ -40,18 +40,22 @@ class MaskSampler:
             boxes: [B, R, 4] pixels, RoIs, best first.
             targets: of these RoIs.
         """
-        trains = (targets.matches >= 0) & (targets.box_weights > 0.0) & (targets.classes > 0)
-        if self.classes_with_masks is not None:
-            has_mask = targets.classes[..., tf.newaxis] == tf.constant(self.classes_with_masks, tf.int32) + 1
-            trains &= tf.reduce_any(has_mask, axis=-1)
+        rows = self.choose_rows(targets)
         num_rois = dim(boxes, 1)
-        rows = selection.find_marked(trains, self._count(trains))  # [B, K], R where there is none
         is_real = rows < num_rois
         rows = tf.minimum(rows, num_rois - 1)
         return (
             tf.where(is_real[..., tf.newaxis], tf.gather(boxes, rows, batch_dims=1), 0.0),
             tf.where(is_real, tf.gather(targets.matches, rows, batch_dims=1), matching.IGNORED),
         )
+
+    def choose_rows(self, targets: Targets) -> tf.Tensor:
+        """[B, K] int32, the rows of the RoIs that `choose` returns, of R with these targets; R in padding rows."""
+        trains = (targets.matches >= 0) & (targets.box_weights > 0.0) & (targets.classes > 0)
+        if self.classes_with_masks is not None:
+            has_mask = targets.classes[..., tf.newaxis] == tf.constant(self.classes_with_masks, tf.int32) + 1
+            trains &= tf.reduce_any(has_mask, axis=-1)
+        return selection.find_marked(trains, self._count(trains))
 
     def _count(self, trains: tf.Tensor) -> int | tf.Tensor:
         """K, from marks [B, R] of the RoIs that may train."""

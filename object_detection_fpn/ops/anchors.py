@@ -1,7 +1,7 @@
-"""Anchors on every cell of every pyramid level (FPN, section 4.1); the library lacks the API's order of a cell's anchors.
+"""Anchors on every cell of every pyramid level (FPN, section 4.1) or of one feature map (Faster R-CNN, section 3.1.1).
 
-K counts the anchors of an image: levels from fine to coarse, then rows, columns, and the anchors of a cell by aspect ratio,
-then scale.
+The library lacks the API's order of a cell's anchors. K counts the anchors of an image: levels from fine to coarse, then rows,
+columns, and the anchors of a cell by aspect ratio, then scale.
 """
 
 from __future__ import annotations
@@ -90,6 +90,54 @@ def multiscale_anchors(
         levels.append(tf.reshape(corners, [-1, 4]))
     anchors = tf.concat(levels, axis=0)
     return anchors if image_size is None else box_ops.normalize(anchors, image_size)
+
+
+def grid_anchors(
+    feature_sizes: Sequence[tuple[int | tf.Tensor, int | tf.Tensor]],
+    *,
+    scales: Sequence[float],
+    aspect_ratios: Sequence[float],
+    base_size: tuple[float, float] = (256.0, 256.0),
+    stride: tuple[float, float] = (16.0, 16.0),
+    offset: tuple[float, float] = (0.0, 0.0),
+    origin: float | tf.Tensor = 0.0,
+) -> tf.Tensor:
+    """Lays anchors over one feature map, as the Object Detection API does.
+
+    An anchor is scale * height / sqrt(aspect ratio) high and scale * width * sqrt(aspect ratio) wide.
+
+    Args:
+        feature_sizes: (height, width) of the map in cells; Python ints give a static K.
+        scales: factors of the base size, each positive.
+        aspect_ratios: width / height where the base size is a square, each positive.
+        base_size: (height, width) in pixels of an anchor of scale and aspect ratio 1.
+        stride: pixels from row to row and from column to column.
+        offset: pixels from the image's upper left corner to the centre of the first anchors, down and to the right.
+        origin: as for `multiscale_anchors`.
+
+    Returns:
+        [K, 4] float32, pixels, not clipped to the image.
+
+    Raises:
+        ValueError: if there is not one map, no scale or no aspect ratio, or one of them is not positive.
+    """
+    if len(feature_sizes) != 1:
+        raise ValueError(
+            f"feature_sizes has {len(feature_sizes)} entries. Allowed: 1, a grid of anchors serves one map."
+        )
+    for name, values in (("scales", scales), ("aspect_ratios", aspect_ratios)):
+        if not values or min(values) <= 0:
+            raise ValueError(f"{name} = {list(values)}. Allowed: one or more positive numbers.")
+    root = np.sqrt(np.asarray(aspect_ratios, np.float64))[:, np.newaxis]
+    factors = np.asarray(scales, np.float64)
+    sides = np.stack([factors / root * base_size[0], factors * root * base_size[1]], axis=-1).reshape(-1, 2)
+    half_sides = tf.constant(sides / 2.0, tf.float32)  # [A, (height, width)]
+    rows, columns = (
+        tf.range(num_cells, dtype=tf.float32) * stride[axis] + offset[axis] + origin
+        for axis, num_cells in enumerate(feature_sizes[0])
+    )
+    centers = tf.stack(tf.meshgrid(rows, columns, indexing="ij"), axis=-1)[:, :, tf.newaxis, :]  # [H, W, 1, 2]
+    return tf.reshape(tf.concat([centers - half_sides, centers + half_sides], axis=-1), [-1, 4])
 
 
 def _whole_stride(side: int | tf.Tensor, cells: int | tf.Tensor) -> float | tf.Tensor:

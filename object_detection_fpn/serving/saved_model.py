@@ -67,7 +67,7 @@ def make_serving_function(
     | detection_anchor_indices | [B, D], row of the region in the raw detections |
     | raw_detection_boxes | [B, R, 4], before suppression |
     | raw_detection_scores | [B, R, C+1], background first |
-    | detection_features | [B, D, 1, 1, U], the box head's features of each detection |
+    | detection_features | [B, D, 1, 1, U], or without a pyramid [B, D, S', S', U], the box head's features of each detection |
     | cropped_rpn_box_features | [B, D, S, S, F], the pyramid's features of each detection |
     | detection_masks | [B, D, M, M], how sure it is that each cell of the box belongs to the object |
 

@@ -79,9 +79,9 @@ def test_batch_norm_trainable_decides_whether_statistics_move(backbone_calls, ov
     freeze = trainable == "false"
     norms = [layer.norm for layer in model.feature_extractor.fpn.smoothings.values()]
     norms.append(model.box_head.feature_extractor.norm)
-    assert {norm._freeze_statistics for norm in norms} == {freeze}
+    assert {norm.freeze_statistics for norm in norms} == {freeze}
     assert backbone_calls[0]["spec"].freeze_statistics == freeze
-    assert not model.rpn.head.norm._freeze_statistics
+    assert not model.rpn.head.norm.freeze_statistics
 
 
 def test_dtype_reaches_every_part(backbone_calls):
@@ -273,7 +273,7 @@ def test_hidden_layers_of_the_box_head():
     conv1, conv2, fc1 = features.parts
     assert conv2.conv.kernel.shape == (3, 3, 12, 12)
     assert fc1.kernel.shape == (3 * 3 * 12, 20)
-    assert conv1.norm._freeze_statistics
+    assert conv1.norm.freeze_statistics
     assert (conv1.activation.activation, fc1.activation) == (tf.nn.silu, tf.nn.silu)
     for layer in (conv1.conv, fc1):
         assert layer.kernel_initializer.get_config()["stddev"] == 9

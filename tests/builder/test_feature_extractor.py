@@ -87,7 +87,7 @@ def test_the_pyramid_always_follows_conv_hyperparams(override):
 
 
 def test_statistics_are_frozen_by_default():
-    assert feature_extractor(HYPERPARAMS).fpn.smoothings["2"].norm._freeze_statistics
+    assert feature_extractor(HYPERPARAMS).fpn.smoothings["2"].norm.freeze_statistics
 
 
 # Options of the best detectors ----------------------------------------------------------------------------------------

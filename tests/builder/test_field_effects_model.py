@@ -71,6 +71,10 @@ RESIZER = "image_resizer {{ {} }}".format
 RESNET = "feature_extractor {{ resnet {{ {} }} }}".format
 PIXELS = "feature_extractor {{ pixel_normalization {{ {} }} }}".format
 FPN = "feature_extractor {{ fpn {{ {} }} }}".format
+GRID = (
+    'feature_extractor {{ type: "faster_rcnn_resnet18_keras" }} first_stage_anchor_generator {{ '
+    "grid_anchor_generator {{ {} }} }}"
+).format
 ANCHORS = "first_stage_anchor_generator {{ multiscale_anchor_generator {{ {} }} }}".format
 HEAD = "second_stage_box_predictor {{ mask_rcnn_box_predictor {{ {} }} }}".format
 POST = "second_stage_post_processing {{ {} }}".format
@@ -98,6 +102,7 @@ SOFT = NMS("soft_nms_sigma: 0.5")
 SMALL_ROIS = POOLING("canonical_size: 16")  # whose levels are then not all the same
 WIDE_BINS = POOLING("max_level: 3 roi_align { output_size: 1 sampling_ratio: 0 }")
 DECONV = MASKS("mask_upsampling: TRANSPOSED_CONVOLUTION")
+ONE_ANCHOR = GRID("scales: 0.1 aspect_ratios: 1")
 CONVOLUTIONS = HEAD("num_convolutions: 1 hidden_hyperparams { }")
 
 EFFECTS = [
@@ -178,6 +183,19 @@ EFFECTS = [
         "anchors",
         FPN("max_level: 7") + ANCHORS("max_level: 7") + RPN("anchor_border: KEPT"),
         ANCHORS("stride_of_image: true"),
+    ),
+    *(
+        (f"GridAnchorGenerator.{field}", "anchors", ONE_ANCHOR, GRID(f"{field}: {value}"))
+        for field, value in [
+            ("height", 300),
+            ("width", 300),
+            ("height_stride", 8),
+            ("width_stride", 8),
+            ("height_offset", 4),
+            ("width_offset", 4),
+            ("scales", 0.2),
+            ("aspect_ratios", 2),
+        ]
     ),
     # the region proposal network
     ("RegionProposalNetwork.share_predictors", "variables", "", RPN("share_predictors: true")),
@@ -537,6 +555,7 @@ GROUNDTRUTH = Groundtruth(
 def _tiny_backbones():
     with pytest.MonkeyPatch.context() as patch:
         support.put_backbone(patch)
+        support.put_backbone(patch, support.SINGLE_RESNET18)
         support.put_backbone(patch, "faster_rcnn_resnet34_fpn_keras", num_filters=(5, 5, 5, 5))
         yield
 

@@ -92,7 +92,8 @@ def test_config_is_accepted(config, changes, change, refusals):
             [f"{EXTRACTOR}.type=resnet18"],
             f'{EXTRACTOR}.type = "resnet18" is unknown. Allowed: faster_rcnn_resnet18_fpn_keras, '
             "faster_rcnn_resnet34_fpn_keras, faster_rcnn_resnet50_fpn_keras, faster_rcnn_resnet101_fpn_keras, "
-            "faster_rcnn_resnet152_fpn_keras.",
+            "faster_rcnn_resnet152_fpn_keras, faster_rcnn_resnet18_keras, faster_rcnn_resnet34_keras, "
+            "faster_rcnn_resnet50_keras, faster_rcnn_resnet101_keras, faster_rcnn_resnet152_keras.",
         ),
         (
             [f"{EXTRACTOR}.type=faster_rcnn_resnet50_fpn"],
@@ -100,16 +101,16 @@ def test_config_is_accepted(config, changes, change, refusals):
         ),
         (
             [f"{EXTRACTOR}.type=faster_rcnn_resnet101"],
-            'is of TensorFlow 1 and has no feature pyramid: write "faster_rcnn_resnet101_fpn_keras", or another that is '
-            "allowed. Allowed: faster_rcnn_resnet18_fpn_keras, ",
+            'is of TensorFlow 1: write "faster_rcnn_resnet101_keras", or another that is allowed. '
+            "Allowed: faster_rcnn_resnet18_fpn_keras, ",
         ),
         (
-            [f"{EXTRACTOR}.type=faster_rcnn_resnet50_keras"],
-            '_keras" has no feature pyramid: write "faster_rcnn_resnet50_fpn_keras", or another that is allowed. Allowed: ',
+            [f"{EXTRACTOR}.type=faster_rcnn_inception_resnet_v2_keras"],
+            '_keras" has a backbone that is not here: write "faster_rcnn_resnet50_fpn_keras", or another that is allowed. ',
         ),
         (
             [f"{EXTRACTOR}.type=faster_rcnn_inception_v2"],
-            'is of TensorFlow 1 and has no feature pyramid: write "faster_rcnn_resnet50_fpn_keras", or another that is ',
+            'is of TensorFlow 1 and has a backbone that is not here: write "faster_rcnn_resnet50_fpn_keras", or another',
         ),
         ([f"-{EXTRACTOR}.type"], f"{EXTRACTOR}.type is not set. Allowed: faster_rcnn_resnet18_fpn_keras, "),
         ([f"{EXTRACTOR}.pad_to_multiple=16"], "pad_to_multiple = 16 does not fit .* Allowed: multiples of 32."),
@@ -132,8 +133,9 @@ def test_config_is_accepted(config, changes, change, refusals):
             "normalize_coordinates = true does not fit: Faster R-CNN has its anchors in pixels. Allowed: false.",
         ),
         (
-            [f"{MODEL}.first_stage_anchor_generator=grid_anchor_generator {{}}"],
-            "grid_anchor_generator serves one feature map: write multiscale_anchor_generator instead.",
+            [f"{MODEL}.first_stage_anchor_generator=grid_anchor_generator {{scales: 1 aspect_ratios: 1}}"],
+            "grid_anchor_generator serves one feature map and does not go with feature_extractor.type = "
+            '"faster_rcnn_resnet50_fpn_keras". Allowed: multiscale_anchor_generator instead.',
         ),
         ([f"{MODEL}.first_stage_anchor_generator={{}}"], "first_stage_anchor_generator is empty. Allowed: one of grid"),
         ([f"{MODEL}.num_classes=0"], f"{MODEL}.num_classes = 0 is out of range. Allowed: 1 or more."),

@@ -49,6 +49,17 @@ def build_small(monkeypatch):
 
 
 @pytest.fixture
+def build_single_level(monkeypatch):
+    """Makes a model on one level, with the tiny backbone."""
+
+    def build(*changes):
+        support.put_backbone(monkeypatch, support.SINGLE_RESNET18)
+        return builder.build_model(support.single_level_message(*changes))
+
+    return build
+
+
+@pytest.fixture
 def as_objects():
     """Plain objects, below `root` if there is one, with {path: variable} at their paths."""
 

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.interop import classification, sources
 from object_detection_fpn.interop.object_graph import ObjectGraph
@@ -162,6 +164,21 @@ def test_a_backbone_that_ends_early_takes_its_part(build, files, classifier):
     assert_same_features(model, classifier)
 
 
+def test_a_model_on_one_level_takes_the_last_stage_into_its_box_head(files, classifier):
+    message = support.single_level_message('feature_extractor { type: "faster_rcnn_resnet50_keras" }')
+    model = builder.build_model(message, execution=Execution(is_restored=True))
+    report, _ = sources.restore_for_fine_tuning(files["full.h5"], model)
+    assert report.missing == report.other_shape == []
+    assert len([name for name in report.restored if name.endswith("/moving_mean")]) == 53
+    assert len([name for name in report.restored if name.startswith("box_head/feature_extractor/")]) == 10 * 5
+    assert_same_features(model, classifier)
+    taps = tf_keras.Model(classifier.inputs, [classifier.get_layer(name).output for name in BLOCKS[-2:]])
+    image = np.random.default_rng(1).normal(0, 50, (1, *classifier.input_shape[1:])).astype(np.float32)
+    before, expected = taps(image, training=False)
+    actual = model.box_head.feature_extractor(before, training=False)
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_a_checkpoint_of_the_api_is_taken_as_it_is(build, as_objects, fill, tmp_path):
     """Its convolutions have no bias and its epsilon is not written anywhere."""
     model = build(epsilon=1e-3)
@@ -260,7 +277,7 @@ def write_network(path, num_convolutions, num_norms):
             104,
             104,
             "these are weights of a ResNet-101, but the model's backbone is tiny. Allowed: weights of that "
-            'network, or feature_extractor.type: "faster_rcnn_resnet101_fpn_keras"',
+            'network, or a feature_extractor.type with "resnet101"',
         ),
     ],
 )

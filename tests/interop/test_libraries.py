@@ -191,7 +191,7 @@ def names_of_resnet(blocks, num_convolutions=3):
 @pytest.mark.parametrize(
     "blocks, num_convolutions, words",
     [
-        ((3, 4, 23, 3), 3, 'a ResNet-101, but the model\'s backbone is resnet50_v1.*"faster_rcnn_resnet101_fpn_keras"'),
+        ((3, 4, 23, 3), 3, 'a ResNet-101, but the model\'s backbone is resnet50_v1.*"resnet101"'),
         ((3, 4, 6, 3), 2, "a ResNet-34, but the model's backbone is resnet50_v1"),
         ((2, 2, 2, 2), 2, "a ResNet-18"),
         ((3, 4, 6), 3, r"its stages have \(3, 4, 6\) blocks"),

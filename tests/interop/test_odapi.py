@@ -127,3 +127,29 @@ def test_the_pyramid_of_the_paper_has_no_names_in_the_api(build_small):
     api, paper = (odapi.variables_by_api_path(build_small(pyramid=style)) for style in ("", "style: PAPER"))
     parts = ("fpn_features_generator", "coarse_feature_layers")
     assert set(paper) == {path for path in api if not any(part in path for part in parts)}
+
+
+@pytest.mark.parametrize(
+    "repeats, numbers",
+    [(False, {"conv1": 0, "conv2": 3, "predictor": 6}), (True, {"conv1": 0, "conv2": 3, "conv3": 7, "predictor": 10})],
+)
+def test_convolutions_of_masks_are_counted_with_all_their_layers(build_single_level, repeats, numbers):
+    model = build_single_level(
+        f"""
+        number_of_stages: 3
+        second_stage_box_predictor {{
+          mask_rcnn_box_predictor {{
+            predict_instance_masks: true
+            mask_prediction_num_conv_layers: 3
+            convolve_then_upsample_masks: {str(repeats).lower()}
+          }}
+        }}
+        """
+    )
+    layers = "_mask_rcnn_box_predictor/_third_stage_heads/mask_predictions/_mask_predictor_layers"
+    by_path = odapi.variables_by_api_path(model)
+    for name, number in numbers.items():
+        layer = getattr(model.mask_head, name)
+        kernel = layer.kernel if name == "predictor" else layer.conv.kernel
+        assert by_path[f"{layers}/{number}/kernel"] is kernel, name
+    assert len([path for path in by_path if path.startswith(layers)]) == 2 * len(numbers)

@@ -63,6 +63,18 @@ def test_kind_of_fine_tuning_decides_what_is_restored(build_small, saved, kind, 
         np.testing.assert_array_equal(values(model)[name], before[name])
 
 
+@pytest.mark.parametrize("kind", ["classification", "detection", "full"])
+def test_kinds_on_one_level_restore_both_parts_of_the_backbone(build_single_level, save_as_api, fill, tmp_path, kind):
+    original, model = build_single_level(), build_single_level()
+    fill(original)
+    path = save_as_api(original, tmp_path / "api")
+    report, _ = sources.restore_for_fine_tuning(path, model, kind=kind)
+    wanted = {name for name in values(model) if kind == "full" or name.startswith(EXTRACTORS)}
+    assert set(report.restored) == wanted
+    assert report.missing == report.other_shape == []
+    assert_equal(model, original, wanted)
+
+
 def test_variables_of_other_shapes_are_skipped_and_reported(build_small, saved):
     _, path = saved
     report, _ = sources.restore_for_fine_tuning(path, build_small(num_classes=5), kind="full")
@@ -211,7 +223,7 @@ def test_saved_model_of_this_package_is_read_like_its_checkpoint(build_small, fi
     [
         (
             ["_feature_extractor_for_proposal_features/layer_with_weights-0/kernel"],
-            "this is a Faster R-CNN of one level, without feature pyramid",
+            "this is a Faster R-CNN of one level (faster_rcnn_*_keras), but the model is one with a feature pyramid",
         ),
         (
             ["_box_predictor/_box_prediction_head/kernel", "_feature_extractor/classification_backbone/kernel"],
@@ -233,9 +245,25 @@ def test_other_models_are_refused_by_their_names(build_small, as_objects, tmp_pa
         [line] = str(caught.value).splitlines()
         assert line.startswith(f"{path}: {words}")
         assert (
-            ". Allowed: a Faster R-CNN FPN of this package or of the Object Detection API (ckpt-N or SavedModel), "
+            ". Allowed: the same detector of this package or of the Object Detection API (ckpt-N or SavedModel), "
             in line
         )
+
+
+def test_a_detector_with_a_pyramid_and_one_without_are_told_apart(
+    build_small, build_single_level, saved, save_as_api, tmp_path
+):
+    _, with_pyramid = saved
+    single = build_single_level()
+    without = save_as_api(single, tmp_path / "single")
+    for path, model, words in (
+        (with_pyramid, single, "with a feature pyramid (faster_rcnn_*_fpn_keras), but the model is one of one level"),
+        (without, build_small(), "of one level (faster_rcnn_*_keras), but the model is one with a feature pyramid"),
+    ):
+        for restore in (sources.restore_model, sources.restore_for_fine_tuning):
+            with pytest.raises(CheckpointError) as caught:
+                restore(path, model)
+            assert str(caught.value).startswith(f"{path}: this is a Faster R-CNN {words}")
 
 
 def test_checkpoint_of_tensorflow_1_is_refused(build_small, tmp_path):

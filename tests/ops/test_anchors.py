@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from object_detection_fpn.ops import anchors as anchor_ops
 
+_GRID = {"scales": [0.5, 1.0], "aspect_ratios": [1.0, 4.0], "base_size": (32.0, 64.0)}
 _SPEC = {"min_level": 2, "anchor_scale": 4.0, "aspect_ratios": [1.0, 2.0, 0.5], "scales_per_octave": 2}
 
 
@@ -108,3 +109,33 @@ def test_the_stride_of_the_image_differs_where_cells_cannot_be_halved():
     last = anchors[-1].numpy()
     np.testing.assert_array_equal((last[:2] + last[2:]) / 2, [3.5 * 56, 3.5 * 64])
     np.testing.assert_array_equal(last[2:] - last[:2], [64, 64])
+
+
+def test_a_grid_lies_on_multiples_of_its_stride_by_aspect_ratio_then_scale():
+    settings = {"stride": (16.0, 8.0), "offset": (1.0, 2.0), **_GRID}
+    anchors = anchor_ops.grid_anchors([(2, 3)], **settings).numpy().reshape(2, 3, 2, 2, 4)
+    centers = (anchors[..., :2] + anchors[..., 2:]) / 2
+    np.testing.assert_allclose(centers[1, 2], np.broadcast_to([17.0, 18.0], (2, 2, 2)), rtol=1e-6)
+    sides = anchors[0, 0, ..., 2:] - anchors[0, 0, ..., :2]
+    np.testing.assert_allclose(sides, [[[16, 32], [32, 64]], [[8, 64], [16, 128]]], rtol=1e-6)
+
+
+def test_a_grid_of_a_dynamic_map_is_that_of_a_static_one():
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)], autograph=False)
+    def dynamic(side):
+        return anchor_ops.grid_anchors([(side, side)], **_GRID)
+
+    np.testing.assert_array_equal(dynamic(tf.constant(3)), anchor_ops.grid_anchors([(3, 3)], **_GRID))
+
+
+@pytest.mark.parametrize(
+    "sizes, change, message",
+    [
+        ([(1, 1), (1, 1)], {}, "feature_sizes has 2 entries. Allowed: 1"),
+        ([(1, 1)], {"scales": []}, r"scales = \[\]. Allowed: one or more positive"),
+        ([(1, 1)], {"aspect_ratios": [0.0]}, r"aspect_ratios = \[0.0\]. Allowed: one or more positive"),
+    ],
+)
+def test_a_bad_grid_is_refused(sizes, change, message):
+    with pytest.raises(ValueError, match=message):
+        anchor_ops.grid_anchors(sizes, **{**_GRID, **change})

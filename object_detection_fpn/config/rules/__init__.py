@@ -16,10 +16,11 @@ from object_detection_fpn.config.rules import (
     model,
     resizers,
     rpn,
+    single_level,
     training,
 )
 
-_PARTS = (model, feature_extractor, rpn, masks, resizers, training, augmentations, data, evaluation)
+_PARTS = (model, feature_extractor, single_level, rpn, masks, resizers, training, augmentations, data, evaluation)
 
 
 def rules_of(message_name: str) -> tuple[Rule, ...]:

@@ -8,7 +8,7 @@ from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config.problems import Problem, Rule, join, single
 from object_detection_fpn.protos import backbone_pb2, faster_rcnn_pb2, fpn_pb2, pipeline_pb2
 
-_SMALL = ("faster_rcnn_resnet18_fpn_keras", "faster_rcnn_resnet34_fpn_keras")
+_SMALL = tuple(f"faster_rcnn_resnet{depth}{kind}_keras" for depth in (18, 34) for kind in ("", "_fpn"))
 
 
 def _small_resnets_have_one_form(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, path: str) -> Iterator[Problem]:
@@ -26,6 +26,8 @@ def _backbone_has_batch_norm(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor
     kind = message.conv_hyperparams.WhichOneof("normalizer_oneof")
     if not message.override_base_feature_extractor_hyperparams or kind in ("batch_norm", "sync_batch_norm"):
         return
+    if model_config.is_single_level(message):
+        return  # whose backbone has batch normalization
     resnet, place = message.resnet, join(path, "resnet")
     problem = "does not fit conv_hyperparams, which build the backbone without batch normalization"
     if resnet.batch_norm != backbone_pb2.ResNet.AS_CONFIGURED:

@@ -16,9 +16,20 @@ _TRANSPOSED = box_predictor_pb2.MaskRCNNBoxPredictor.TRANSPOSED_CONVOLUTION
 
 def _pooled_size(message: faster_rcnn_pb2.FasterRcnn) -> int:
     """Cells along a side of what the mask head sees."""
+    if model_config.is_single_level(message.feature_extractor):
+        return _size_of_last_stage(message)
     if message.mask_roi_pooling.HasField("roi_align"):
         return message.mask_roi_pooling.roi_align.output_size
     return _POOLED_SIZE
+
+
+def _size_of_last_stage(message: faster_rcnn_pb2.FasterRcnn) -> int:
+    """Cells along a side of what the backbone's last stage, of stride 2, makes of a region."""
+    if message.roi_pooling.HasField("roi_align"):
+        pooled = message.roi_pooling.roi_align.output_size
+    else:
+        pooled = (message.initial_crop_size - message.maxpool_kernel_size) // max(message.maxpool_stride, 1) + 1
+    return -(-pooled // 2)
 
 
 def _masks_are_predicted(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:

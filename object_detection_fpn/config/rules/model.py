@@ -129,7 +129,8 @@ def _calibrated_classes_exist(message: faster_rcnn_pb2.FasterRcnn, path: str) ->
 
 def _anchors_fit_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
     anchors, pyramid = message.first_stage_anchor_generator.multiscale_anchor_generator, message.feature_extractor.fpn
-    if not message.feature_extractor.HasField("fpn") or not message.HasField("first_stage_anchor_generator"):
+    kind = message.first_stage_anchor_generator.WhichOneof("anchor_generator_oneof")
+    if not message.feature_extractor.HasField("fpn") or kind != "multiscale_anchor_generator":
         return  # said elsewhere
     for name in ("min_level", "max_level"):
         expected = getattr(pyramid, name)
@@ -144,14 +145,18 @@ def _extractor_is_known(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, pat
         return
     base = name.removesuffix("_keras")
     problem = f"is unknown{nearest(name, known)}"
-    if f"{base}_fpn_keras" in known or base in fields.EXTRACTORS_ELSEWHERE:
+    if f"{base}_keras" in fields.SINGLE_LEVEL_TYPES:
+        problem = f'is of TensorFlow 1: write "{base}_keras", or another that is allowed'
+    elif base in fields.EXTRACTORS_ELSEWHERE:
         generation = "has" if name.endswith("_keras") else "is of TensorFlow 1 and has"
-        like = f"{base}_fpn_keras" if f"{base}_fpn_keras" in known else "faster_rcnn_resnet50_fpn_keras"
-        problem = f'{generation} no feature pyramid: write "{like}", or another that is allowed'
+        like = "faster_rcnn_resnet50_fpn_keras"
+        problem = f'{generation} a backbone that is not here: write "{like}", or another that is allowed'
     yield single(message, path, "type", problem, listed(known))
 
 
 def _padding_fits_pyramid(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, path: str) -> Iterator[Problem]:
+    if model_config.is_single_level(message):
+        return  # which needs none
     level = min(max(message.fpn.max_level, 0), _BACKBONE_MAX_LEVEL)
     if message.pad_to_multiple < 1 or message.pad_to_multiple % 2**level:
         problem = f"does not fit the levels of the pyramid, whose backbone ends with level {level}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,10 +96,28 @@ class Backbone(tf_keras.layers.Layer):
         parts = self._make_parts(stem) if self.frozen_stages or self.recomputed_stages else []
         # Behind a function, which Keras does not look into: these share the network's layers, whose paths stay its own.
         self._get_parts = lambda: parts
+        self._remake = functools.partial(
+            Backbone,
+            stem=stem,
+            pixels=pixels,
+            stride_in_3x3=stride_in_3x3,
+            frozen_stages=frozen_stages,
+            recomputed_stages=recomputed_stages,
+            name=name,
+        )
 
     def normalize_pixels(self, images: tf.Tensor) -> tf.Tensor:
         """What the network wants: images [B, H, W, channels] of any number type in [0, 255] -> float32."""
         return self.pixels(images)
+
+    def split_last_stage(self) -> tuple[Backbone, tf_keras.Model]:
+        """Divides the network in two, of the same layers: a backbone without the last level, and what leads from there to it.
+
+        The two are used instead of this backbone, not beside it.
+        """
+        *outputs, last = self.network.outputs
+        network = tf_keras.Model(self.network.inputs, outputs, name=self.network.name)
+        return self._remake(network, levels=self.levels[:-1]), tf_keras.Model(outputs[-1], last, name="stage")
 
     def call(self, images: tf.Tensor, training: bool) -> dict[int, tf.Tensor]:
         parts = self._get_parts()

@@ -1,4 +1,4 @@
-"""Faster R-CNN and Mask R-CNN with a feature pyramid (Ren et al. 2015, He et al. 2017, Lin et al. 2017), in four verbs."""
+"""Faster R-CNN and Mask R-CNN (Ren et al. 2015, He et al. 2017), with a feature pyramid or on one level, in four verbs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import fpn, mask_targets, pooler, postprocess, targets
+from object_detection_fpn.modeling import fpn, mask_targets, pooler, postprocess, single_level, targets
 from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.modeling.heads import box, mask, rpn
 from object_detection_fpn.ops import boxes as box_ops
@@ -39,8 +39,8 @@ _RESTORABLE_PARTS: dict[str, tuple[str, ...] | None] = {
 class MaskBranch:
     """What Mask R-CNN has more than Faster R-CNN (He et al. 2017)."""
 
-    pooler: pooler.RoIPooler
-    """Pyramid and RoIs -> features of the mask head."""
+    pooler: pooler.RoIPooler | None
+    """Pyramid and RoIs -> features of the mask head. None: it sees those of the box head, which keep cells."""
     head: mask.MaskHead
     """These features and a class of each RoI -> masks."""
     sampler: mask_targets.MaskSampler
@@ -51,7 +51,7 @@ class FasterRCNN(tf_keras.layers.Layer):
     """The meta-architecture; it is handed its parts. A `modeling.detector.Detector`.
 
     Args:
-        feature_extractor: images -> pyramid.
+        feature_extractor: images -> pyramid, which may have one level.
         rpn: pyramid -> proposals.
         roi_sampler: chooses the proposals that train the box head, and gives their targets.
         roi_pooler: pyramid and RoIs -> features of fixed size. None, as the box head, for a model of one stage.
@@ -186,8 +186,11 @@ class FasterRCNN(tf_keras.layers.Layer):
     def restorable_parts(self, kind: str) -> tuple[str, ...] | None:
         """See `Detector`."""
         parts = _RESTORABLE_PARTS[kind]
-        if parts is None or self.box_head is not None:
-            return parts
+        if parts is None:
+            return None
+        if self.box_head is not None:
+            is_of_backbone = isinstance(self.box_head.feature_extractor, single_level.LastStage)
+            return (*parts, "box_head/feature_extractor") if is_of_backbone and kind == "classification" else parts
         return tuple(part for part in parts if not part.startswith("box_head"))
 
     def class_columns(self) -> dict[str, ClassColumns]:
@@ -204,12 +207,16 @@ class FasterRCNN(tf_keras.layers.Layer):
         """The pyramid within boxes [B, R, 4], pixels: [B, R, S, S, F]."""
         return pool(predictions.pyramid, boxes, self.feature_extractor.covered_size(predictions.image_size))
 
-    def _predict_masks(
-        self, predictions: Predictions, boxes: tf.Tensor, classes: tf.Tensor, *, training: bool
-    ) -> tf.Tensor:
-        """Logits [B, K, M, M] of boxes [B, K, 4], pixels, and of one class, 0-based, each."""
+    def _pool_for_masks(self, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
+        """What the mask head sees of boxes [B, K, 4], pixels: [B, K, S, S, F]."""
+        assert self._masks is not None and self.box_head is not None and self.roi_pooler is not None
+        if self._masks.pooler is not None:
+            return self._pool(self._masks.pooler, predictions, boxes)
+        return self.box_head.extract(self._pool(self.roi_pooler, predictions, boxes), training=False)
+
+    def _predict_masks(self, features: tf.Tensor, classes: tf.Tensor, *, training: bool) -> tf.Tensor:
+        """Logits [B, K, M, M] of what the mask head sees, [B, K, S, S, F], and of one class, 0-based, each."""
         assert self._masks is not None and self.box_head is not None
-        features = self._pool(self._masks.pooler, predictions, boxes)
         class_weights = None if self._masks.head.transfer is None else self.box_head.class_weights()
         return self._masks.head(features, classes, training=training, class_weights=class_weights)
 
@@ -220,7 +227,12 @@ class FasterRCNN(tf_keras.layers.Layer):
         assert self._masks is not None and predictions.rois is not None
         boxes, matches = self._masks.sampler.choose(predictions.rois.boxes, box_targets)
         classes = self._masks.sampler.classes(matches, groundtruth)
-        logits = self._predict_masks(predictions, boxes, classes, training=training)
+        if self._masks.pooler is not None:
+            features = self._pool_for_masks(predictions, boxes)
+        else:
+            assert predictions.box is not None and predictions.box.cell_features is not None
+            features = _look_up(predictions.box.cell_features, self._masks.sampler.choose_rows(box_targets))
+        logits = self._predict_masks(features, classes, training=training)
         return MaskOutputs(logits=logits, boxes=boxes, matches=matches)
 
     def _with_masks(self, detections: Detections, predictions: Predictions, true_shapes: tf.Tensor) -> Detections:
@@ -231,7 +243,8 @@ class FasterRCNN(tf_keras.layers.Layer):
         if not self._masks.sampler.static:
             num_found = tf.maximum(tf.reduce_max(detections.num_detections), 1)
             boxes, classes = boxes[:, :num_found], classes[:, :num_found]
-        masks = tf.sigmoid(self._predict_masks(predictions, boxes, classes, training=False))
+        features = self._pool_for_masks(predictions, boxes)
+        masks = tf.sigmoid(self._predict_masks(features, classes, training=False))
         is_real = tf.sequence_mask(detections.num_detections, dim(masks, 1))
         masks = tf.where(is_real[..., None, None], masks, 0.0)
         missing = num_rows - dim(masks, 1)
@@ -258,6 +271,18 @@ class FasterRCNN(tf_keras.layers.Layer):
         if "roi_features" in self._outputs:
             detections = detections._replace(roi_features=tf.cast(pooled, tf.float32))
         if "box_features" in self._outputs:
-            features = self.box_head.extract(pooled, training=False)
-            detections = detections._replace(box_features=tf.cast(features, tf.float32)[:, :, None, None])
+            features = tf.cast(self.box_head.extract(pooled, training=False), tf.float32)
+            has_cells = features.shape.rank == 5
+            detections = detections._replace(box_features=features if has_cells else features[:, :, None, None])
         return detections
+
+
+def _look_up(features: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Features [B, R, S, S, F] of some rows, [B, K] int32: [B, K, S, S, F], zeros for rows beyond the last.
+
+    As a product and not a gather, whose gradient would be a scatter.
+    """
+    batch, num_rows, height, width, filters = (dim(features, axis) for axis in range(5))
+    is_row = tf.one_hot(rows, num_rows, dtype=features.dtype)  # [B, K, R]
+    found = tf.matmul(is_row, tf.reshape(features, [batch, num_rows, height * width * filters]))
+    return tf.reshape(found, [batch, dim(rows, 1), height, width, filters])

@@ -10,6 +10,7 @@ import tf_keras
 
 from object_detection_fpn.modeling import hard_examples, layers, loss_normalization, postprocess
 from object_detection_fpn.modeling.detector import ClassColumns
+from object_detection_fpn.modeling.single_level import LastStage
 from object_detection_fpn.ops import losses
 from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import BoxOutputs, Detections, Predictions, Proposals, Targets
@@ -187,7 +188,7 @@ class BoxHead(tf_keras.layers.Layer):
     Call: roi features [B, R, S, S, F] -> `BoxOutputs`.
 
     Args:
-        feature_extractor: what both predictors see.
+        feature_extractor: what both predictors see, or the cells of which they see the mean.
         num_classes: C.
         share_box_across_classes: one box for all classes instead of one for each.
         dropout_rate: share of features dropped before each predictor in training; None = no layer for it.
@@ -203,7 +204,7 @@ class BoxHead(tf_keras.layers.Layer):
     def __init__(
         self,
         *,
-        feature_extractor: BoxFeatureExtractor,
+        feature_extractor: BoxFeatureExtractor | LastStage,
         num_classes: int,
         share_box_across_classes: bool = False,
         dropout_rate: float | None = None,
@@ -266,15 +267,18 @@ class BoxHead(tf_keras.layers.Layer):
         return tf.concat([tf.cast(of_scores, tf.float32), tf.cast(of_boxes, tf.float32)], axis=1)
 
     def extract(self, roi_features: tf.Tensor, training: bool) -> tf.Tensor:
-        """What the predictors see: [B, R, S, S, F] -> [B, R, `feature_extractor.num_units`]."""
+        """What `feature_extractor` makes of RoIs: [B, R, S, S, F] -> [B, R, U], or [B, R, S', S', U] where it keeps cells."""
         batch, num_rois, height, width, filters = (dim(roi_features, axis) for axis in range(5))
         flat = tf.reshape(roi_features, [batch * num_rois, height, width, filters])
         hidden = self.feature_extractor(flat, training=training)
-        return tf.reshape(hidden, [batch, num_rois, self.feature_extractor.num_units])
+        return tf.reshape(hidden, [batch, num_rois, *(dim(hidden, axis) for axis in range(1, hidden.shape.rank))])
 
     def call(self, roi_features: tf.Tensor, training: bool) -> BoxOutputs:
         hidden = self.extract(roi_features, training=training)
         batch, num_rois = dim(hidden, 0), dim(hidden, 1)
+        cell_features = None
+        if hidden.shape.rank == 5:
+            cell_features, hidden = hidden, tf.reduce_mean(hidden, axis=[2, 3])
         hidden = tf.reshape(hidden, [-1, self.feature_extractor.num_units])
         logits = self.class_predictor(self.class_dropout(hidden, training=training))
         logits = self.class_norm(logits, training=training)
@@ -285,6 +289,7 @@ class BoxHead(tf_keras.layers.Layer):
             class_logits=tf.reshape(logits, [batch, num_rois, self.num_classes + 1]),
             box_deltas=tf.reshape(deltas, [batch, num_rois, self.num_boxes, 4]),
             roi_features=roi_features,
+            cell_features=cell_features,
         )
 
     def loss(self, outputs: BoxOutputs, targets: Targets, rois: Proposals, *, training: bool) -> dict[str, tf.Tensor]:

@@ -50,9 +50,9 @@ class MaskLoss:
         return self.weight * sums / loss_normalization.divisor(num_cells, "BATCH", num_configured=0, is_batch=is_batch)
 
 
-def choose_depth(*, num_filters: int, num_masks: int) -> int:
-    """Channels of the convolutions, from those of RoI features and the masks to predict, as the Object Detection API does."""
-    return int(2.0 ** round((2.0 * math.log2(num_filters) + 3.0 * math.log2(num_masks)) / 5.0))
+def choose_depth(*, num_filters: int, num_classes: int) -> int:
+    """Channels of the convolutions, from those of RoI features and the number of classes, as the Object Detection API does."""
+    return int(2.0 ** round((2.0 * math.log2(num_filters) + 3.0 * math.log2(num_classes)) / 5.0))
 
 
 class MaskHead(tf_keras.layers.Layer):
@@ -151,6 +151,16 @@ class MaskHead(tf_keras.layers.Layer):
         if self.predictor is not None:
             layers.build(self.predictor, (None, None, None, self._depth))
 
+    @property
+    def convolutions(self) -> list[layers.ConvNormActivation]:
+        """All but the one that predicts, in the order in which they are applied."""
+        return [getattr(self, name) for name in self._names]
+
+    @property
+    def repeats_cells(self) -> bool:
+        """Whether cells are repeated before the last of `convolutions`."""
+        return self._upsampling == "repeat"
+
     def class_columns(self) -> dict[str, ClassColumns]:
         """The layer whose last axis holds classes, or is common to all of them."""
         if self.predictor is None:
@@ -165,7 +175,7 @@ class MaskHead(tf_keras.layers.Layer):
         if self._upsampling == "resize":
             hidden = _resize(hidden, self.size)
         for i, name in enumerate(self._names):
-            if self._upsampling == "repeat" and i == len(self._names) - 1:
+            if self.repeats_cells and i == len(self._names) - 1:
                 hidden = self._repeat(hidden)
             hidden = getattr(self, name)(hidden, training=training)
         if self.upsample is not None:

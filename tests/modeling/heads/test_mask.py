@@ -62,7 +62,7 @@ def test_convolutions_are_counted_as_in_the_object_detection_api(upsampling, num
 
 def test_depth_follows_the_rule_of_the_object_detection_api():
     for row in json.loads((GOLDEN / "mask_head_depth.json").read_text()):
-        assert mask.choose_depth(num_filters=row["channels"], num_masks=row["num_classes"]) == row["depth"]
+        assert mask.choose_depth(num_filters=row["channels"], num_classes=row["num_classes"]) == row["depth"]
 
 
 @pytest.mark.parametrize("upsampling", KINDS)
