@@ -42,7 +42,7 @@ OWN_MESSAGES = {
         "RegionProposalNetwork",
         "ResNet",
     ),
-    *("RoiAlign", "RoiPooling"),
+    *("MaskTargets", "MaskTransfer", "RoiAlign", "RoiPooling"),
 }
 FIRST_OWN_NUMBER = 500  # fields of this package alone take numbers from here up
 PREFIX = "object_detection_fpn.protos."

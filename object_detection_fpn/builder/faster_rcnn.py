@@ -26,14 +26,16 @@ def build_faster_rcnn(
     config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution(), num_channels: int = 3
 ) -> faster_rcnn.FasterRCNN:
     """The detector with all its variables; the arguments are those of `build_model`."""
+    # In the order of the data: what initializers draw depends on the layers before.
     extractor = build_feature_extractor(config.feature_extractor, execution=execution, num_channels=num_channels)
+    rpn = build_rpn(config, extractor, execution=execution)
     has_box_head = config.number_of_stages > 1
     roi_pooler = build_roi_pooler(config, execution=execution) if has_box_head else None
     box_head = build_box_head(config, extractor, roi_pooler, execution=execution) if roi_pooler else None
     has_masks = config.number_of_stages == 3
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
-        rpn=build_rpn(config, extractor, execution=execution),
+        rpn=rpn,
         roi_sampler=build_roi_sampler(config, execution=execution),
         roi_pooler=roi_pooler,
         box_head=box_head,
