@@ -338,7 +338,8 @@ class Agreement:
 
     def _mask_logits(self, image: int, boxes: np.ndarray, classes: np.ndarray) -> np.ndarray:
         boxes, classes = tf.constant(boxes[np.newaxis]), tf.constant(classes[np.newaxis], tf.int32)
-        return self.model._predict_masks(self.predict(image), boxes, classes, training=False).numpy()[0]
+        features = self.model._pool_for_masks(self.predict(image), boxes)
+        return self.model._predict_masks(features, classes, training=False).numpy()[0]
 
     def _assert_pasted(self, image: int, logits: np.ndarray) -> None:
         outputs, prefix, size = self.case.outputs, f"image{image}/", self._image_size(image)

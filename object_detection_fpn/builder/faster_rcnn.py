@@ -36,6 +36,8 @@ def build_faster_rcnn(
     else:
         extractor = build_feature_extractor(config.feature_extractor, execution=execution, num_channels=num_channels)
         last_stage = None
+    # In the order of the data: what initializers draw depends on the layers before.
+    rpn = build_rpn(config, extractor, execution=execution)
     box_head = None
     if roi_pooler:
         features = last_stage or build_box_feature_extractor(config, extractor, roi_pooler, execution=execution)
@@ -43,7 +45,7 @@ def build_faster_rcnn(
     has_masks = config.number_of_stages == 3
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
-        rpn=build_rpn(config, extractor, execution=execution),
+        rpn=rpn,
         roi_sampler=build_roi_sampler(config, execution=execution),
         roi_pooler=roi_pooler,
         box_head=box_head,

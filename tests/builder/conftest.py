@@ -21,6 +21,6 @@ def backbone_calls(monkeypatch):
         return support.make_backbone(spec, max_level=max_level, num_channels=num_channels, **settings)
 
     for name in list(builder.BACKBONES):
-        depth = int(name.removeprefix("faster_rcnn_resnet").removesuffix("_fpn_keras"))
+        depth = int(name.removeprefix("faster_rcnn_resnet").removesuffix("_keras").removesuffix("_fpn"))
         monkeypatch.setitem(builder.BACKBONES, name, functools.partial(make, depth))
     return calls

@@ -77,7 +77,7 @@ def test_a_frozen_last_stage_neither_trains_nor_moves(num_frozen, is_frozen):
 
 def test_recomputed_stages_are_those_before_the_last():
     spec = layers.LayerSpec(norm=SPEC.norm, execution=Execution(recomputed_stages=4))
-    whole = support.make_backbone(spec, is_residual=True, recomputed_stages=4)
+    whole = support.make_backbone(spec, is_residual=True)
     backbone, _ = whole.split_last_stage()
     assert backbone.recomputed_stages == 3
     moving = next(variable for variable in backbone.variables if "moving_mean" in variable.name)

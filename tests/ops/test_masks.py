@@ -69,7 +69,7 @@ def test_other_crops_are_those_of_torchvision(pytorch, size):
 
 @pytest.mark.parametrize("size", [(14, 14), (33, 33), (28, 20)])
 def test_corner_crops_are_those_of_the_object_detection_api(size):
-    with np.load(GOLDEN / "ops" / "mask_targets.npz") as golden:
+    with np.load(GOLDEN / "masks" / "mask_targets.npz") as golden:
         bitmaps = golden["groundtruth_masks"]
         pixels = golden["proposals"] * np.tile(bitmaps.shape[1:], 2).astype(np.float32)
         shares = crop_whole_images(bitmaps, pixels, golden["match"], MaskCrop(size=size, kind="corners_aligned"))

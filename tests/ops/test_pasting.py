@@ -19,7 +19,7 @@ def paste(masks, boxes, image_size, pasting):
 
 @pytest.fixture(scope="module")
 def odapi(golden_dir):
-    return np.load(golden_dir / "ops" / "mask_paste.npz")
+    return np.load(golden_dir / "masks" / "mask_paste.npz")
 
 
 @pytest.fixture(scope="module")

@@ -100,10 +100,9 @@ def test_detections_have_the_masks_of_their_boxes_and_classes():
     predictions = model.predict(model.preprocess(INPUTS), training=False)
     assert predictions.mask is None
     pixels = detections.boxes[1:, :2] * tf.constant([50.0, 40.0, 50.0, 40.0])  # of the image without its padding
-    logits = model._predict_masks(
-        predictions._replace(pyramid=tuple(level[1:] for level in predictions.pyramid)), pixels,
-        detections.classes[1:, :2], training=False,
-    )  # fmt: skip
+    alone = predictions._replace(pyramid=tuple(level[1:] for level in predictions.pyramid))
+    features = model._pool_for_masks(alone, pixels)
+    logits = model._predict_masks(features, detections.classes[1:, :2], training=False)
     np.testing.assert_allclose(detections.masks[1:, :2], tf.sigmoid(logits), atol=1e-4)
 
 

@@ -13,7 +13,7 @@ from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.heads import mask, transfer
 
-GOLDEN = Path(__file__).parent.parent.parent / "golden" / "ops"
+GOLDEN = Path(__file__).parent.parent.parent / "golden" / "masks"
 FEATURES = np.random.RandomState(0).normal(size=[2, 3, 4, 4, 5]).astype(np.float32)
 CLASSES = np.array([[0, 1, 2], [2, 2, 0]], np.int32)
 KINDS = {
