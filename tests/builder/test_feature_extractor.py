@@ -20,12 +20,11 @@ BACKBONES = dict(builder.BACKBONES)  # before any test replaces them
 
 def test_names_of_backbones_give_their_depth():
     built = {name: (make.func, make.args) for name, make in BACKBONES.items()}
+    makers = {18: resnet_v1.resnet_v1_small, 34: resnet_v1.resnet_v1_small}
     assert built == {
-        "faster_rcnn_resnet18_fpn_keras": (resnet_v1.resnet_v1_small, (18,)),
-        "faster_rcnn_resnet34_fpn_keras": (resnet_v1.resnet_v1_small, (34,)),
-        "faster_rcnn_resnet50_fpn_keras": (resnet_v1.resnet_v1, (50,)),
-        "faster_rcnn_resnet101_fpn_keras": (resnet_v1.resnet_v1, (101,)),
-        "faster_rcnn_resnet152_fpn_keras": (resnet_v1.resnet_v1, (152,)),
+        f"faster_rcnn_resnet{depth}{pyramid}_keras": (makers.get(depth, resnet_v1.resnet_v1), (depth,))
+        for depth in (18, 34, 50, 101, 152)
+        for pyramid in ("", "_fpn")
     }
 
 

@@ -146,8 +146,8 @@ def test_a_box_moves_with_its_pixels(draw_example, find_box, pixel_boxes, name, 
         return
     assert after.objects.classes.numpy().tolist() == [0]
     is_cut = boxes.min() == 0 or boxes.max() == 1
-    if name in SLANTED and is_cut and not np.any(after.image[..., 0] > 128):
-        return  # of the box around it, only an empty corner is left in the image
+    if name in (*SLANTED, "crop of the scaled") and is_cut and not np.any(after.image[..., 0] > 128):
+        return  # of the box around it only an empty corner is left in the image, or a strip of less than half a pixel
     expected, found = pixel_boxes(after)[0], find_box(after)
     if name in SLANTED and is_cut:
         assert (found[:2] >= expected[:2] - tolerance).all() and (found[2:] <= expected[2:] + tolerance).all()
