@@ -62,11 +62,12 @@ def print_results(results: Mapping[str, float], title: str, console: rich.consol
         console.print(_table(title, ("metric", "value"), {name: {"value": value} for name, value in others.items()}))
     all_sets = {of_set for of_classes in per_class.values() for values in of_classes.values() for of_set in values}
     for of_classes in per_class.values():
-        sets = list(dict.fromkeys(of_set for values in of_classes.values() for of_set in values))
-        best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1].get(sets[0], -1), nan=-1)))
+        columns = list(dict.fromkeys(of_set for values in of_classes.values() for of_set in values))
+        first = columns[0]
+        best_first = dict(sorted(of_classes.items(), key=lambda item: -np.nan_to_num(item[1].get(first, -1), nan=-1)))
         if len(all_sets) == 1:
-            sets, best_first = ["AP"], {name: {"AP": values[sets[0]]} for name, values in best_first.items()}
-        console.print(_table("AP of each class", ("class", *sets), best_first))
+            columns, best_first = ["AP"], {name: {"AP": values[first]} for name, values in best_first.items()}
+        console.print(_table("AP of each class", ("class", *columns), best_first))
 
 
 def _shared_by_sets(results: Mapping[str, float]) -> dict[tuple[str, ...], dict[str, dict[str, float]]]:
