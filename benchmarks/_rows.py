@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,6 +34,14 @@ class Results:
     def find(self, **key: Any) -> Row | None:
         """The row of this data, row, seed and config, or None."""
         return next((row for row in self._rows if self._key(row) == self._key(key)), None)
+
+    def find_or_measure(self, measure: Callable[[], Row], *, again: bool = False, **key: Any) -> Row:
+        """The row of this key; if there is none, or `again`, it is measured and kept."""
+        row = None if again else self.find(**key)
+        if row is None:
+            row = {**key, **measure()}
+            self.add(row)
+        return row
 
     def add(self, row: Row) -> None:
         """Adds a row, or replaces the one of the same key; the file is whole at any time."""

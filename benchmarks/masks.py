@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import re
@@ -144,12 +145,9 @@ def measure_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             place = arguments.output / f"{name}_{seed}"
             pipeline.save_config(config, f"{place}.config")
             key = {"data": arguments.command, "row": name, "seed": seed, "config": " ".join(changes)}
-            row = results.find(**key)
-            if row is None:
-                task = json.dumps({"config_path": f"{place}.config", "seed": seed, "pictures": str(place)})
-                row = {**key, **_common.run_own([__file__, "--once", task])}
-                results.add(row)
-            rows.append(row)
+            task = json.dumps({"config_path": f"{place}.config", "seed": seed, "pictures": str(place)})
+            measure_row = functools.partial(_common.run_own, [__file__, "--once", task])
+            rows.append(results.find_or_measure(measure_row, **key))
     return rows
 
 

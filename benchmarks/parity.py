@@ -225,14 +225,17 @@ class WholeModel(NamedTuple):
     detections: Any
 
 
+# The reference was computed without a learning phase: its batch norms used their moving statistics in training too.
+_WITHOUT_LEARNING_PHASE = ("model.faster_rcnn.feature_extractor.batch_norm_trainable=false",)
+
+
 @functools.lru_cache(maxsize=1)
-def load_whole_model(golden: Path) -> WholeModel:
+def load_whole_model(
+    golden: Path, archive: str = ARCHIVE, overrides: tuple[str, ...] = _WITHOUT_LEARNING_PHASE
+) -> WholeModel:
     """Reads config and checkpoint as a user does, and runs the model once."""
-    folder = unpack(golden)
-    # The reference was computed without a learning phase: its batch norms used their moving statistics in training too.
-    message = config.load_config(
-        str(folder / "pipeline.config"), ["model.faster_rcnn.feature_extractor.batch_norm_trainable=false"]
-    )
+    folder = unpack(golden, archive)
+    message = config.load_config(str(folder / "pipeline.config"), overrides)
     detector = builder.build_model(message.model)
     sources.restore_model(str(folder), detector)
     expected = dict(np.load(folder / "inference.npz"))
@@ -242,14 +245,14 @@ def load_whole_model(golden: Path) -> WholeModel:
     return WholeModel(folder, detector, expected, inputs, predictions, detector.postprocess(predictions, inputs))
 
 
-@functools.lru_cache(maxsize=1)
-def unpack(golden: Path) -> Path:
-    """The folder of the reference model's files; it lasts as long as the process."""
+@functools.lru_cache
+def unpack(golden: Path, archive: str = ARCHIVE) -> Path:
+    """The folder of a reference model's files; it lasts as long as the process."""
     temporary = tempfile.TemporaryDirectory(prefix="odfpn-parity-")
     _TEMPORARY.append(temporary)
-    with tarfile.open(golden / f"{ARCHIVE}.tar.xz") as archive:
-        archive.extractall(temporary.name, filter="data")
-    return Path(temporary.name) / ARCHIVE
+    with tarfile.open(golden / f"{archive}.tar.xz") as file:
+        file.extractall(temporary.name, filter="data")
+    return Path(temporary.name) / archive
 
 
 _TEMPORARY: list[tempfile.TemporaryDirectory] = []

@@ -12,25 +12,20 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import parity
 import tensorflow as tf
 from google.protobuf import text_format
-from parity import Difference, Differences
+from parity import Difference, Differences, WholeModel
 
 from object_detection_fpn import builder
-from object_detection_fpn.config import pipeline as config
-from object_detection_fpn.interop import sources
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.detector import mean_losses
 from object_detection_fpn.protos import anchor_generator_pb2
-from object_detection_fpn.records import Groundtruth, Inputs
+from object_detection_fpn.records import Groundtruth
 
 ARCHIVES = ("frcnn_resnet50_160", "mask_rcnn_resnet50_160")
 
@@ -59,36 +54,9 @@ def compare_grid_anchors(golden: Path) -> Differences:
     return result
 
 
-class SingleLevelModel(NamedTuple):
-    """The reference model here, with the API's checkpoint, and what it says of the reference's images."""
-
-    folder: Path
-    detector: Any
-    expected: dict[str, np.ndarray]
-    inputs: Inputs
-    """Preprocessed."""
-    predictions: Any
-    detections: Any
-
-
-@functools.lru_cache(maxsize=1)
-def load_model(golden: Path, archive: str) -> SingleLevelModel:
-    """Reads config and checkpoint as a user does, and runs the model once."""
-    temporary = tempfile.TemporaryDirectory(prefix="odfpn-parity-")
-    _TEMPORARY.append(temporary)
-    with tarfile.open(golden / f"{archive}.tar.xz") as file:
-        file.extractall(temporary.name, filter="data")
-    folder = Path(temporary.name) / archive
-    detector = builder.build_model(config.load_config(str(folder / "pipeline.config")).model)
-    sources.restore_model(str(folder), detector)
-    expected = dict(np.load(folder / "inference.npz"))
-    inputs = Inputs(*(tf.constant(expected.pop(name)) for name in ("images", "true_image_shapes")))
-    inputs = detector.preprocess(inputs)
-    predictions = detector.predict(inputs, training=False)
-    return SingleLevelModel(folder, detector, expected, inputs, predictions, detector.postprocess(predictions, inputs))
-
-
-_TEMPORARY: list[tempfile.TemporaryDirectory] = []
+def load_model(golden: Path, archive: str) -> WholeModel:
+    """The model of one of `ARCHIVES`, run once."""
+    return parity.load_whole_model(golden, archive, ())
 
 
 def compare_inference(golden: Path, *, archive: str) -> Differences:
@@ -124,7 +92,7 @@ def compare_inference(golden: Path, *, archive: str) -> Differences:
     return result
 
 
-def _features_of_rois(model: SingleLevelModel) -> dict[str, np.ndarray]:
+def _features_of_rois(model: WholeModel) -> dict[str, np.ndarray]:
     """What the reference says of each RoI, [B, R, ...]."""
     predictions = model.predictions
     side = np.tile(model.inputs.images.shape[1:3], 2)
@@ -140,7 +108,7 @@ def _features_of_rois(model: SingleLevelModel) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def _compare_rois(model: SingleLevelModel, found: dict[str, np.ndarray], image: int) -> Differences:
+def _compare_rois(model: WholeModel, found: dict[str, np.ndarray], image: int) -> Differences:
     """Proposals, which come in another order where scores are nearly equal, and all that belongs to them."""
     num_images = len(found["second_proposal_boxes"])
     # The reference has some of the arrays of all images in one row.
@@ -154,7 +122,7 @@ def _compare_rois(model: SingleLevelModel, found: dict[str, np.ndarray], image: 
     return result | {name: Difference(distance, _BOX)}
 
 
-def _mask_logits(model: SingleLevelModel) -> np.ndarray:
+def _mask_logits(model: WholeModel) -> np.ndarray:
     """Logits of the masks of all classes, [B, D, C, M, M], where `postprocess` has those of a class."""
     branch, predictions = model.detector._masks, model.predictions
     size = tf.cast(model.inputs.true_shapes[:, tf.newaxis, :2], tf.float32)
@@ -165,7 +133,7 @@ def _mask_logits(model: SingleLevelModel) -> np.ndarray:
     return np.stack(of_classes, axis=2)
 
 
-def _compare_detections(model: SingleLevelModel, logits: np.ndarray | None, image: int) -> Differences:
+def _compare_detections(model: WholeModel, logits: np.ndarray | None, image: int) -> Differences:
     """Detections that have a partner of their class, and the share of those that have none."""
     found = type(model.detections)(*(v if v is None else v[image].numpy() for v in model.detections))
     wanted = {name: array[image] for name, array in model.expected.items() if name.startswith("out_detection")}
@@ -231,7 +199,7 @@ def compare_losses(golden: Path, *, archive: str, name: str) -> Differences:
     return {key: _difference(losses[key], value, _RELATIVE_LOSS[name] * abs(value)) for key, value in wanted.items()}
 
 
-def _read_groundtruth(model: SingleLevelModel) -> Groundtruth:
+def _read_groundtruth(model: WholeModel) -> Groundtruth:
     stored = np.load(model.folder / "train.npz")
     boxes = tf.constant(stored["groundtruth_boxes"] * float(model.inputs.images.shape[1]))
     groundtruth = Groundtruth(

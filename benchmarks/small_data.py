@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -234,15 +235,12 @@ def measure_rows(arguments: argparse.Namespace) -> list[_rows.Row]:
             config = compose(name, num_steps=arguments.num_steps)
             digest = hashlib.sha256(pipeline.format_config(config).encode()).hexdigest()[:12]
             key = {"data": data_name, "row": name, "seed": seed, "config": digest}
-            row = None if arguments.again else results.find(**key)
-            if row is None:
-                place = arguments.output / data_name / f"{name}_{seed}"
-                pipeline.save_config(with_data(config, data), f"{place}.config")
-                print(f"{data_name}: {name}, seed {seed}", file=sys.stderr, flush=True)
-                task = json.dumps({"config_path": f"{place}.config", "seed": seed, "pictures": str(place)})
-                row = {**key, **_common.run_own([__file__, "--once", task])}
-                results.add(row)
-            rows.append(row)
+            place = arguments.output / data_name / f"{name}_{seed}"
+            pipeline.save_config(with_data(config, data), f"{place}.config")
+            task = json.dumps({"config_path": f"{place}.config", "seed": seed, "pictures": str(place)})
+            measure_row = functools.partial(_common.run_own, [__file__, "--once", task])
+            print(f"{data_name}: {name}, seed {seed}", file=sys.stderr, flush=True)
+            rows.append(results.find_or_measure(measure_row, again=arguments.again, **key))
     return rows
 
 

@@ -72,16 +72,6 @@ def _transfer_fits(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[P
             yield Problem(field, "is no class", f"1 to num_classes = {message.num_classes}", str(class_id))
 
 
-def _masks_are_pooled_from_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
-    pyramid, pooling = message.feature_extractor.fpn, message.mask_roi_pooling
-    if not message.feature_extractor.HasField("fpn"):
-        return  # said elsewhere
-    place, levels = join(path, "mask_roi_pooling"), f"{pyramid.min_level} to {pyramid.max_level}"
-    for name in ("min_level", "max_level"):
-        if pooling.HasField(name) and not pyramid.min_level <= getattr(pooling, name) <= pyramid.max_level:
-            yield single(pooling, place, name, "is no level of feature_extractor.fpn", levels)
-
-
 def ineffective(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Problem]:
     """Fields that ask for masks of a model that has none."""
     if model_config.has_masks(config.model):
@@ -103,6 +93,5 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _masks_are_predicted,
         _mask_size_follows_from_features,
         _transfer_fits,
-        _masks_are_pooled_from_pyramid,
     ),
 }

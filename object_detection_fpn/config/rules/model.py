@@ -44,13 +44,15 @@ def _second_stage_is_complete(message: faster_rcnn_pb2.FasterRcnn, path: str) ->
 
 
 def _rois_are_pooled_from_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
-    pyramid, pooling = message.feature_extractor.fpn, message.roi_pooling
+    pyramid = message.feature_extractor.fpn
     if not message.feature_extractor.HasField("fpn"):
         return  # said elsewhere
-    place, levels = join(path, "roi_pooling"), f"{pyramid.min_level} to {pyramid.max_level}"
-    for name in ("min_level", "max_level"):
-        if pooling.HasField(name) and not pyramid.min_level <= getattr(pooling, name) <= pyramid.max_level:
-            yield single(pooling, place, name, "is no level of feature_extractor.fpn", levels)
+    levels = f"{pyramid.min_level} to {pyramid.max_level}"
+    for field in ("roi_pooling", "mask_roi_pooling"):
+        pooling = getattr(message, field)
+        for name in ("min_level", "max_level"):
+            if pooling.HasField(name) and not pyramid.min_level <= getattr(pooling, name) <= pyramid.max_level:
+                yield single(pooling, join(path, field), name, "is no level of feature_extractor.fpn", levels)
 
 
 def _predictions_have_no_groups(message: box_predictor_pb2.MaskRCNNBoxPredictor, path: str) -> Iterator[Problem]:
