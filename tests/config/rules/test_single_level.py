@@ -36,7 +36,12 @@ MASKS = [
         [*SINGLE, f"{EXTRACTOR}.first_stage_features_stride=16", f"{EXTRACTOR}.pad_to_multiple=16"],
         [*SINGLE, f"{MODEL}.roi_pooling={{min_level: 4 max_level: 4 roi_align {{}}}}"],
         [*SINGLE, *OF_BACKBONE],
-        [*SINGLE, *OF_BACKBONE, f"{EXTRACTOR}.conv_hyperparams.batch_norm={{}}", f"{EXTRACTOR}.resnet.batch_norm=FROZEN"],
+        [
+            *SINGLE,
+            *OF_BACKBONE,
+            f"{EXTRACTOR}.conv_hyperparams.batch_norm={{}}",
+            f"{EXTRACTOR}.resnet.batch_norm=FROZEN",
+        ],
         [*SINGLE, *MASKS],
         [*SINGLE, *MASKS, f"{HEAD}.convolve_then_upsample_masks=true", f"{HEAD}.mask_height=4", f"{HEAD}.mask_width=4"],
         [*SINGLE, f"{MODEL}.number_of_stages=1"],
