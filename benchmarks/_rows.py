@@ -60,7 +60,7 @@ BASES = ("api", "one_level")
 
 
 def summarize(rows: Sequence[Row]) -> Summary:
-    """Means over the seeds by row, in the order of the rows; where one of `BASES` is among them, the gains of the others over it.
+    """Means over the seeds by row, in the order of the rows; where one of `BASES` is among them, gains of the others over it.
 
     None where the images that were evaluated have no objects of that size.
     """
