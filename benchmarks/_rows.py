@@ -55,8 +55,12 @@ class Results:
         return tuple(row[name] for name in self.KEY)
 
 
+BASES = ("api", "one_level")
+"""Rows that others are compared with."""
+
+
 def summarize(rows: Sequence[Row]) -> Summary:
-    """Means over the seeds by row, in the order of the rows; where "api" is among them, the gains of the others over it.
+    """Means over the seeds by row, in the order of the rows; where one of `BASES` is among them, gains of the others over it.
 
     None where the images that were evaluated have no objects of that size.
     """
@@ -71,11 +75,11 @@ def summarize(rows: Sequence[Row]) -> Summary:
         }
         for name, of_name in by_name.items()
     }
-    api = columns.get("api")
+    base = next((name for name in BASES if name in columns), None)
     gains = {
-        f"{name} - api": {key: _difference(value, api[key]) for key, value in values.items()}
+        f"{name} - {base}": {key: _difference(value, columns[base][key]) for key, value in values.items()}
         for name, values in columns.items()
-        if api and name != "api"
+        if base and name != base
     }
     return columns | gains
 
@@ -94,7 +98,7 @@ def table(summary: Summary) -> str:
     keys = list(next(iter(summary.values())))
     lines = [f"| row | {' | '.join(keys)} |", "|---" * (1 + len(keys)) + "|"]
     for name, values in summary.items():
-        style = "+.1f" if name.endswith("- api") else ".1f"
+        style = "+.1f" if name.partition(" - ")[2] in BASES else ".1f"
         cells = ["" if values[key] is None else format(values[key], style) for key in keys]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

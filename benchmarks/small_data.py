@@ -4,10 +4,12 @@
     python benchmarks/small_data.py recipe --data shapes --output DIR [--seeds 0 1 2]
     python benchmarks/small_data.py recipe --data bccd --bccd BCCD --output DIR
     python benchmarks/small_data.py groups --data shapes --output DIR
+    python benchmarks/small_data.py levels --data shapes --output DIR [--num_steps 300]
     python benchmarks/small_data.py custom_backbone --output DIR
 
 eight_images: ResNet-34 FPN, trained and evaluated on the same eight drawn images. recipe: the Object Detection API's semantics
-and the recipe. groups: each group of options by itself, added to the API's semantics. custom_backbone: the backbone of
+and the recipe. groups: each group of options by itself, added to the API's semantics. levels: the recipe with a
+pyramid, and with the same backbone on one level. custom_backbone: the backbone of
 docs/adding_a_backbone.md on the eight images. A row is `small_data/api.config` with the parts that `ROWS` names merged into it;
 each is trained and evaluated in a process of its own.
 
@@ -54,6 +56,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "box_head": ("box_head",),
     "jitter": ("jitter",),
     "multi_scale": ("multi_scale",),
+    "pyramid": (*_RECIPE, "few_regions"),
+    "one_level": (*_RECIPE, "few_regions", "one_level"),
     "eight_images": (*_RECIPE, "eight_images"),
     "custom_backbone": (*_RECIPE, "eight_images", "custom_backbone"),
 }
@@ -63,9 +67,12 @@ COMMANDS = {
     "eight_images": ("eight_images",),
     "recipe": ("api", "recipe"),
     "groups": ("api", "rpn", "roi", "losses", "shared_boxes", "giou", "box_head", "fpn", "jitter", "multi_scale"),
+    "levels": ("one_level", "pyramid"),
     "custom_backbone": ("custom_backbone",),
 }
 _ON_EIGHT_IMAGES = ("eight_images", "custom_backbone")
+_WITHOUT_PYRAMID = ("one_level",)
+_OVER_SEEDS = ("recipe", "levels")
 
 _OF_CLASS = "DetectionBoxes_PerformanceByCategory/mAP/"
 _BCCD_CLASSES = ("RBC", "WBC", "Platelets")
@@ -90,6 +97,8 @@ def compose(row: str, *, num_steps: int | None = None) -> pipeline_pb2.TrainEval
     for part in ("api", *ROWS[row]):
         path = str(_PARTS / f"{part}.config")
         config.MergeFrom(text.parse_text(text.read_text(path), pipeline_pb2.TrainEvalPipelineConfig, path))
+    if row in _WITHOUT_PYRAMID:
+        config.model.faster_rcnn.feature_extractor.ClearField("fpn")
     settings = config.train_config
     if row in _ON_EIGHT_IMAGES:
         del settings.data_augmentation_options[:]
@@ -253,7 +262,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--bccd", type=Path, metavar="DIR", help="unpacked BCCD_Dataset: the folder with ImageSets in it"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 for recipe, otherwise 0")
+    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 for recipe and levels, otherwise 0")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), metavar="ROW", help="other rows than the command's")
     parser.add_argument("--num_steps", type=int, help="train steps, to try it out; otherwise those of the configs")
     parser.add_argument("--num_images", type=int, default=400, help="drawn scenes to train on")
@@ -270,7 +279,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         is_drawn = arguments.data == "shapes" or arguments.command in _ON_EIGHT_IMAGES
         if not is_drawn and not (arguments.bccd and (arguments.bccd / "ImageSets").is_dir()):
             parser.error(f"--data bccd needs --bccd DIR, a folder with ImageSets in it; {arguments.bccd} is none")
-        arguments.seeds = arguments.seeds or ([0, 1, 2] if arguments.command == "recipe" else [0])
+        arguments.seeds = arguments.seeds or ([0, 1, 2] if arguments.command in _OVER_SEEDS else [0])
     return arguments
 
 

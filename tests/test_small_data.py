@@ -63,7 +63,7 @@ def bccd(tmp_path):
 
 ROWS = (
     "api", "recipe", "roi", "rpn", "fpn", "losses", "giou", "shared_boxes", "box_head", "jitter", "multi_scale",
-    "eight_images", "custom_backbone",
+    "pyramid", "one_level", "eight_images", "custom_backbone",
 )  # fmt: skip
 
 
@@ -225,5 +225,5 @@ def test_what_is_missing_is_said(small_data, capsys, words, problem):
 
 
 def test_seeds_are_those_of_the_command(small_data):
-    for command, seeds in {"recipe": [0, 1, 2], "groups": [0], "eight_images": [0]}.items():
+    for command, seeds in {"recipe": [0, 1, 2], "levels": [0, 1, 2], "groups": [0], "eight_images": [0]}.items():
         assert small_data.parse_arguments([command, "--output", "x"]).seeds == seeds

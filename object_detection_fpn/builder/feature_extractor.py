@@ -87,10 +87,11 @@ def build_backbone(
 ) -> backbone.Backbone:
     """The backbone of `feature_extractor` up to a level; `pyramid_spec` is that of its pyramid."""
     base = resnet_v1.DEFAULT_SPEC
-    if model_config.is_single_level(message):
-        base = dataclasses.replace(base, regularizer=None)  # as in the Object Detection API
-    elif message.override_base_feature_extractor_hyperparams:
+    is_single = model_config.is_single_level(message)
+    if message.override_base_feature_extractor_hyperparams and (message.HasField("conv_hyperparams") or not is_single):
         base = pyramid_spec
+    elif is_single:
+        base = dataclasses.replace(base, regularizer=None)  # as in the Object Detection API
     spec = dataclasses.replace(
         base,
         freeze_statistics=pyramid_spec.freeze_statistics,

@@ -1,4 +1,4 @@
-"""Names that Detectron2 gives the tensors of {faster,mask}_rcnn_R_{50,101}_FPN and of the ResNets that these start from.
+"""Names that Detectron2 gives the tensors of {faster,mask}_rcnn_R_{50,101}_FPN, faster_rcnn_R_50_C4 and their ResNets.
 
 | there | here |
 |---|---|
@@ -16,6 +16,14 @@
 | roi_heads.box_predictor.bbox_pred | box_head/box_predictor |
 | roi_heads.mask_head.mask_fcnI, mask_fcnI.norm, I from 1 | mask_head/convI/conv and /norm |
 | roi_heads.mask_head.deconv, predictor | mask_head/upsample, predictor |
+
+Anchors of a cell stand size by size there, each size from wide to high; ours by shape, then size. C4, a detector of one level,
+has neither fpn_* nor the layers of box_head, and for the ResNet
+
+| there | here |
+|---|---|
+| backbone.stem, backbone.resS, S = 2 to 4 | as backbone.bottom_up.stem and backbone.bottom_up.resS |
+| roi_heads.res5 | the last stage, box_head/feature_extractor |
 
 No weights are `pixel_mean` and `pixel_std`, with which the config must agree,
 `proposal_generator.anchor_generator.cell_anchors.L`, and `num_batches_tracked`.
@@ -69,13 +77,13 @@ class Detectron2(library.Library):
         ("roi_heads.keypoint_head.", "a Keypoint R-CNN: keypoints are not supported"),
         ("head.cls_subnet.", "a RetinaNet: detectors of one stage are not supported yet"),
         ("roi_heads.box_head.0.", "a Cascade R-CNN, which is not supported"),
-        ("roi_heads.res5.", "a Faster R-CNN of one level, without feature pyramid (C4)"),
-        ("backbone.res2.", "a detector of one level, without feature pyramid (C4 or DC5)"),
+        ("backbone.res5.", "a detector with dilated convolutions in its last stage (DC5), which is not supported"),
         ("backbone.body.", "of torchvision: use --from torchvision"),
         ("res2.0.conv1.", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
         ("res2_0_branch", "a ResNet that was trained to classify: name it as train_config.fine_tune_checkpoint"),
     )
     of_masks = ("roi_heads.mask_head.",)
+    of_single_level = ("backbone.res2.", "roi_heads.res5.")
     backbone_prefix = "backbone.bottom_up."
     ignored_names = re.compile(
         r"(^pixel_(mean|std)|^proposal_generator\.anchor_generator\.cell_anchors\.\d+|\.num_batches_tracked)$"
@@ -84,6 +92,11 @@ class Detectron2(library.Library):
     ignored_classifier_names = re.compile(r"^((fc1000|pred|linear|stem\.fc)[._]|conv1_b$)")
     stride_in_3x3 = False
     pixels = PixelNormalization(mean=(103.53, 116.28, 123.675), stddev=(1.0, 1.0, 1.0), is_bgr=True)
+
+    def stage_prefix(self, stage: int, *, has_pyramid: bool) -> str:
+        if has_pyramid:
+            return self.backbone_prefix
+        return "roi_heads." if stage == 5 else "backbone."
 
     def resnet_names(self, layers: resnets.ResNetLayers) -> tuple[str, str]:
         block = f"res{layers.stage}.{layers.block}" if layers.stage > 1 else "stem"
@@ -98,8 +111,9 @@ class Detectron2(library.Library):
         prefix = "proposal_generator.rpn_head."
         for i, conv in enumerate(head.rpn_convs):
             yield Entry(f"{prefix}conv" + (f".conv{i}" if len(head.rpn_convs) > 1 else ""), conv)
-        yield Entry(f"{prefix}objectness_logits", head.objectness)
-        yield Entry(f"{prefix}anchor_deltas", head.deltas, rows=state_dict.box_rows(head.num_anchors))
+        anchors = state_dict.by_size_then_shape(head.cell_anchors)
+        yield Entry(f"{prefix}objectness_logits", head.objectness, rows=anchors)
+        yield Entry(f"{prefix}anchor_deltas", head.deltas, rows=state_dict.box_rows(len(anchors), boxes=anchors))
         for i, layer in enumerate(head.box_convs, start=1):
             yield Entry(f"roi_heads.box_head.conv{i}", layer.conv)
             yield Entry(f"roi_heads.box_head.conv{i}.norm", layer.norm)

@@ -12,6 +12,7 @@ from object_detection_fpn.interop import resnets, state_dict
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.modeling.backbones.backbone import Backbone, PixelNormalization
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.single_level import SingleLevel
 from object_detection_fpn.training.stored import CheckpointError
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -28,6 +29,7 @@ class Library(abc.ABC):
         of_classifiers: how names of tensors begin that only its ResNets for ImageNet have.
         other_models: (how a name begins that only another kind of model has, what kind it is), to refuse these in words.
         of_masks: how names of tensors begin that only mask heads have.
+        of_single_level: how names of tensors begin that only its detectors without feature pyramid have.
         backbone_prefix: what names of a ResNet in a detector begin with; a ResNet for ImageNet has them without it.
         ignored_names: finds the names of tensors that are no weights, such as counters.
         ignored_classifier_names: finds those of a ResNet for ImageNet that its backbone lacks, such as its classifier's.
@@ -40,11 +42,16 @@ class Library(abc.ABC):
     of_classifiers: tuple[str, ...]
     other_models: Sequence[tuple[str, str]]
     of_masks: tuple[str, ...]
+    of_single_level: tuple[str, ...] = ()
     backbone_prefix: str
     ignored_names: re.Pattern[str]
     ignored_classifier_names: re.Pattern[str]
     stride_in_3x3: bool
     pixels: PixelNormalization
+
+    def stage_prefix(self, stage: int, *, has_pyramid: bool) -> str:
+        """What names of a stage of the ResNet, 1 for the stem, begin with in a detector."""
+        return self.backbone_prefix
 
     @abc.abstractmethod
     def resnet_names(self, layers: resnets.ResNetLayers) -> tuple[str, str]:
@@ -84,7 +91,7 @@ class Library(abc.ABC):
         Raises:
             CheckpointError: if the model is built otherwise than a detector of this library.
         """
-        backbone = self._backbone_entries(model, self.backbone_prefix, source)
+        backbone = self._backbone_entries(model, source, in_detector=True)
         return [*backbone, *self.head_entries(state_dict.head_layers(model, source, with_masks=with_masks))]
 
     def weights_by_path(
@@ -107,6 +114,8 @@ class Library(abc.ABC):
                 or of another shape, or strides or pixels are others.
         """
         state_dict.refuse_other_models(tensors, self.other_models, source)
+        has_pyramid = not any(name.startswith(self.of_single_level) for name in tensors)
+        state_dict.refuse_other_levels(model, has_pyramid=has_pyramid, source=source)
         self._check_backbone(model.feature_extractor.backbone, tensors, source)
         has_masks = self.has_masks(tensors)
         if needs_masks and model.mask_head is not None and not has_masks:
@@ -143,7 +152,7 @@ class Library(abc.ABC):
             CheckpointError: as `weights_by_path`.
         """
         self._check_backbone(model.feature_extractor.backbone, tensors, source)
-        entries = list(self._backbone_entries(model, "", source))
+        entries = list(self._backbone_entries(model, source, in_detector=False))
         return state_dict.file_under_our_paths(
             self.classifier_tensors(tensors, entries),
             entries,
@@ -153,9 +162,11 @@ class Library(abc.ABC):
             parts=model.restorable_parts("classification"),
         )
 
-    def _backbone_entries(self, model: FasterRCNN, prefix: str, source: str) -> Iterator[Entry]:
+    def _backbone_entries(self, model: FasterRCNN, source: str, *, in_detector: bool) -> Iterator[Entry]:
+        has_pyramid = not isinstance(model.feature_extractor.fpn, SingleLevel)
         for layers in resnets.resnet_layers(model, source):
             conv, norm = self.resnet_names(layers)
+            prefix = self.stage_prefix(layers.stage, has_pyramid=has_pyramid) if in_detector else ""
             yield Entry(prefix + conv, layers.conv)
             yield Entry(prefix + norm, layers.norm)
 

@@ -27,6 +27,7 @@ from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling import fpn, layers
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.heads.mask import MaskHead
+from object_detection_fpn.modeling.single_level import SingleLevel
 from object_detection_fpn.training.stored import CheckpointError, some
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -79,10 +80,23 @@ class Entry:
         return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
 
 
-def box_rows(num_boxes: int, *, first: int = 0) -> np.ndarray:
-    """Rows of a box predictor's weight [(first + num_boxes) * 4, ...] for ours, the first boxes left out."""
-    boxes = np.arange(first, first + num_boxes)[:, np.newaxis] * 4
-    return (boxes + np.array(BOX_ORDER)).reshape(-1)
+def box_rows(num_boxes: int, *, first: int = 0, boxes: np.ndarray | None = None) -> np.ndarray:
+    """Rows of a box predictor's weight [(first + num_boxes) * 4, ...] for ours, the first boxes left out.
+
+    Args:
+        num_boxes: of ours.
+        first: how many stand before them there.
+        boxes: [num_boxes], for each of ours its number there; None = the same.
+    """
+    numbers = first + (np.arange(num_boxes) if boxes is None else boxes)
+    return (numbers[:, np.newaxis] * 4 + np.array(BOX_ORDER)).reshape(-1)
+
+
+def by_size_then_shape(cell_anchors: np.ndarray) -> np.ndarray:
+    """For each anchor of a cell, [A, 4], its number where anchors stand size by size, each size from wide to high."""
+    height, width = (cell_anchors[:, 2:] - cell_anchors[:, :2]).T
+    size, shape = np.round(np.log2(height * width), 3), np.round(np.log2(height / width), 3)
+    return np.argsort(np.lexsort((shape, size)))
 
 
 def mask_rows(num_masks: int) -> np.ndarray:
@@ -111,8 +125,8 @@ class HeadLayers(NamedTuple):
     rpn_convs: list[tf_keras.layers.Layer]
     objectness: tf_keras.layers.Layer
     deltas: tf_keras.layers.Layer
-    num_anchors: int
-    """Of a cell."""
+    cell_anchors: np.ndarray
+    """[A, 4], the anchors of a cell in our order."""
     box_convs: list[layers.ConvNormActivation]
     dense: list[tf_keras.layers.Layer]
     """Of the box head, before the predictors."""
@@ -141,7 +155,8 @@ def head_layers(model: FasterRCNN, source: str, *, with_masks: bool = True) -> H
     pyramid, rpn_head, box_head = model.feature_extractor.fpn, model.rpn.head, model.box_head
     mask_head = model.mask_head if with_masks else None
     needed = None
-    if not isinstance(pyramid, fpn.PaperFPN):
+    has_pyramid = not isinstance(pyramid, SingleLevel)
+    if has_pyramid and not isinstance(pyramid, fpn.PaperFPN):
         needed = "feature_extractor.fpn.style: PAPER"
     elif len(rpn_head.objectness) > 1:
         needed = "rpn.share_predictors: true"
@@ -151,15 +166,15 @@ def head_layers(model: FasterRCNN, source: str, *, with_masks: bool = True) -> H
         raise CheckpointError(
             f"{source}: the config describes another model. This one has {needed or 'number_of_stages: 2'}. Use its recipe."
         )
-    assert model.roi_pooler is not None and isinstance(pyramid, fpn.PaperFPN)
+    assert model.roi_pooler is not None
     parts = box_head.feature_extractor.parts
     return HeadLayers(
-        laterals={int(level): layer for level, layer in pyramid.laterals.items()},
-        smoothings={int(level): layer for level, layer in pyramid.smoothings.items()},
+        laterals=_layers_by_level(pyramid.laterals) if isinstance(pyramid, fpn.PaperFPN) else {},
+        smoothings=_layers_by_level(pyramid.smoothings) if isinstance(pyramid, fpn.PaperFPN) else {},
         rpn_convs=[rpn_head.conv, *(further.conv for further in rpn_head.further_convs)],
         objectness=rpn_head.objectness[0],
         deltas=rpn_head.deltas[0],
-        num_anchors=rpn_head.num_anchors,
+        cell_anchors=model.rpn.cell_anchors(),
         box_convs=[part for part in parts if isinstance(part, layers.ConvNormActivation)],
         dense=[part for part in parts if isinstance(part, tf_keras.layers.Dense)],
         flattened_size=model.roi_pooler.output_size,
@@ -169,6 +184,10 @@ def head_layers(model: FasterRCNN, source: str, *, with_masks: bool = True) -> H
         num_boxes=box_head.num_boxes,
         mask=None if mask_head is None else _mask_layers(mask_head),
     )
+
+
+def _layers_by_level(layers_by_name: Mapping[str, layers.ConvNormActivation]) -> dict[int, layers.ConvNormActivation]:
+    return {int(level): layer for level, layer in layers_by_name.items()}
 
 
 def _mask_layers(head: MaskHead) -> MaskLayers:
@@ -204,6 +223,25 @@ def refuse_other_models(names: Iterable[str], others: Iterable[tuple[str, str]],
     for beginning, kind in others:
         if any(name.startswith(beginning) for name in names):
             raise CheckpointError(f"{source}: this file is {kind}.")
+
+
+def refuse_other_levels(model: FasterRCNN, *, has_pyramid: bool, source: str) -> None:
+    """Refuses a file of a detector with a feature pyramid where the model has none, or the other way round.
+
+    Raises:
+        CheckpointError: if the two differ.
+    """
+    if isinstance(model.feature_extractor.fpn, SingleLevel) != has_pyramid:
+        return
+    kinds = ("of one level, without feature pyramid", "with a feature pyramid")
+    types = (
+        'feature_extractor.type: "faster_rcnn_resnet50_keras"',
+        'feature_extractor.type: "faster_rcnn_resnet50_fpn_keras"',
+    )
+    raise CheckpointError(
+        f"{source}: this file is of a detector {kinds[has_pyramid]}, but the model is one {kinds[not has_pyramid]}. "
+        f"Use the recipe of the file, which has {types[has_pyramid]} or a deeper one."
+    )
 
 
 def file_under_our_paths(

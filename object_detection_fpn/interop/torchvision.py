@@ -76,7 +76,7 @@ class Torchvision(library.Library):
         for i, conv in enumerate(head.rpn_convs):
             yield Entry(f"rpn.head.conv.{i}.0", conv)
         yield Entry("rpn.head.cls_logits", head.objectness)
-        yield Entry("rpn.head.bbox_pred", head.deltas, rows=state_dict.box_rows(head.num_anchors))
+        yield Entry("rpn.head.bbox_pred", head.deltas, rows=state_dict.box_rows(len(head.cell_anchors)))
         for i, layer in enumerate(head.box_convs):
             yield Entry(f"roi_heads.box_head.{i}.0", layer.conv)
             yield Entry(f"roi_heads.box_head.{i}.1", layer.norm)

@@ -85,6 +85,16 @@ def test_the_pyramid_always_follows_conv_hyperparams(override):
     assert {layer.activation.activation for layer in smoothings} == {tf.nn.relu6}
 
 
+@pytest.mark.parametrize("text, is_taken", [(HYPERPARAMS, True), ("", False)])
+def test_a_backbone_without_pyramid_takes_hyperparameters_by_asking(backbone_calls, text, is_taken):
+    without = message(f'type: "faster_rcnn_resnet50_keras" {text} override_base_feature_extractor_hyperparams: true')
+    without.ClearField("fpn")
+    builder.build_feature_extractor(without)
+    spec = backbone_calls[0]["spec"]
+    assert spec.norm == (layers.BatchNormSpec(momentum=0.5, epsilon=0.25) if is_taken else resnet_v1.DEFAULT_SPEC.norm)
+    assert (spec.activation, spec.regularizer) == ("relu6" if is_taken else "relu", None)
+
+
 def test_statistics_are_frozen_by_default():
     assert feature_extractor(HYPERPARAMS).fpn.smoothings["2"].norm.freeze_statistics
 

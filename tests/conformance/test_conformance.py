@@ -2,7 +2,7 @@
 
 A row of the table is a backbone; ResNet-34, -101 and -152 are built by the code of the two rows. What takes long on a whole
 ResNet, such as compiling its gradient, is shown on a small backbone that has all its kinds of layers: a strided stem, pooling,
-blocks with and without projection.
+blocks with and without projection. A row more is the detector on one level, with the small backbone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
-BACKBONES = ["resnet18", "resnet50"]
+ONE_LEVEL = "one_level"
+ROWS = ["resnet18", "resnet50", ONE_LEVEL]
 SHALLOW = pytest.mark.parametrize("model", ["resnet18"], indirect=True)  # ResNet-50 takes long to trace and to compile
 
 # The samplers take everything: what they draw differs between a graph and its compilation, which have other generators.
@@ -49,6 +50,12 @@ CONFIG = """
   second_stage_balance_fraction: 1
   second_stage_post_processing { batch_non_max_suppression { score_threshold: 0 } }
 """
+ONE_LEVEL_CONFIG = """
+  first_stage_anchor_generator {
+    grid_anchor_generator { height: 64 width: 64 scales: [0.25, 0.5] aspect_ratios: 1 }
+  }
+  initial_crop_size: 8
+"""
 SAMPLING = "first_stage_minibatch_size: 32 second_stage_batch_size: 8 second_stage_balance_fraction: 0.5"
 
 
@@ -58,14 +65,19 @@ SMALL = {"num_filters": (8, 12, 16, 24), "is_residual": True}
 @pytest.fixture(scope="module", autouse=True)
 def _small_backbone():
     with pytest.MonkeyPatch.context() as patch:
-        support.put_backbone(patch, "faster_rcnn_small_fpn_keras", **SMALL)
+        support.put_backbone(patch, "faster_rcnn_small_fpn_keras", support.SINGLE_RESNET18, **SMALL)
         yield
 
 
-def build(backbone, *, text="", **settings):
+def build(row, *, text="", **settings):
     tf_keras.utils.set_random_seed(0)
-    backbone = f'feature_extractor {{ type: "faster_rcnn_{backbone}_fpn_keras" }}'
-    message = support.model_message(CONFIG, backbone, text)
+    if row == ONE_LEVEL:
+        extractor = f'feature_extractor {{ type: "{support.SINGLE_RESNET18}" }}'
+        message = support.model_message(CONFIG, extractor, ONE_LEVEL_CONFIG, text)
+        message.faster_rcnn.feature_extractor.ClearField("fpn")
+    else:
+        extractor = f'feature_extractor {{ type: "faster_rcnn_{row}_fpn_keras" }}'
+        message = support.model_message(CONFIG, extractor, text)
     model = builder.build_model(message, **settings)
     # Untrained, all scores are nearly equal and all boxes nearly anchors: rounding would decide their order.
     random = np.random.RandomState(0)
@@ -74,6 +86,8 @@ def build(backbone, *, text="", **settings):
     model.feature_extractor(
         model.feature_extractor.normalize_pixels(BATCH[0]), training=True
     )  # moving statistics that fit (decay is 0)
+    if row == ONE_LEVEL:
+        training_losses(model)(*BATCH)  # and of its last stage
     return model
 
 
@@ -154,7 +168,7 @@ def assert_close(actual, expected, rtol=1e-3, atol=1e-3):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol * max(1.0, np.abs(b).max(initial=0.0)))
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+@pytest.fixture(scope="module", params=ROWS)
 def model(request):
     """As a CPU runs it. Training moves its statistics."""
     return build(request.param)
@@ -239,13 +253,19 @@ def test_bfloat16_stays_near_float32():
 # The train step -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", params=["small", ONE_LEVEL])
+def row(request):
+    """Those whose train step is compiled in a moment."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def small():
-    return build("small")
+def small(row):
+    return build(row)
 
 
-def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small):
-    static = build("small", execution=STATIC)
+def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(row, small):
+    static = build(row, execution=STATIC)
     copy_weights(small, static)
     losses, gradients = traced(train_step(small))(*BATCH)
     compiled_losses, compiled_gradients = compiled(train_step(static))(*BATCH)
@@ -258,13 +278,13 @@ def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
 
 
-def test_two_replicas_have_the_mean_gradient_of_their_batches(small, two_cpus):
+def test_two_replicas_have_the_mean_gradient_of_their_batches(row, small, two_cpus):
     batches = [make_batch(seed=seed) for seed in range(2)]
     alone = [train_step(small)(*batch) for batch in batches]
     strategy = two_cpus
     assert strategy.num_replicas_in_sync == 2
     with strategy.scope():
-        mirrored = build("small")
+        mirrored = build(row)
     copy_weights(small, mirrored)
 
     @tf.function(autograph=False)

@@ -90,7 +90,6 @@ def test_missing_and_additional_tensors_are_named(r50):
     [
         ("sem_seg_head.p2.0.weight", "a panoptic or semantic FPN: neither is supported yet"),
         ("head.cls_subnet.0.weight", "a RetinaNet: detectors of one stage are not supported yet"),
-        ("roi_heads.res5.0.conv1.weight", "without feature pyramid (C4)"),
         ("backbone.body.conv1.weight", "of torchvision: use --from torchvision"),
         ("res2_0_branch2a_w", "name it as train_config.fine_tune_checkpoint"),
     ],

@@ -18,6 +18,8 @@ CASES = {
     "faster_rcnn_resnet50_v1_fpn_detectron2_1x": "detectron2/mask_rcnn_R_50_FPN_3x",
     "faster_rcnn_resnet50_v1_fpn_detectron2_3x": "detectron2/mask_rcnn_R_50_FPN_3x",
     "faster_rcnn_resnet101_v1_fpn_detectron2_3x": "detectron2/faster_rcnn_R_101_FPN_3x",
+    "faster_rcnn_resnet50_v1_c4_detectron2_1x": "detectron2/faster_rcnn_R_50_C4_3x",
+    "faster_rcnn_resnet50_v1_c4_detectron2_3x": "detectron2/faster_rcnn_R_50_C4_3x",
 }
 MASK_CASES = {
     "mask_rcnn_resnet50_v1_fpn_torchvision": "torchvision/maskrcnn_resnet50_fpn",
@@ -59,19 +61,24 @@ def test_images_are_resized_as_by_the_library(case, model):
     assert here.antialias == here.round_pixels == shrinks_well
     rounding = here.FLOOR if case.is_torchvision else here.ROUND
     assert here.size_rounding == rounding
-    assert here.pad_to_multiple == model.feature_extractor.pad_to_multiple == there["pad"]["size_divisibility"]
+    assert here.pad_to_multiple == there["pad"]["size_divisibility"]
+    if not case.is_single_level:
+        assert model.feature_extractor.pad_to_multiple == there["pad"]["size_divisibility"]
     padding = list(model.feature_extractor.pixel_normalization.mean)  # 0 after the normalization
     assert list(here.per_channel_pad_value) == (padding if there["channel_order"] == "RGB" else padding[::-1])
 
 
 def test_backbone_and_pyramid_are_those_of_the_library(case, model):
     there, here = case.settings["backbone"], model.feature_extractor
-    assert here.type == f"faster_rcnn_resnet{there['depth']}_fpn_keras"
+    assert here.type == f"faster_rcnn_resnet{there['depth']}_{'' if case.is_single_level else 'fpn_'}keras"
     assert here.resnet.stride_in_3x3 != there["stride_in_1x1"]
     assert here.resnet.symmetric_padding
     assert (here.resnet.batch_norm == here.resnet.FROZEN) == (there["norm"] == "frozen batch norm")
     assert here.resnet.HasField("batch_norm_epsilon")
     assert here.resnet.batch_norm_epsilon == pytest.approx(there["norm_eps"])
+    if case.is_single_level:
+        assert here.override_base_feature_extractor_hyperparams
+        return
     assert here.fpn.style == fpn_pb2.FeaturePyramidNetworks.PAPER
     assert here.fpn.coarse_levels == fpn_pb2.FeaturePyramidNetworks.MAX_POOL
     assert here.fpn.additional_layer_depth == case.settings["fpn"]["channels"]
@@ -81,6 +88,14 @@ def test_backbone_and_pyramid_are_those_of_the_library(case, model):
 
 def test_anchors_are_those_of_the_library(case, model):
     there, here = case.settings["anchors"], model.first_stage_anchor_generator.multiscale_anchor_generator
+    if case.is_single_level:
+        grid = model.first_stage_anchor_generator.grid_anchor_generator
+        assert [[256 * scale for scale in grid.scales]] == there["sizes"]
+        assert (grid.height, grid.width) == (256, 256)
+        assert [1 / ratio for ratio in grid.aspect_ratios] == there["aspect_ratios"]
+        assert [grid.height_stride] == [grid.width_stride] == there["stride"]
+        assert grid.height_offset == grid.width_offset == there["offset"]
+        return
     levels = range(here.min_level, here.max_level + 1)
     assert [[here.anchor_scale * 2**level] for level in levels] == there["sizes"]
     assert [1 / ratio for ratio in here.aspect_ratios] == there["aspect_ratios"]  # height / width there
@@ -93,16 +108,21 @@ def test_anchors_are_those_of_the_library(case, model):
 def test_rpn_is_that_of_the_library(case, model):
     there, here = case.settings["rpn"], model.rpn
     assert here.num_convolutions == there["convs"]
-    assert model.first_stage_box_predictor_depth == 256
-    assert here.share_predictors
+    assert model.first_stage_box_predictor_depth == (1024 if case.is_single_level else 256)
+    assert here.share_predictors or case.is_single_level
     assert here.objectness == rpn_pb2.RegionProposalNetwork.SIGMOID
     assert model.first_stage_nms_iou_threshold == pytest.approx(there["nms_thresh"])
-    assert model.first_stage_nms_score_threshold == (there["score_thresh"] or 0)
-    assert here.min_proposal_side == pytest.approx(there["min_size"])
+    assert model.first_stage_nms_score_threshold == (there.get("score_thresh") or 0)
+    assert here.min_proposal_side == pytest.approx(there.get("min_size", 0))  # of one level: as of a pyramid
     coder = here.box_coder
+    # Those of the libraries: the reference has smaller numbers.
+    if case.is_single_level:
+        assert [coder.x_scale, coder.y_scale, coder.width_scale, coder.height_scale] == [1, 1, 1, 1]
+        assert (here.max_candidates_per_level, model.first_stage_max_proposals) == (6000, 1000)
+        assert (here.max_candidates_per_level_in_training, here.max_proposals_in_training) == (12000, 2000)
+        return
     assert [coder.x_scale, coder.y_scale, coder.width_scale, coder.height_scale] == there["box_weights"]
     assert math.log(coder.max_size_ratio) == pytest.approx(case.settings["box_coder"]["dw_dh_max"])
-    # Those of the libraries: the reference has smaller numbers.
     assert here.max_candidates_per_level == model.first_stage_max_proposals == 1000
     assert here.max_candidates_per_level_in_training == 2000
     assert here.max_proposals_in_training == (2000 if case.is_torchvision else 1000)
@@ -110,9 +130,14 @@ def test_rpn_is_that_of_the_library(case, model):
 
 def test_pooling_is_that_of_the_library(case, model):
     there, here = case.settings["box_pool"], model.roi_pooling
+    align = here.roi_align
+    if case.is_single_level:
+        assert not any(map(here.HasField, ("min_level", "max_level")))
+        assert (align.output_size, align.sampling_ratio, align.aligned) == (14, 0, True)
+        assert (there["output_size"], there["sampling_ratio"], there["aligned"]) == (14, 0, True)
+        return
     assert [f"P{level}" for level in range(here.min_level, here.max_level + 1)] == there["maps"]
     assert (here.canonical_level, here.canonical_size) == (there["canonical_level"], there["canonical_scale"])
-    align = here.roi_align
     names = ("output_size", "sampling_ratio", "aligned")
     assert [getattr(align, name) for name in names] == [there[name] for name in names]
     assert f"{here.level_epsilon or here.side_epsilon:.0e}".replace("e-0", "e-") in there["level"]
@@ -121,10 +146,13 @@ def test_pooling_is_that_of_the_library(case, model):
 def test_box_head_is_that_of_the_library(case, model):
     head = model.second_stage_box_predictor.mask_rcnn_box_predictor
     there = case.settings["box_head"]
-    assert head.num_dense_layers == sum(line == "linear 1024 + relu" for line in there)
-    assert head.dense_depth == 1024
-    has_convolutions = there[0].startswith("conv 3x3 256") and there[0].endswith("four times")
-    assert head.num_convolutions == (4 if has_convolutions else 0)
+    if case.is_single_level:
+        assert not any(map(head.HasField, ("num_dense_layers", "dense_depth", "num_convolutions")))
+    else:
+        assert head.num_dense_layers == sum(line == "linear 1024 + relu" for line in there)
+        assert head.dense_depth == 1024
+        has_convolutions = there[0].startswith("conv 3x3 256") and there[0].endswith("four times")
+        assert head.num_convolutions == (4 if has_convolutions else 0)
     coder = model.second_stage_box_coder
     weights = case.settings["box_predictor"]["box_weights"]
     assert [coder.x_scale, coder.y_scale, coder.width_scale, coder.height_scale] == weights
@@ -135,7 +163,7 @@ def test_detections_are_selected_as_by_the_library(case, model):
     assert here.score_threshold == pytest.approx(there["score_thresh"])
     assert here.iou_threshold == there["nms_thresh"]
     assert here.max_total_detections == here.max_detections_per_class == there["detections_per_image"]
-    assert here.min_box_side == pytest.approx(there["min_size"])
+    assert here.min_box_side == pytest.approx(there.get("min_size", 0))
     assert here.clip_before_suppression
 
 
@@ -179,6 +207,8 @@ def test_masks_are_those_of_the_library(name):
         ("resnet50_v1_fpn_detectron2_1x", 16, 90_000, 0.02, (60_000, 80_000), 1e-4),
         ("resnet50_v1_fpn_detectron2_3x", 16, 270_000, 0.02, (210_000, 250_000), 1e-4),
         ("resnet101_v1_fpn_detectron2_3x", 16, 270_000, 0.02, (210_000, 250_000), 1e-4),
+        ("resnet50_v1_c4_detectron2_1x", 16, 90_000, 0.02, (60_000, 80_000), 1e-4),
+        ("resnet50_v1_c4_detectron2_3x", 16, 270_000, 0.02, (210_000, 250_000), 1e-4),
         ("resnet50_v1_fpn_torchvision", 16, 26 * 7329, 0.02, (16 * 7329, 22 * 7329), 1e-4),
         ("resnet50_v1_fpn_torchvision_v2", 64, 400 * 1832, 0.1, (352 * 1832, 384 * 1832), 4e-5),
     ],

@@ -26,7 +26,7 @@ def _backbone_has_batch_norm(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor
     kind = message.conv_hyperparams.WhichOneof("normalizer_oneof")
     if not message.override_base_feature_extractor_hyperparams or kind in ("batch_norm", "sync_batch_norm"):
         return
-    if model_config.is_single_level(message):
+    if model_config.is_single_level(message) and not message.HasField("conv_hyperparams"):
         return  # whose backbone has batch normalization
     resnet, place = message.resnet, join(path, "resnet")
     problem = "does not fit conv_hyperparams, which build the backbone without batch normalization"

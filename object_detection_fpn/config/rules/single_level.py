@@ -13,6 +13,7 @@ _STRIDE = 2**tables.SINGLE_LEVEL
 _HEAD = "second_stage_box_predictor.mask_rcnn_box_predictor"
 _BOX_LAYERS = ("num_convolutions", "convolution_depth", "num_dense_layers", "dense_depth", "hidden_hyperparams")
 _ABSENT = "to leave it out"
+_OVERRIDE = "override_base_feature_extractor_hyperparams"
 
 
 def _what_it_is(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor) -> str:
@@ -20,16 +21,17 @@ def _what_it_is(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor) -> str:
 
 
 def _features_are_described(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, path: str) -> Iterator[Problem]:
-    names = ("conv_hyperparams", "fpn")
     if not model_config.is_single_level(message):
-        for name in names:
+        for name in ("conv_hyperparams", "fpn"):
             yield from unset(message, path, name)
         return
-    for name in names:
-        if message.HasField(name):
-            like = message.type.replace("_keras", "_fpn_keras")
-            problem = f'does not go with type = "{message.type}", which has no pyramid ("{like}" has one)'
-            yield Problem(join(path, name), problem, _ABSENT)
+    if message.HasField("fpn"):
+        like = message.type.replace("_keras", "_fpn_keras")
+        problem = f'does not go with type = "{message.type}", which has no pyramid ("{like}" has one)'
+        yield Problem(join(path, "fpn"), problem, _ABSENT)
+    if message.HasField("conv_hyperparams") and not getattr(message, _OVERRIDE):
+        problem = f'has no layers to build: type = "{message.type}" has no pyramid, and {_OVERRIDE} is not set'
+        yield Problem(join(path, "conv_hyperparams"), problem, f"to leave it out, or {_OVERRIDE}: true")
     if message.first_stage_features_stride != _STRIDE:
         problem = f'does not go with type = "{message.type}"'
         yield single(message, path, "first_stage_features_stride", problem, str(_STRIDE))
@@ -72,9 +74,8 @@ def ineffective(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Proble
     place, what = model_config.field_path(config.model, "feature_extractor"), f'type = "{message.type}"'
     if message.HasField("pad_to_multiple"):
         yield single(message, place, "pad_to_multiple", f"has no effect: {what} needs no padding")
-    name = "override_base_feature_extractor_hyperparams"
-    if getattr(message, name):
-        yield single(message, place, name, f"has no effect: {what} has no conv_hyperparams")
+    if getattr(message, _OVERRIDE) and not message.HasField("conv_hyperparams"):
+        yield single(message, place, _OVERRIDE, f"has no effect: {what} has no conv_hyperparams")
 
 
 RULES: dict[str, tuple[Rule, ...]] = {

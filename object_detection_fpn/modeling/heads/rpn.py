@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -136,6 +137,10 @@ class RPN(tf_keras.layers.Layer):
     def coder(self) -> box_coder.BoxCoder:
         """How the box deltas are to be decoded."""
         return self._decoder.coder
+
+    def cell_anchors(self) -> np.ndarray:
+        """[A, 4], the anchors of a cell of the finest level, pixels."""
+        return self._generate_anchors([(1, 1)], origin=0.0).numpy()
 
     def call(self, pyramid: Sequence[tf.Tensor], image_size: tf.Tensor, training: bool) -> RpnOutputs:
         logits, deltas = self.head(pyramid, training=training)

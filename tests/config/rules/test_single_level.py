@@ -18,6 +18,7 @@ SINGLE = [
     f"-{EXTRACTOR}.fpn",
     f"{ANCHORS}=grid_anchor_generator {{scales: [0.5, 1] aspect_ratios: [1, 2]}}",
 ]
+OF_BACKBONE = [f"{EXTRACTOR}.conv_hyperparams={{}}", f"{EXTRACTOR}.override_base_feature_extractor_hyperparams=true"]
 MASKS = [
     f"{MODEL}.number_of_stages=3",
     f"{HEAD}.predict_instance_masks=true",
@@ -34,6 +35,13 @@ MASKS = [
         [*SINGLE, f"{EXTRACTOR}.type=faster_rcnn_resnet18_keras", f"{EXTRACTOR}.resnet.frozen_stages=5"],
         [*SINGLE, f"{EXTRACTOR}.first_stage_features_stride=16", f"{EXTRACTOR}.pad_to_multiple=16"],
         [*SINGLE, f"{MODEL}.roi_pooling={{min_level: 4 max_level: 4 roi_align {{}}}}"],
+        [*SINGLE, *OF_BACKBONE],
+        [
+            *SINGLE,
+            *OF_BACKBONE,
+            f"{EXTRACTOR}.conv_hyperparams.batch_norm={{}}",
+            f"{EXTRACTOR}.resnet.batch_norm=FROZEN",
+        ],
         [*SINGLE, *MASKS],
         [*SINGLE, *MASKS, f"{HEAD}.convolve_then_upsample_masks=true", f"{HEAD}.mask_height=4", f"{HEAD}.mask_width=4"],
         [*SINGLE, f"{MODEL}.number_of_stages=1"],
@@ -50,10 +58,19 @@ def test_what_works_is_accepted(config, changes, change, refusals):
     [
         (
             [*SINGLE, f"{EXTRACTOR}.conv_hyperparams={{}}"],
-            f'{EXTRACTOR}.conv_hyperparams does not go with {TYPE}, which has no pyramid ("faster_rcnn_resnet50_fpn_keras" has '
-            "one). Allowed: to leave it out.",
+            f"{EXTRACTOR}.conv_hyperparams has no layers to build: {TYPE} has no pyramid, and "
+            "override_base_feature_extractor_hyperparams is not set. Allowed: to leave it out, or "
+            "override_base_feature_extractor_hyperparams: true.",
         ),
-        ([*SINGLE, f"{EXTRACTOR}.fpn={{}}"], f"{EXTRACTOR}.fpn does not go with {TYPE}, which has no pyramid"),
+        (
+            [*SINGLE, f"{EXTRACTOR}.fpn={{}}"],
+            f'{EXTRACTOR}.fpn does not go with {TYPE}, which has no pyramid ("faster_rcnn_resnet50_fpn_keras" has one). '
+            "Allowed: to leave it out.",
+        ),
+        (
+            [*SINGLE, *OF_BACKBONE, f"{EXTRACTOR}.resnet.batch_norm=FROZEN"],
+            f"{EXTRACTOR}.resnet.batch_norm = FROZEN does not fit conv_hyperparams, which build the backbone without batch",
+        ),
         (
             [*SINGLE, f"{EXTRACTOR}.first_stage_features_stride=8"],
             f"{EXTRACTOR}.first_stage_features_stride = 8 does not go with {TYPE}. Allowed: 16.",
