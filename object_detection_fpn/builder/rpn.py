@@ -128,7 +128,7 @@ def build_box_coder(message: box_coder_pb2.FasterRcnnBoxCoder) -> box_coder.BoxC
 
 
 def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tuple[rpn.AnchorGenerator, int]:
-    """The anchors of `first_stage_anchor_generator`, and how many of them a cell has."""
+    """The anchors of an anchor generator, and how many of them a cell has."""
     if message.WhichOneof("anchor_generator_oneof") == "grid_anchor_generator":
         return _build_grid(message.grid_anchor_generator)
     multiscale = message.multiscale_anchor_generator
@@ -144,6 +144,8 @@ def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tup
         offset=multiscale.offset,
         round_corners=multiscale.round_corners,
         stride_of_image=multiscale.stride_of_image,
+        whole_scales=multiscale.whole_scales,
+        scales_first=multiscale.scales_first,
     )
     return generate, anchor_ops.num_anchors_per_cell(**of_cell)
 
