@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables
+from object_detection_fpn.config.model import FeatureExtractor as Message
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, layers, single_level
 from object_detection_fpn.modeling.backbones import backbone, resnet_v1
-from object_detection_fpn.protos import backbone_pb2, faster_rcnn_pb2, fpn_pb2, ssd_pb2
-
-Message: TypeAlias = faster_rcnn_pb2.FasterRcnnFeatureExtractor | ssd_pb2.SsdFeatureExtractor
-"""`feature_extractor` of any detector."""
+from object_detection_fpn.protos import backbone_pb2, faster_rcnn_pb2, fpn_pb2
 
 BACKBONES: dict[str, Callable[..., backbone.Backbone]] = {
     "ssd_resnet18_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
