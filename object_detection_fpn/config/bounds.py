@@ -149,6 +149,7 @@ BOUNDS = {
     "VarianceScalingInitializer.factor": _POSITIVE,
     "BatchNorm.decay": _FRACTION,
     "BatchNorm.epsilon": _POSITIVE,
+    "GroupNorm.epsilon": _POSITIVE,
     "TrainConfig.gradient_clipping_by_norm": _NOT_NEGATIVE,
     "TrainConfig.accumulate_gradients": _COUNT,
     "TrainConfig.keep_checkpoint_every_n_hours": _NOT_NEGATIVE,

@@ -181,8 +181,8 @@ def restore_for_fine_tuning(
 
 def _find_in_torch_file(path: str, model: Detector) -> Source:
     file = torch_files.read_file(path)
-    if not isinstance(model, FasterRCNN):
-        raise CheckpointError(f"{path}: these weights are for a Faster R-CNN.")
+    if not isinstance(model, FasterRCNN | RetinaNet):
+        raise CheckpointError(f"{path}: these weights are for a Faster R-CNN or a RetinaNet.")
     found = libraries.find_weights(file, model, path)
     title = libraries.LIBRARIES[found.library].title
     origin = f"{'a detector' if found.is_detector else 'a ResNet'} of {title}"

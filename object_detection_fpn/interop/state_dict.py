@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ import tf_keras
 
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling import fpn, layers
+from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.heads.mask import MaskHead
 from object_detection_fpn.training.stored import CheckpointError, some
@@ -53,6 +55,8 @@ class Entry:
         rows: for each of our outputs the row of theirs; None = the same.
         num_rows: how many rows theirs has; None = as many as we have outputs.
         flattened_size: S of a linear layer after flattening [C, S, S].
+        anchors: of a predictor that has all classes of one anchor after those of another: for each of our anchors its number
+            there.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Entry:
     rows: np.ndarray | None = None
     num_rows: int | None = None
     flattened_size: int | None = None
+    anchors: np.ndarray | None = None
 
     def shape_there(self, variable: tf.Variable) -> tuple[int, ...]:
         """The shape that the tensor of one of the layer's variables must have."""
@@ -209,11 +214,12 @@ def refuse_other_models(names: Iterable[str], others: Iterable[tuple[str, str]],
 def file_under_our_paths(
     tensors: Mapping[str, np.ndarray],
     entries: Iterable[Entry],
-    model: FasterRCNN,
+    model: Detector,
     *,
     source: str,
     is_ignored: Callable[[str], bool],
     parts: Sequence[str] | None = None,
+    given: Mapping[str, np.ndarray] = types.MappingProxyType({}),
 ) -> dict[str, np.ndarray]:
     """Files tensors under the paths of our variables, in our layouts.
 
@@ -224,6 +230,7 @@ def file_under_our_paths(
         source: name of the file in errors.
         is_ignored: says of a name whether its tensor is no weight.
         parts: paths of the model that the entries must fill; None = all of it.
+        given: {path of our variable: array} of what no file of this kind holds.
 
     Returns:
         {path of our variable: array}, every variable of these parts.
@@ -233,7 +240,7 @@ def file_under_our_paths(
     """
     paths = {id(variable): path for path, variable in variables_by_path(model).items()}
     wanted = {path for path in paths.values() if parts is None or path.startswith(tuple(f"{part}/" for part in parts))}
-    result: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = dict(given)
     missing: list[str] = []
     misshapen: list[str] = []
     used: set[str] = set()

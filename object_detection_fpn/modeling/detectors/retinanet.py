@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -130,6 +131,11 @@ class RetinaNet(tf_keras.layers.Layer):
     def class_columns(self) -> dict[str, ClassColumns]:
         """See `Detector`."""
         return {f"dense_head/{name}": columns for name, columns in self.dense_head.class_columns().items()}
+
+    def cell_anchors(self) -> np.ndarray:
+        """[A, 4], the anchors of a cell of the finest level, pixels."""
+        sizes = [(1, 1)] * self.dense_head.num_levels
+        return self._generate_anchors(sizes, origin=0.0).numpy()[: self.dense_head.num_anchors]
 
     def _anchors(self, pyramid: tuple[tf.Tensor, ...], images: tf.Tensor) -> tf.Tensor:
         """[K, 4] pixels."""

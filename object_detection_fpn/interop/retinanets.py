@@ -1,0 +1,149 @@
+"""RetinaNets of PyTorch: their layers in ours, and the order in which their predictors have anchors and classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tf_keras
+
+from object_detection_fpn.interop import state_dict
+from object_detection_fpn.interop.state_dict import Entry
+from object_detection_fpn.modeling import fpn, layers
+from object_detection_fpn.modeling.detectors.retinanet import RetinaNet
+from object_detection_fpn.modeling.heads.dense import Tower
+from object_detection_fpn.training.stored import CheckpointError
+
+# Doublings of area or shape by which anchors of a cell differ at least; torchvision rounds their corners.
+_LEAST_DIFFERENCE = 0.25
+
+
+class TowerLayer(NamedTuple):
+    """A convolution of a tower, and what follows it."""
+
+    conv: tf_keras.layers.Layer
+    norm: tf_keras.layers.Layer | None
+
+
+class DenseLayers(NamedTuple):
+    """The layers of a RetinaNet beyond its backbone."""
+
+    laterals: dict[int, layers.ConvNormActivation]
+    """By level, as `smoothings` and `extras`."""
+    smoothings: dict[int, layers.ConvNormActivation]
+    extras: dict[int, tf_keras.layers.Layer]
+    class_tower: list[TowerLayer]
+    box_tower: list[TowerLayer]
+    class_predictor: tf_keras.layers.Layer
+    box_predictor: tf_keras.layers.Layer
+    cell_anchors: np.ndarray
+    """[A, 4], the anchors of a cell in our order."""
+    num_columns: int
+    """Of each anchor, in the class predictor."""
+    has_background: bool
+    """Whether the first of them is the background's."""
+
+
+def dense_layers(model: RetinaNet, source: str) -> DenseLayers:
+    """The layers of a RetinaNet that is built like those of PyTorch.
+
+    Args:
+        model: ours, built.
+        source: name of the file in errors.
+
+    Raises:
+        CheckpointError: if it is built otherwise; it names the field.
+    """
+    pyramid, head = model.feature_extractor.fpn, model.dense_head
+    predictor = "box_predictor.weight_shared_convolutional_box_predictor"
+    needed = None
+    if not isinstance(pyramid, fpn.PaperFPN):
+        needed = "feature_extractor.fpn.style: PAPER"
+    elif head.class_tower is None:
+        needed = f"{predictor}.share_prediction_tower: false"
+    elif len(head.box_tower.norms) > 1:
+        needed = f"{predictor}.share_norms: true"
+    if needed:
+        raise CheckpointError(f"{source}: the config describes another model. This one has {needed}. Use its recipe.")
+    assert isinstance(pyramid, fpn.PaperFPN) and head.class_tower is not None
+    return DenseLayers(
+        laterals={int(level): layer for level, layer in pyramid.laterals.items()},
+        smoothings={int(level): layer for level, layer in pyramid.smoothings.items()},
+        extras={int(level): layer for level, layer in pyramid.extras.items()},
+        class_tower=_tower_layers(head.class_tower),
+        box_tower=_tower_layers(head.box_tower),
+        class_predictor=head.class_predictor,
+        box_predictor=head.box_predictor,
+        cell_anchors=model.cell_anchors(),
+        num_columns=head.num_columns,
+        has_background=head.has_background,
+    )
+
+
+def _tower_layers(tower: Tower) -> list[TowerLayer]:
+    norms = tower.norms[0] if tower.norms else [None] * len(tower.convs)
+    return [TowerLayer(conv, norm) for conv, norm in zip(tower.convs, norms, strict=True)]
+
+
+def by_size(cell_anchors: np.ndarray) -> np.ndarray:
+    """For each anchor of a cell, [A, 4], its number where anchors stand size by size, each size from wide to high."""
+    size, shape = _ranks(cell_anchors)
+    return np.argsort(np.lexsort((shape, size)))
+
+
+def by_shape(cell_anchors: np.ndarray) -> np.ndarray:
+    """The same where they stand from wide to high, each shape size by size."""
+    size, shape = _ranks(cell_anchors)
+    return np.argsort(np.lexsort((size, shape)))
+
+
+def _ranks(cell_anchors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[A] and [A], the place of each anchor's size and shape among those that there are."""
+    height, width = (cell_anchors[:, 2:] - cell_anchors[:, :2]).T
+    ranks = []
+    for values in (np.log2(height * width), np.log2(height / width)):
+        order = np.argsort(values)
+        is_next = np.diff(values[order], prepend=values[order[0]]) > _LEAST_DIFFERENCE
+        rank = np.empty(len(values), np.int64)
+        rank[order] = np.cumsum(is_next)
+        ranks.append(rank)
+    return ranks[0], ranks[1]
+
+
+def box_entry(name: str, head: DenseLayers, anchors: np.ndarray) -> Entry:
+    """The box predictor, whose rows are (dx, dy, dw, dh) of each anchor there; `anchors` [A] says in which order."""
+    rows = anchors[:, np.newaxis] * 4 + np.array(state_dict.BOX_ORDER)
+    return Entry(name, head.box_predictor, rows=rows.ravel())
+
+
+def class_entry(name: str, head: DenseLayers, anchors: np.ndarray, *, num_first: int = 0) -> Entry:
+    """The class predictor, whose rows are the classes of each anchor there.
+
+    Args:
+        name: of the layer there.
+        head: ours.
+        anchors: [A], for each of our anchors its number there.
+        num_first: columns that come there before those that ours has.
+    """
+    num_there = num_first + head.num_columns
+    return Entry(
+        name,
+        head.class_predictor,
+        rows=_class_rows(anchors, num_there, num_first),
+        num_rows=len(anchors) * num_there,
+        anchors=anchors,
+    )
+
+
+def with_class_rows(entry: Entry, num_rows: int) -> Entry:
+    """The class predictor of a RetinaNet of other classes, whose tensors have `num_rows` rows."""
+    assert entry.anchors is not None and entry.rows is not None and entry.num_rows is not None
+    num_anchors = len(entry.anchors)
+    num_first = (entry.num_rows - len(entry.rows)) // num_anchors
+    rows = _class_rows(entry.anchors, num_rows // num_anchors, num_first)
+    return dataclasses.replace(entry, rows=rows, num_rows=num_rows)
+
+
+def _class_rows(anchors: np.ndarray, num_there: int, num_first: int) -> np.ndarray:
+    return (anchors[:, np.newaxis] * num_there + np.arange(num_first, num_there)).ravel()
