@@ -1,8 +1,8 @@
 """What holds for every backbone and every way to run the detector: eager, traced, compiled, in bfloat16, on two replicas.
 
-A row of the table is a backbone; ResNet-34, -101 and -152 are built by the code of the two rows. What takes long on a whole
-ResNet, such as compiling its gradient, is shown on a small backbone that has all its kinds of layers: a strided stem, pooling,
-blocks with and without projection.
+A row of the table is a backbone, or a RetinaNet on a small one; ResNet-34, -101 and -152 are built by the code of the first
+two. What takes long on a whole ResNet, such as compiling its gradient, is shown on a small backbone that has all its kinds of
+layers: a strided stem, pooling, blocks with and without projection.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
-BACKBONES = ["resnet18", "resnet50"]
-SHALLOW = pytest.mark.parametrize("model", ["resnet18"], indirect=True)  # ResNet-50 takes long to trace and to compile
+ROWS = ["resnet18", "resnet50", "retinanet"]  # the last on the small backbone
+SHALLOW = pytest.mark.parametrize(
+    "row", ["resnet18", "retinanet"], indirect=True
+)  # ResNet-50 takes long to trace, compile
 
 # The samplers take everything: what they draw differs between a graph and its compilation, which have other generators.
 CONFIG = """
@@ -49,6 +51,23 @@ CONFIG = """
   second_stage_balance_fraction: 1
   second_stage_post_processing { batch_non_max_suppression { score_threshold: 0 } }
 """
+RETINANET = """
+  feature_extractor {
+    type: "ssd_small_fpn_keras"
+    conv_hyperparams {
+      regularizer { l2_regularizer { weight: 0.0004 } }
+      initializer { variance_scaling_initializer { mode: FAN_OUT } }
+      activation: RELU
+      batch_norm { decay: 0 scale: true }
+    }
+    override_base_feature_extractor_hyperparams: true
+    fpn { max_level: 6 additional_layer_depth: 16 }
+  }
+  anchor_generator { multiscale_anchor_generator { max_level: 6 } }
+  box_predictor {
+    weight_shared_convolutional_box_predictor { depth: 16 conv_hyperparams { batch_norm { decay: 0 scale: true } } }
+  }
+"""
 SAMPLING = "first_stage_minibatch_size: 32 second_stage_batch_size: 8 second_stage_balance_fraction: 0.5"
 
 
@@ -58,11 +77,14 @@ SMALL = {"num_filters": (8, 12, 16, 24), "is_residual": True}
 @pytest.fixture(scope="module", autouse=True)
 def _small_backbone():
     with pytest.MonkeyPatch.context() as patch:
-        support.put_backbone(patch, "faster_rcnn_small_fpn_keras", **SMALL)
+        support.put_backbone(patch, "faster_rcnn_small_fpn_keras", "ssd_small_fpn_keras", **SMALL)
         yield
 
 
 def build(backbone, *, text="", **settings):
+    """A Faster R-CNN on a backbone; "retinanet": a RetinaNet on the small one."""
+    if backbone == "retinanet":
+        return build_retinanet(**settings)
     tf_keras.utils.set_random_seed(0)
     backbone = f'feature_extractor {{ type: "faster_rcnn_{backbone}_fpn_keras" }}'
     message = support.model_message(CONFIG, backbone, text)
@@ -74,6 +96,16 @@ def build(backbone, *, text="", **settings):
     model.feature_extractor(
         model.feature_extractor.normalize_pixels(BATCH[0]), training=True
     )  # moving statistics that fit (decay is 0)
+    return model
+
+
+def build_retinanet(**settings):
+    tf_keras.utils.set_random_seed(0)
+    model = builder.build_model(support.retinanet_message(RETINANET), **settings)
+    random = np.random.RandomState(0)
+    for predictor in (model.dense_head.class_predictor, model.dense_head.box_predictor):
+        predictor.kernel.assign(random.normal(0, 0.3, predictor.kernel.shape))
+    model.predict(model.preprocess(Inputs(*BATCH[:2])), training=True)  # moving statistics that fit (decay is 0)
     return model
 
 
@@ -154,10 +186,15 @@ def assert_close(actual, expected, rtol=1e-3, atol=1e-3):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol * max(1.0, np.abs(b).max(initial=0.0)))
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
-def model(request):
+@pytest.fixture(scope="module", params=ROWS)
+def row(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(row):
     """As a CPU runs it. Training moves its statistics."""
-    return build(request.param)
+    return build(row)
 
 
 # Ways to run ----------------------------------------------------------------------------------------------------------
@@ -170,8 +207,8 @@ def test_outputs_are_the_same_eager_and_traced(model):
 
 
 @SHALLOW
-def test_outputs_are_the_same_eager_and_compiled(model):
-    static = build("resnet18", execution=STATIC)
+def test_outputs_are_the_same_eager_and_compiled(row, model):
+    static = build(row, execution=STATIC)
     copy_weights(model, static)
     assert_close(compiled(inference(static))(*BATCH[:2]), inference(model)(*BATCH[:2]))
 
