@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 import tf_keras
@@ -26,9 +26,13 @@ class AnchorGenerator(Protocol):
     """What `ops.anchors.multiscale_anchors` is once its settings are given."""
 
     def __call__(
-        self, feature_sizes: Sequence[tuple[int | tf.Tensor, int | tf.Tensor]], *, origin: float | tf.Tensor
+        self,
+        feature_sizes: Sequence[tuple[int | tf.Tensor, int | tf.Tensor]],
+        *,
+        origin: float | tf.Tensor,
+        **settings: Any,
     ) -> tf.Tensor:
-        """(height, width) of each level in cells, finest first -> anchors [K, 4], pixels."""
+        """(height, width) of each level in cells, finest first, and settings to replace -> anchors [K, 4], pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
