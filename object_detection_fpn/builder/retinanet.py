@@ -118,6 +118,7 @@ def build_dense_postprocessor(
         coder=build_box_coder(config.box_coder.faster_rcnn_box_coder),
         max_candidates_per_level=config.max_candidates_per_level or None,
         has_background=config.add_background_class,
+        background_competes=config.background_competes,
         static=execution.static,
     )
 

@@ -81,7 +81,7 @@ class RetinaNet(tf_keras.layers.Layer):
         groundtruth: Groundtruth | None = None,
         seed: tf.Tensor | None = None,
     ) -> Predictions:
-        """See `Detector`. Groundtruth is not needed, and nothing is drawn by the seed but what dropout does."""
+        """See `Detector`. Groundtruth is not needed, and the seed draws nothing."""
         if training and seed is None:
             seed = tf.zeros([2], tf.int32)
         pyramid = tuple(self.feature_extractor(inputs.images, training=training))

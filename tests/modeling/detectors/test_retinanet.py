@@ -264,6 +264,21 @@ def test_pairs_of_each_level_may_be_limited():
     np.testing.assert_allclose(detections.scores[:, 0], best, rtol=1e-6)
 
 
+def test_the_background_may_compete_with_the_classes():
+    model, competing = build(), build("background_competes: true")
+    outputs = predict(model)
+    raised = outputs.dense.class_logits + tf.constant([9.0, 0.0, 0.0, 0.0])  # all that fits is background
+    outputs = outputs._replace(dense=outputs.dense._replace(class_logits=raised))
+    assert np.all(model.postprocess(outputs, INPUTS).num_detections > 2)
+    np.testing.assert_array_less(
+        competing.postprocess(outputs, INPUTS).num_detections, model.postprocess(outputs, INPUTS).num_detections
+    )
+    lowered = outputs._replace(dense=outputs.dense._replace(class_logits=raised - tf.constant([99.0, 0.0, 0.0, 0.0])))
+    wanted, found = model.postprocess(lowered, INPUTS), competing.postprocess(lowered, INPUTS)
+    for name in ("boxes", "scores", "classes", "num_detections", "roi_indices", "class_scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+
+
 def test_restorable_parts_are_those_of_the_object_detection_api():
     model = build()
     assert model.restorable_parts("classification") == ("feature_extractor/backbone",)
