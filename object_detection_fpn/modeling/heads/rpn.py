@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import tensorflow as tf
 import tf_keras
@@ -26,13 +26,9 @@ class AnchorGenerator(Protocol):
     """What `ops.anchors.multiscale_anchors` is once its settings are given."""
 
     def __call__(
-        self,
-        feature_sizes: Sequence[tuple[int | tf.Tensor, int | tf.Tensor]],
-        *,
-        origin: float | tf.Tensor,
-        **settings: Any,
+        self, feature_sizes: Sequence[tuple[int | tf.Tensor, int | tf.Tensor]], *, origin: float | tf.Tensor
     ) -> tf.Tensor:
-        """(height, width) of each level in cells, finest first, and settings to replace -> anchors [K, 4], pixels."""
+        """(height, width) of each level in cells, finest first -> anchors [K, 4], pixels."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,8 @@ def test_all_classes_start_from_the_bias():
 
 def test_anchors_leave_the_middle_of_cells_whose_stride_does_not_divide_the_image():
     model = build(
-        "feature_extractor { fpn { max_level: 6 } } anchor_generator { multiscale_anchor_generator { max_level: 6 } }"
+        "feature_extractor { fpn { max_level: 6 } } anchor_generator { multiscale_anchor_generator { max_level: 6 } }",
+        "image_resizer { fixed_shape_resizer { height: 96 width: 96 } }",
     )
     images = tf.zeros([1, 96, 96, 3])
     outputs = model.predict(Inputs(images, tf.constant([[96, 96, 3]])), training=False).dense
