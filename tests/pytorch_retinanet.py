@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
 from object_detection_fpn.interop import libraries, state_dict
 from object_detection_fpn.interop.odapi import local_name
-from object_detection_fpn.modeling import dense_postprocess, layers, loss_normalization
+from object_detection_fpn.modeling import layers, loss_normalization
 from object_detection_fpn.modeling.heads import dense
 from object_detection_fpn.ops import matching
 from object_detection_fpn.protos import pipeline_pb2
@@ -63,10 +62,7 @@ class RetinaNetCase(Case):
 
 
 class RetinaNetAgreement(Agreement):
-    """The comparisons of one RetinaNet with its reference, each an assertion.
-
-    torchvision detects the class of its first column, too, which is ours of the background: so does `postprocess` here.
-    """
+    """The comparisons of one RetinaNet with its reference, each an assertion."""
 
     def __init__(self, case: RetinaNetCase):
         self.case, self.images = case, (0, 1)
@@ -100,14 +96,14 @@ class RetinaNetAgreement(Agreement):
 
     def check_detections(self) -> None:
         for image in self.images:
-            detections = self._postprocess(self.predict(image), self.case.network_inputs(image))
+            detections = self.model.postprocess(self.predict(image), self.case.network_inputs(image))
             # Those in the resized image are not clipped by Detectron2.
             kind = "input" if self.case.is_torchvision else "given"
             self._assert_same(detections, 0, f"image{image}/", kind=kind, image=image, within=0.05)
 
     def check_batch(self) -> None:
         """Both images in one batch, whose padding changes the features near it."""
-        detections = self._postprocess(self.predict(0, 1), self.case.network_inputs(0, 1))
+        detections = self.model.postprocess(self.predict(0, 1), self.case.network_inputs(0, 1))
         for image in (0, 1):
             self._assert_same(detections, image, "batch/", kind="batch", image=image, within=0.05)
 
@@ -118,31 +114,10 @@ class RetinaNetAgreement(Agreement):
             resized, true_shape = resizer(tf.constant(load("inputs.npz")[f"image{image}"]))
             assert list(true_shape[:2]) == self.case.settings["images"][image]["resized"]
             inputs = self.model.preprocess(Inputs(resized[tf.newaxis], true_shape[tf.newaxis]))
-            detections = self._postprocess(self.model.predict(inputs, training=False), inputs)
+            detections = self.model.postprocess(self.model.predict(inputs, training=False), inputs)
             self._assert_same(
                 detections, 0, f"image{image}/", kind="given", image=image, within=0.5, scores_within=None
             )
-
-    def check_background(self) -> None:
-        """Detections leave the background out: those of the other classes are what they are without its column."""
-        predictions, inputs = self.predict(0), self.case.network_inputs(0)
-        ours = self.model.postprocess(predictions, inputs)
-        if self.model.dense_head.has_background:
-            outputs = predictions.dense
-            predictions = predictions._replace(dense=outputs._replace(class_logits=outputs.class_logits[..., 1:]))
-        expected = self._postprocess(predictions, inputs)
-        for name in ("boxes", "scores", "classes", "num_detections"):
-            np.testing.assert_array_equal(getattr(ours, name), getattr(expected, name))
-
-    def _postprocess(self, predictions: Predictions, inputs: Inputs) -> Detections:
-        assert predictions.dense is not None and predictions.pyramid is not None
-        postprocessor = dataclasses.replace(self.model._postprocessor, has_background=False)
-        return postprocessor(
-            predictions.dense,
-            inputs.true_shapes,
-            image_size=predictions.image_size,
-            level_sizes=dense_postprocess.level_sizes(predictions.pyramid, self.model.dense_head.num_anchors),
-        )
 
     def _assert_same(
         self,
@@ -163,16 +138,19 @@ class RetinaNetAgreement(Agreement):
             "input": ("labels", "scores"),
         }[kind]
         size = settings["resized"] if kind == "input" else [settings["height"], settings["width"]]
-        their_scores = outputs[prefix + scores]
+        their_labels = (
+            outputs[prefix + labels] - self.case.is_torchvision
+        )  # whose first column is the background's here
+        is_object = their_labels >= 0
+        their_scores = outputs[prefix + scores][is_object]
         our_scores = detections.scores.numpy()[row, : int(detections.num_detections[row])]
         # Detectron2 drops empty boxes after it has chosen the best; here the next best take their places.
         number = int(np.sum(our_scores > their_scores.min() - 1e-5))
-        ours = detections.boxes.numpy()[row, :number][:, YXYX] * np.tile(size[::-1], 2)
         paired = assert_paired(
-            ours,
-            outputs[prefix + names[kind]],
+            detections.boxes.numpy()[row, :number][:, YXYX] * np.tile(size[::-1], 2),
+            outputs[prefix + names[kind]][is_object],
             our_labels=detections.classes.numpy()[row, :number],
-            their_labels=outputs[prefix + labels],
+            their_labels=their_labels[is_object],
             within=within,
         )
         if scores_within is not None:
@@ -316,7 +294,6 @@ CHECKS = (
     RetinaNetAgreement.check_detections,
     RetinaNetAgreement.check_batch,
     RetinaNetAgreement.check_images,
-    RetinaNetAgreement.check_background,
 )
 """Each of them is a test of every RetinaNet."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from object_detection_fpn.builder.data import build_resizer
 from object_detection_fpn.builder.feature_extractor import build_feature_extractor
 from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.builder.losses import build_classification_loss, build_localization_loss
@@ -11,6 +12,7 @@ from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import dense_postprocess, fpn, loss_normalization, targets
 from object_detection_fpn.modeling.detectors import retinanet
 from object_detection_fpn.modeling.heads import dense
+from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.protos import box_predictor_pb2, ssd_pb2
 
 NORMALIZATIONS: dict[int, loss_normalization.MatchNormalization] = {
@@ -34,12 +36,16 @@ def build_retinanet(
     )
     predictor = config.box_predictor.weight_shared_convolutional_box_predictor
     limits = predictor.box_encodings_clip_range
-    generate_anchors, num_anchors = build_anchor_generator(config.anchor_generator)
+    offsets = anchor_ops.offsets_by_size(
+        build_resizer(config.image_resizer).static_size,
+        min_level=extractor.min_level,
+        num_levels=extractor.max_level - extractor.min_level + 1,
+    )
+    generate_anchors, num_anchors = build_anchor_generator(config.anchor_generator, offset=offsets)
     return retinanet.RetinaNet(
         feature_extractor=extractor,
         head=build_dense_head(config, extractor, num_anchors=num_anchors, execution=execution),
         generate_anchors=generate_anchors,
-        offset_by_size=not config.anchor_generator.multiscale_anchor_generator.HasField("offset"),
         matcher=build_anchor_matcher(config, execution=execution),
         loss=build_dense_loss(config),
         postprocessor=build_dense_postprocessor(config, execution=execution),
@@ -118,6 +124,7 @@ def build_dense_postprocessor(
         coder=build_box_coder(config.box_coder.faster_rcnn_box_coder),
         max_candidates_per_level=config.max_candidates_per_level or None,
         has_background=config.add_background_class,
+        background_competes=config.background_competes,
         static=execution.static,
     )
 

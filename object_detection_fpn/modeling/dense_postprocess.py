@@ -27,6 +27,7 @@ class DensePostprocessor:
         max_candidates_per_level: pairs of anchor and class of each level, those with the best scores, that suppression sees;
             None = all.
         has_background: whether the logits begin with a column of the background, which is no detection.
+        background_competes: the background is suppressed and counted among the detections as a class is, and left out at last.
         num_first: anchors that are looked at before all are; the results are the same.
         static: see `execution.Execution`.
     """
@@ -36,6 +37,7 @@ class DensePostprocessor:
     coder: box_coder.BoxCoder = box_coder.BoxCoder()
     max_candidates_per_level: int | None = None
     has_background: bool = True
+    background_competes: bool = False
     num_first: int = _NUM_FIRST
     static: bool = False
 
@@ -59,7 +61,11 @@ class DensePostprocessor:
         if not self.has_background:
             scores = tf.pad(scores, [[0, 0], [0, 0], [1, 0]])
         boxes = tf.stop_gradient(self.coder.decode(outputs.box_deltas, outputs.anchors[tf.newaxis]))  # [B, K, 4]
-        kept = self._suppress(boxes, scores[..., 1:], box_ops.image_window(true_shapes), level_sizes)
+        window = box_ops.image_window(true_shapes)
+        if self.background_competes:
+            kept = _without_background(self._suppress(boxes, scores, window, level_sizes))
+        else:
+            kept = self._suppress(boxes, scores[..., 1:], window, level_sizes)
         is_real = tf.sequence_mask(kept.num, tf.shape(kept.boxes)[1])
         return Detections(
             boxes=box_ops.to_detection_frame(kept.boxes, true_shapes),
@@ -89,6 +95,26 @@ class DensePostprocessor:
             max_candidates=self.max_candidates_per_level,
             static=self.static,
         )
+
+
+def _without_background(kept: nms.NmsDetections) -> nms.NmsDetections:
+    """Detections of the background, class 0, and of classes that count from 1: those of the classes, which count from 0."""
+    is_object = tf.sequence_mask(kept.num, dim(kept.scores, 1)) & (kept.classes > 0)
+    order = tf.argsort(tf.cast(is_object, tf.int32), axis=-1, direction="DESCENDING", stable=True)
+    is_object = tf.gather(is_object, order, batch_dims=1)
+
+    def take(values: tf.Tensor) -> tf.Tensor:
+        values = tf.gather(values, order, batch_dims=1)
+        is_kept = is_object[..., tf.newaxis] if values.shape.rank == 3 else is_object
+        return tf.where(is_kept, values, tf.zeros_like(values))
+
+    return nms.NmsDetections(
+        boxes=take(kept.boxes),
+        scores=take(kept.scores),
+        classes=take(kept.classes - 1),
+        roi_indices=take(kept.roi_indices),
+        num=tf.math.count_nonzero(is_object, axis=1, dtype=tf.int32),
+    )
 
 
 def level_sizes(pyramid: tuple[tf.Tensor, ...], num_anchors: int) -> list[int | tf.Tensor]:

@@ -105,22 +105,22 @@ def multiscale_anchors(
 
 
 def offsets_by_size(
-    image_size: Sequence[int | tf.Tensor], *, min_level: int, num_levels: int
+    image_size: tuple[int | None, int | None], *, min_level: int, num_levels: int
 ) -> list[tuple[float, float]]:
     """Where the Object Detection API puts the anchors of its single-stage detectors in their cells, on each axis of each level.
 
-    In the middle, but at the first corner on an axis whose size 2^level does not divide. Of images whose size only a step
-    tells, always in the middle.
+    In the middle, but at the first corner on an axis whose size 2^level does not divide. Without a fixed size of images, always
+    in the middle.
 
     Args:
-        image_size: (height, width) in pixels.
+        image_size: (height, width) in pixels of all images; None where images differ.
         min_level: finest level.
         num_levels: how many there are.
     """
-    strides = [2 ** (min_level + index) for index in range(num_levels)]
-    if not all(isinstance(side, int) for side in image_size):
-        return [(0.5, 0.5)] * num_levels
     height, width = image_size
+    if height is None or width is None:
+        return [(0.5, 0.5)] * num_levels
+    strides = [2 ** (min_level + index) for index in range(num_levels)]
     return [(0.0 if height % stride else 0.5, 0.0 if width % stride else 0.5) for stride in strides]
 
 

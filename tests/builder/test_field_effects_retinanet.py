@@ -61,6 +61,12 @@ EFFECTS = [
     ("Ssd.loss_normalization", "losses", "", "loss_normalization: PER_IMAGE"),
     ("Ssd.low_quality_matches", "losses", "", "low_quality_matches: ALL_ANCHORS"),
     ("Ssd.max_candidates_per_level", "detections", "", "max_candidates_per_level: 1"),
+    (
+        "Ssd.background_competes",
+        "detections",
+        POST("batch_non_max_suppression { max_total_detections: 3 }"),
+        "background_competes: true",
+    ),
     ("SsdFeatureExtractor.type", "variables", "", EXTRACTOR('type: "ssd_resnet34_v1_fpn_keras"')),
     ("SsdFeatureExtractor.min_depth", "variables", "", EXTRACTOR("min_depth: 12")),
     ("SsdFeatureExtractor.conv_hyperparams", "outputs", "", EXTRACTOR("conv_hyperparams { activation: SWISH }")),

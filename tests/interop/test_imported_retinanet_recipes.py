@@ -98,7 +98,7 @@ def test_head_is_that_of_the_library(case, model):
     assert [coder.x_scale, coder.y_scale, coder.width_scale, coder.height_scale] == there["box_weights"]
     assert math.log(coder.max_size_ratio) == pytest.approx(case.settings["box_coder"]["dw_dh_max"])
     # torchvision's first column is of no class of its data sets.
-    assert model.add_background_class == case.is_torchvision
+    assert model.add_background_class == model.background_competes == case.is_torchvision
     assert model.num_classes == (90 if case.is_torchvision else 80)
     assert model.encode_background_as_zeros
 

@@ -75,6 +75,9 @@ def _background_has_a_target(message: ssd_pb2.Ssd, path: str) -> Iterator[Proble
     if not message.add_background_class and not message.encode_background_as_zeros:
         problem = "needs a column for the background: add_background_class = false"
         yield single(message, path, "encode_background_as_zeros", problem, "true")
+    if not message.add_background_class and message.background_competes:
+        problem = "needs a column for the background: add_background_class = false"
+        yield single(message, path, "background_competes", problem, "false")
 
 
 def _losses_fit(message: ssd_pb2.Ssd, path: str) -> Iterator[Problem]:

@@ -28,7 +28,6 @@ class RetinaNet(tf_keras.layers.Layer):
         feature_extractor: images -> pyramid.
         head: pyramid -> classes and refined boxes of anchors.
         generate_anchors: [(height, width) of each level] -> anchors [K, 4], pixels.
-        offset_by_size: whether the size of the image decides where anchors lie in their cells, see `anchors.offsets_by_size`.
         matcher: gives the anchors their targets.
         loss: what the outputs cost.
         postprocessor: makes detections of the outputs.
@@ -44,7 +43,6 @@ class RetinaNet(tf_keras.layers.Layer):
         feature_extractor: fpn.FeatureExtractor,
         head: dense.DenseHead,
         generate_anchors: rpn.AnchorGenerator,
-        offset_by_size: bool = False,
         matcher: targets.AnchorMatcher = targets.AnchorMatcher(),
         loss: dense.DenseLoss = dense.DenseLoss(),
         postprocessor: dense_postprocess.DensePostprocessor = dense_postprocess.DensePostprocessor(),
@@ -57,7 +55,6 @@ class RetinaNet(tf_keras.layers.Layer):
         self.feature_extractor = feature_extractor
         self.dense_head = head
         self._generate_anchors = generate_anchors
-        self._offset_by_size = offset_by_size
         self._matcher = matcher
         self._loss = loss
         self._postprocessor = postprocessor
@@ -82,7 +79,7 @@ class RetinaNet(tf_keras.layers.Layer):
         groundtruth: Groundtruth | None = None,
         seed: tf.Tensor | None = None,
     ) -> Predictions:
-        """See `Detector`. Groundtruth is not needed, and nothing is drawn by the seed but what dropout does."""
+        """See `Detector`. Groundtruth is not needed, and the seed draws nothing."""
         if training and seed is None:
             seed = tf.zeros([2], tf.int32)
         pyramid = tuple(self.feature_extractor(inputs.images, training=training))
@@ -95,7 +92,7 @@ class RetinaNet(tf_keras.layers.Layer):
             image_size=tf.shape(inputs.images)[1:3],
             pyramid=pyramid,
             seed=seed if training else None,
-            dense=DenseOutputs(class_logits=logits, box_deltas=deltas, anchors=self._anchors(pyramid, inputs.images)),
+            dense=DenseOutputs(class_logits=logits, box_deltas=deltas, anchors=self._anchors(pyramid)),
         )
 
     def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
@@ -137,15 +134,9 @@ class RetinaNet(tf_keras.layers.Layer):
         sizes = [(1, 1)] * self.dense_head.num_levels
         return self._generate_anchors(sizes, origin=0.0).numpy()[: self.dense_head.num_anchors]
 
-    def _anchors(self, pyramid: tuple[tf.Tensor, ...], images: tf.Tensor) -> tf.Tensor:
+    def _anchors(self, pyramid: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """[K, 4] pixels."""
         sizes = [(dim(features, 1), dim(features, 2)) for features in pyramid]
         # Of many anchors, constants would make a large program.
         origin = anchor_ops.runtime_zero(pyramid[-1]) if self._static else 0.0
-        if not self._offset_by_size:
-            return self._generate_anchors(sizes, origin=origin)
-        image_size = (dim(images, 1), dim(images, 2))
-        offsets = anchor_ops.offsets_by_size(
-            image_size, min_level=self.feature_extractor.min_level, num_levels=len(sizes)
-        )
-        return self._generate_anchors(sizes, origin=origin, offset=offsets)
+        return self._generate_anchors(sizes, origin=origin)

@@ -98,8 +98,9 @@ def multiclass_nms(
     window, those left without area are dropped, and the best of all classes are kept.
 
     Args:
-        boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1. Where C is 1 and suppression
-            is `static`, not soft and without `min_box_side`, a function of rows too: few of many boxes are looked at.
+        boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1. Where suppression is `static`,
+            not soft, not across classes, and C is 1 or nothing is clipped before, a function of rows [B * C, n] too: few of
+            many boxes are looked at.
         scores: [B, R, C] float32, without background; NaN counts as below the threshold.
         suppression: thresholds and numbers of detections.
         clip_window: [B, 4] float32 in the frame of the boxes.
@@ -137,7 +138,11 @@ def multiclass_nms_of_many(
     num_boxes = dim(boxes, 1)
 
     def suppress_all() -> NmsDetections:
-        return multiclass_nms(boxes[:, :, tf.newaxis], scores, suppression, clip_window=clip_window, static=static)
+        of_all = boxes[:, :, tf.newaxis]
+        plain = not (suppression.class_agnostic or suppression.soft_nms_sigma or suppression.clip_before_suppression)
+        if static and plain:  # few of them are looked at, once for each class
+            of_all = multiclass.look_up_of_classes(boxes, scores.shape[2])
+        return multiclass_nms(of_all, scores, suppression, clip_window=clip_window, static=static)
 
     def suppress_first() -> NmsDetections:
         open_scores = tf.where(scores > suppression.score_threshold, scores, NEVER)

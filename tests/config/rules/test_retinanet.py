@@ -94,6 +94,10 @@ def test_what_works_is_accepted(config, changes, change, refusals):
             f"{MODEL}.encode_background_as_zeros = false needs a column for the background",
         ),
         (
+            [f"{MODEL}.add_background_class=false", f"{MODEL}.background_competes=true"],
+            f"{MODEL}.background_competes = true needs a column for the background: add_background_class = false.",
+        ),
+        (
             [f"{MODEL}.loss.hard_example_miner={{}}"],
             f"{MODEL}.loss.hard_example_miner is not supported: all anchors train, and weighted_sigmoid_focal",
         ),

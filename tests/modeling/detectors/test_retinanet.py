@@ -120,7 +120,8 @@ def test_all_classes_start_from_the_bias():
 
 def test_anchors_leave_the_middle_of_cells_whose_stride_does_not_divide_the_image():
     model = build(
-        "feature_extractor { fpn { max_level: 6 } } anchor_generator { multiscale_anchor_generator { max_level: 6 } }"
+        "feature_extractor { fpn { max_level: 6 } } anchor_generator { multiscale_anchor_generator { max_level: 6 } }",
+        "image_resizer { fixed_shape_resizer { height: 96 width: 96 } }",
     )
     images = tf.zeros([1, 96, 96, 3])
     outputs = model.predict(Inputs(images, tf.constant([[96, 96, 3]])), training=False).dense
@@ -262,6 +263,21 @@ def test_pairs_of_each_level_may_be_limited():
     scores = tf.sigmoid(predict(model).dense.class_logits)[..., 1:]
     best = tf.reduce_max(scores, axis=[1, 2])
     np.testing.assert_allclose(detections.scores[:, 0], best, rtol=1e-6)
+
+
+def test_the_background_may_compete_with_the_classes():
+    model, competing = build(), build("background_competes: true")
+    outputs = predict(model)
+    raised = outputs.dense.class_logits + tf.constant([9.0, 0.0, 0.0, 0.0])  # all that fits is background
+    outputs = outputs._replace(dense=outputs.dense._replace(class_logits=raised))
+    assert np.all(model.postprocess(outputs, INPUTS).num_detections > 2)
+    np.testing.assert_array_less(
+        competing.postprocess(outputs, INPUTS).num_detections, model.postprocess(outputs, INPUTS).num_detections
+    )
+    lowered = outputs._replace(dense=outputs.dense._replace(class_logits=raised - tf.constant([99.0, 0.0, 0.0, 0.0])))
+    wanted, found = model.postprocess(lowered, INPUTS), competing.postprocess(lowered, INPUTS)
+    for name in ("boxes", "scores", "classes", "num_detections", "roi_indices", "class_scores"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
 
 
 def test_restorable_parts_are_those_of_the_object_detection_api():
