@@ -261,6 +261,12 @@ EFFECTS = [
     # layers
     ("Hyperparams.activation", "inference", "", CONV("activation: SWISH")),
     ("Hyperparams.group_norm", "layers", FPN("additional_layer_depth: 32"), CONV("group_norm { }")),
+    (
+        "GroupNorm.epsilon",
+        "inference",
+        "feature_extractor { fpn { additional_layer_depth: 32 } conv_hyperparams { group_norm { } } }",
+        CONV("group_norm { epsilon: 9 }"),
+    ),
     ("Hyperparams.sync_batch_norm", "layers", CONV("batch_norm { }"), CONV("sync_batch_norm { }")),
     ("Hyperparams.force_use_bias", "variables", CONV("batch_norm { }"), CONV("force_use_bias: true")),
     ("L1Regularizer.weight", "losses", "", CONV("regularizer { l1_regularizer { weight: 0.1 } }")),
