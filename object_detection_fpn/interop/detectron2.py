@@ -88,6 +88,7 @@ class Detectron2(library.Library):
     )
     of_masks = ("roi_heads.mask_head.",)
     of_retinanets = ("head.cls_subnet.",)
+    retinanets_have_first_column = False
     backbone_prefix = "backbone.bottom_up."
     ignored_names = re.compile(
         r"(^pixel_(mean|std)|^(proposal_generator\.)?anchor_generator\.cell_anchors\.\d+|\.num_batches_tracked)$"

@@ -32,6 +32,7 @@ class Library(abc.ABC):
         other_models: (how a name begins that only another kind of model has, what kind it is), to refuse these in words.
         of_masks: how names of tensors begin that only mask heads have.
         of_retinanets: how names of tensors begin that only its RetinaNets have.
+        retinanets_have_first_column: whether their class predictors have a column before those of the classes.
         backbone_prefix: what names of a ResNet in a detector begin with; a ResNet for ImageNet has them without it.
         ignored_names: finds the names of tensors that are no weights, such as counters.
         ignored_classifier_names: finds those of a ResNet for ImageNet that its backbone lacks, such as its classifier's.
@@ -45,6 +46,7 @@ class Library(abc.ABC):
     other_models: Sequence[tuple[str, str]]
     of_masks: tuple[str, ...]
     of_retinanets: tuple[str, ...]
+    retinanets_have_first_column: bool
     backbone_prefix: str
     ignored_names: re.Pattern[str]
     ignored_classifier_names: re.Pattern[str]
@@ -95,7 +97,8 @@ class Library(abc.ABC):
         """
         backbone = self._backbone_entries(model, self.backbone_prefix, source)
         if isinstance(model, RetinaNet):
-            return [*backbone, *self.dense_entries(retinanets.dense_layers(model, source))]
+            layers = retinanets.dense_layers(model, source, may_have_background=self.retinanets_have_first_column)
+            return [*backbone, *self.dense_entries(layers)]
         return [*backbone, *self.head_entries(state_dict.head_layers(model, source, with_masks=with_masks))]
 
     def weights_by_path(

@@ -45,12 +45,13 @@ class DenseLayers(NamedTuple):
     """Whether the first of them is the background's."""
 
 
-def dense_layers(model: RetinaNet, source: str) -> DenseLayers:
+def dense_layers(model: RetinaNet, source: str, *, may_have_background: bool) -> DenseLayers:
     """The layers of a RetinaNet that is built like those of PyTorch.
 
     Args:
         model: ours, built.
         source: name of the file in errors.
+        may_have_background: whether its class predictor may have a column of the background.
 
     Raises:
         CheckpointError: if it is built otherwise; it names the field.
@@ -64,6 +65,8 @@ def dense_layers(model: RetinaNet, source: str) -> DenseLayers:
         needed = f"{predictor}.share_prediction_tower: false"
     elif len(head.box_tower.norms) > 1:
         needed = f"{predictor}.share_norms: true"
+    elif head.has_background and not may_have_background:
+        needed = "add_background_class: false"
     if needed:
         raise CheckpointError(f"{source}: the config describes another model. This one has {needed}. Use its recipe.")
     assert isinstance(pyramid, fpn.PaperFPN) and head.class_tower is not None

@@ -73,6 +73,7 @@ class Torchvision(library.Library):
     )
     of_masks = ("roi_heads.mask_head.", "roi_heads.mask_predictor.")
     of_retinanets = ("head.classification_head.",)
+    retinanets_have_first_column = True
     backbone_prefix = "backbone.body."
     ignored_names = re.compile(r"\.num_batches_tracked$")
     ignored_classifier_names = re.compile(r"^fc\.")
