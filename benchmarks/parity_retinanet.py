@@ -150,7 +150,7 @@ def _read_groundtruth(model: WholeModel) -> Groundtruth:
 
 def compare_targets_and_losses(golden: Path) -> Differences:
     """Targets of single anchors, with forced matches or with a zone that is ignored, and their losses."""
-    stored = np.load(golden / "ops" / "retinanet_targets_losses.npz")
+    stored = np.load(golden / "retinanet_targets_losses.npz")
     labels = stored["groundtruth_labels_with_background"]
     groundtruth = Groundtruth(
         boxes=tf.constant(stored["groundtruth_boxes"][np.newaxis]),

@@ -21,6 +21,11 @@ Its training loop saves an object-based checkpoint; each variable's name is the 
 | - 3i and 3i + 1 | - conv(i + 1)/conv and /norm |
 | - the last | - predictor |
 
+With `use_dropout` those of class and box begin with 2 instead of 1. With `convolve_then_upsample_masks` the last two
+convolutions of masks come one later. Without a pyramid, `_feature_extractor_for_proposal_features/layer_with_weights-i` is
+`feature_extractor/backbone/network/layer_with_weights-i`, and the box head's features have the same names in
+`box_head/feature_extractor/network/`.
+
 RetinaNet:
 
 | there, below `model/` | here |
@@ -34,11 +39,6 @@ RetinaNet:
 | _box_predictor/_prediction_heads/class_predictions_with_background/_class_predictor_layers/0 | dense_head/class_predictor |
 
 Without normalization 2i stands in place of 3i, and with `use_dropout` the class predictor is 1.
-
-With `use_dropout` those of class and box begin with 2 instead of 1. With `convolve_then_upsample_masks` the last two
-convolutions of masks come one later. Without a pyramid, `_feature_extractor_for_proposal_features/layer_with_weights-i` is
-`feature_extractor/backbone/network/layer_with_weights-i`, and the box head's features have the same names in
-`box_head/feature_extractor/network/`.
 """
 
 from __future__ import annotations

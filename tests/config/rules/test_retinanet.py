@@ -6,6 +6,7 @@ import pytest
 
 from object_detection_fpn.config.checks import find_ineffective
 from object_detection_fpn.config.pipeline import load_config
+from object_detection_fpn.config.recipes import recipe_path
 from object_detection_fpn.config.text import ConfigError, parse_text
 from object_detection_fpn.protos import model_pb2
 
@@ -19,7 +20,7 @@ MATCHER = f"{MODEL}.matcher.argmax_matcher"
 
 @pytest.fixture
 def config():
-    return load_config(RECIPE)
+    return load_config(recipe_path(RECIPE))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_what_works_is_accepted(config, changes, change, refusals):
         ),
         (
             [f"{MODEL}.normalize_loss_by_num_matches=false", f"{MODEL}.loss_normalization=PER_IMAGE"],
-            f"{MODEL}.loss_normalization does not go with normalize_loss_by_num_matches = false.",
+            f"{MODEL}.loss_normalization = PER_IMAGE does not go with normalize_loss_by_num_matches = false.",
         ),
         (
             [f"{MATCHER}.force_match_for_each_row=false", f"{MODEL}.low_quality_matches=ALL_ANCHORS"],
