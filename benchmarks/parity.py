@@ -379,7 +379,7 @@ COMPARISONS: dict[str, Callable[[Path], Differences]] = {
 }
 """One for each file of the reference."""
 
-FURTHER: tuple[str, ...] = ("parity_single_level",)
+FURTHER: tuple[str, ...] = ("parity_retinanet", "parity_single_level")
 """Scripts beside this one that have `COMPARISONS` of further models."""
 
 

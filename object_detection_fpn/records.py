@@ -154,6 +154,18 @@ class MaskOutputs(NamedTuple):
     """[B, K] int32, the groundtruth row of each; -2 in padding rows."""
 
 
+class DenseOutputs(NamedTuple):
+    """What the head of a single-stage detector says of every anchor, in the order of `RpnOutputs`."""
+
+    class_logits: tf.Tensor
+    """[B, K, C+1] float32, background first, or [B, K, C] where it has no column; scores outside of training where the head
+    converts them."""
+    box_deltas: tf.Tensor
+    """[B, K, 4] float32, encoded against `anchors`."""
+    anchors: tf.Tensor
+    """[K, 4] float32, pixels, not clipped."""
+
+
 class Predictions(NamedTuple):
     """Everything a detector computes of a batch: what its heads share, and one record for each head that it has."""
 
@@ -170,6 +182,7 @@ class Predictions(NamedTuple):
     box: BoxOutputs | None = None
     mask: MaskOutputs | None = None
     """Only in training; at inference only the final detections get masks."""
+    dense: DenseOutputs | None = None
 
 
 class Detections(NamedTuple):
@@ -184,11 +197,12 @@ class Detections(NamedTuple):
     num_detections: tf.Tensor
     """[B] int32."""
     class_scores: tf.Tensor | None = None
-    """[B, D, C+1] float32, the scores of all classes of the detection's RoI, background first."""
+    """[B, D, C+1] float32, the scores of all classes of the detection's RoI or anchor, background first."""
     roi_indices: tf.Tensor | None = None
-    """[B, D] int32, row of the detection's RoI in `raw_boxes`."""
+    """[B, D] int32, row of the detection's RoI or anchor in `raw_boxes`."""
     raw_boxes: tf.Tensor | None = None
-    """[B, R, 4] float32, decoded boxes before suppression, normalized and clipped like `boxes`; the best class's box."""
+    """[B, R, 4] float32, decoded boxes before suppression, normalized and clipped like `boxes`; the best class's box. Of a
+    single-stage detector, of all anchors, normalized to the padded image and not clipped, as in the Object Detection API."""
     raw_class_scores: tf.Tensor | None = None
     """[B, R, C+1] float32, scores before suppression."""
     box_features: tf.Tensor | None = None

@@ -47,10 +47,20 @@ _MASK_STEP = 3  # of the rows and columns of a mask one in three is kept, which 
 _PERIOD = 1009
 # One normalization of each model has a variance of about 1e-4, so that a wrong epsilon shows.
 _SMALL = re.compile(r"(layer1\.1\.bn2|res2\.1\.conv2\.norm)\.")
-_NORM = re.compile(r"(^|\.)(bn\d|norm|downsample\.1|(inner|layer)_blocks\.\d\.1|(box|mask)_head\.\d\.1)\.\w+$")
+_NORM = re.compile(
+    r"(^|\.)(bn\d|norm|downsample\.1|(inner|layer)_blocks\.\d\.1|(box|mask)_head\.\d\.1"
+    r"|(classification|regression)_head\.conv\.\d\.1)\.\w+$"
+)
+# RetinaNet's scores lie on both sides of their threshold.
+_CLASS_BIAS = re.compile(r"^head\.(classification_head\.cls_logits|cls_score)\.bias$")
 # Factors of the weights of convolutions and linear layers, the first that fits: they spread the scores, keep proposals near
 # their anchors, and let large boxes score as well as small ones.
 _FACTORS = (
+    # Of RetinaNets, whose P6 and P7 are then as large as their other levels.
+    (re.compile(r"^head\.(classification_head\.cls_logits|cls_score)\.weight$"), 2.0),
+    (re.compile(r"^head\.(regression_head\.bbox_reg|bbox_pred)\.weight$"), 0.4),
+    (re.compile(r"(extra_blocks\.p[67]|top_block\.p7)\.weight$"), 1.5),
+    (re.compile(r"top_block\.p6\.weight$"), 4.0),
     (re.compile(r"(rpn\.head\.cls_logits|rpn_head\.objectness_logits)\.weight$"), 2.0),
     (re.compile(r"box_predictor\.cls_score\.weight$"), 3.0),
     (re.compile(r"(rpn\.head\.bbox_pred|rpn_head\.anchor_deltas)\.weight$"), 0.4),
@@ -88,6 +98,8 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = values * np.float32(np.sqrt(2.0 / np.prod(shape[1:])) * factor)
     else:
         values = 0.05 * values
+        if _CLASS_BIAS.search(name):
+            values = values + np.float32(-4.0)
     return values.astype(np.float32)
 
 

@@ -22,11 +22,12 @@ from object_detection_fpn.modeling.detectors import faster_rcnn
 from object_detection_fpn.modeling.heads import box, rpn, rpn_head
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import nms
-from object_detection_fpn.protos import faster_rcnn_pb2, model_pb2
+from object_detection_fpn.protos import faster_rcnn_pb2, model_pb2, ssd_pb2
 from object_detection_fpn.records import Groundtruth
 
 RESNET18 = "faster_rcnn_resnet18_fpn_keras"
 SINGLE_RESNET18 = "faster_rcnn_resnet18_keras"
+SSD_RESNET18 = "ssd_resnet18_v1_fpn_keras"
 
 # A FasterRcnn of three levels with one anchor a cell.
 MODEL = f"""
@@ -56,6 +57,36 @@ second_stage_post_processing {{
   batch_non_max_suppression {{ score_threshold: 0.05 max_detections_per_class: 8 max_total_detections: 10 }}
   score_converter: SOFTMAX
 }}
+"""
+
+# An Ssd of three levels with two anchors a cell.
+RETINANET = f"""
+num_classes: 3
+image_resizer {{ fixed_shape_resizer {{ height: 64 width: 64 }} }}
+feature_extractor {{
+  type: "{SSD_RESNET18}"
+  min_depth: 1
+  conv_hyperparams {{ }}
+  fpn {{ min_level: 3 max_level: 5 additional_layer_depth: 6 }}
+}}
+box_coder {{ faster_rcnn_box_coder {{ }} }}
+matcher {{ argmax_matcher {{ force_match_for_each_row: true }} }}
+similarity_calculator {{ iou_similarity {{ }} }}
+box_predictor {{
+  weight_shared_convolutional_box_predictor {{ conv_hyperparams {{ }} depth: 6 num_layers_before_predictor: 1 }}
+}}
+anchor_generator {{
+  multiscale_anchor_generator {{ min_level: 3 max_level: 5 anchor_scale: 2 aspect_ratios: 1 scales_per_octave: 2 }}
+}}
+post_processing {{
+  batch_non_max_suppression {{ score_threshold: 0.05 max_detections_per_class: 8 max_total_detections: 10 }}
+  score_converter: SIGMOID
+}}
+loss {{
+  localization_loss {{ weighted_smooth_l1 {{ }} }}
+  classification_loss {{ weighted_sigmoid_focal {{ }} }}
+}}
+encode_background_as_zeros: true
 """
 
 NUM_FILTERS = {2: 4, 3: 6, 4: 8, 5: 10}  # all different, so that no level can pass for another
@@ -150,6 +181,14 @@ def single_level_message(*changes: str) -> model_pb2.DetectionModel:
     for text in changes:
         message.faster_rcnn.MergeFrom(text_format.Parse(text, faster_rcnn_pb2.FasterRcnn()))
     return message
+
+
+def retinanet_message(*changes: str) -> model_pb2.DetectionModel:
+    """`RETINANET` with the fields of Ssd in `changes` changed, one after the other."""
+    config = text_format.Parse(RETINANET, ssd_pb2.Ssd())
+    for text in changes:
+        config.MergeFrom(text_format.Parse(text, ssd_pb2.Ssd()))
+    return model_pb2.DetectionModel(ssd=config)
 
 
 def make_extractor(

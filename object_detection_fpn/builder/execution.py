@@ -10,7 +10,7 @@ from object_detection_fpn.builder.training import dtype_name, training_precision
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling.backbones import resnet_v1
-from object_detection_fpn.protos import faster_rcnn_pb2, pipeline_pb2, train_pb2
+from object_detection_fpn.protos import model_pb2, pipeline_pb2, train_pb2
 
 _MIN_WINOGRAD_CELLS = 64  # of a side of the finest level
 
@@ -62,14 +62,14 @@ def inference_execution(
     return Execution(
         static=static,
         jit_compile=jit_compile and not is_tpu,
-        winograd=device == "cpu" and not static and _has_large_maps(config.model.faster_rcnn),
+        winograd=device == "cpu" and not static and _has_large_maps(config.model),
         is_restored=True,
     )
 
 
-def _has_large_maps(config: faster_rcnn_pb2.FasterRcnn) -> bool:
+def _has_large_maps(model: model_pb2.DetectionModel) -> bool:
     """Whether the finest level has enough cells for Winograd's algorithm to save time; True if unknown."""
-    resizer = config.image_resizer
+    resizer = model_config.image_resizer(model)
     kind = resizer.WhichOneof("image_resizer_oneof")
     if kind == "keep_aspect_ratio_resizer":
         side = resizer.keep_aspect_ratio_resizer.max_dimension
@@ -77,5 +77,5 @@ def _has_large_maps(config: faster_rcnn_pb2.FasterRcnn) -> bool:
         side = max(resizer.fixed_shape_resizer.height, resizer.fixed_shape_resizer.width)
     else:
         return True
-    min_level, _ = model_config.feature_levels(config.feature_extractor)
+    min_level, _ = model_config.feature_levels(model_config.feature_extractor(model))
     return side >> min_level >= _MIN_WINOGRAD_CELLS

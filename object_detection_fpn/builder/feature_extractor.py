@@ -10,12 +10,18 @@ from typing import Any
 from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import tables
+from object_detection_fpn.config.model import FeatureExtractor as Message
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, layers, single_level
 from object_detection_fpn.modeling.backbones import backbone, resnet_v1
 from object_detection_fpn.protos import backbone_pb2, faster_rcnn_pb2, fpn_pb2
 
 BACKBONES: dict[str, Callable[..., backbone.Backbone]] = {
+    "ssd_resnet18_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
+    "ssd_resnet34_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
+    "ssd_resnet50_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
+    "ssd_resnet101_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 101),
+    "ssd_resnet152_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 152),
     "faster_rcnn_resnet18_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
     "faster_rcnn_resnet34_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
     "faster_rcnn_resnet50_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
@@ -32,13 +38,21 @@ _BACKBONE_MAX_LEVEL = 5  # a ResNet's last stage
 
 
 def build_feature_extractor(
-    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
+    message: Message,
     *,
     execution: Execution = Execution(),
     num_channels: int = 3,
+    freeze_statistics: bool | None = None,
 ) -> fpn.FeatureExtractor:
-    """Backbone and pyramid of `model.faster_rcnn.feature_extractor`, or the backbone up to the one map that it gives."""
-    pyramid_spec = _build_pyramid_spec(message, execution)
+    """Backbone and pyramid of `feature_extractor`, or the backbone up to the one map that it gives.
+
+    Args:
+        message: `feature_extractor` of a detector.
+        execution: how it is computed.
+        num_channels: channels of the images.
+        freeze_statistics: whether batch normalization keeps its moving statistics; None: as `batch_norm_trainable` says.
+    """
+    pyramid_spec = _build_pyramid_spec(message, execution, freeze_statistics)
     if model_config.is_single_level(message):
         level = tables.SINGLE_LEVEL
         return _make_single_level(build_backbone(message, pyramid_spec, max_level=level, num_channels=num_channels))
@@ -46,7 +60,7 @@ def build_feature_extractor(
     network = build_backbone(message, pyramid_spec, max_level=max_level, num_channels=num_channels)
     return fpn.FeatureExtractor(
         backbone=network,
-        fpn=build_pyramid(message.fpn, network.num_filters, pyramid_spec),
+        fpn=build_pyramid(message.fpn, network.num_filters, pyramid_spec, min_depth=getattr(message, "min_depth", 1)),
         pad_to_multiple=message.pad_to_multiple,
     )
 
@@ -72,14 +86,16 @@ def _make_single_level(network: backbone.Backbone) -> fpn.FeatureExtractor:
     return fpn.FeatureExtractor(backbone=network, fpn=pyramid, pad_to_multiple=1)
 
 
-def _build_pyramid_spec(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, execution: Execution) -> layers.LayerSpec:
-    return build_layer_spec(
-        message.conv_hyperparams, freeze_statistics=not message.batch_norm_trainable, execution=execution
-    )
+def _build_pyramid_spec(
+    message: Message, execution: Execution, freeze_statistics: bool | None = None
+) -> layers.LayerSpec:
+    if freeze_statistics is None:
+        freeze_statistics = not message.batch_norm_trainable
+    return build_layer_spec(message.conv_hyperparams, freeze_statistics=freeze_statistics, execution=execution)
 
 
 def build_backbone(
-    message: faster_rcnn_pb2.FasterRcnnFeatureExtractor,
+    message: Message,
     pyramid_spec: layers.LayerSpec,
     *,
     max_level: int,
@@ -139,9 +155,9 @@ def build_pixel_normalization(message: backbone_pb2.PixelNormalization) -> backb
 
 
 def build_pyramid(
-    message: fpn_pb2.FeaturePyramidNetworks, in_filters: dict[int, int], spec: layers.LayerSpec
+    message: fpn_pb2.FeaturePyramidNetworks, in_filters: dict[int, int], spec: layers.LayerSpec, *, min_depth: int = 1
 ) -> fpn.Pyramid:
-    """The pyramid of `fpn`, on a backbone whose levels have `in_filters` channels."""
+    """The pyramid of `fpn`, with `min_depth` channels or more, on a backbone whose levels have `in_filters` channels."""
     make: Callable[..., fpn.Pyramid] = fpn.FPN
     if message.style == fpn_pb2.FeaturePyramidNetworks.PAPER:
         coarse_levels = fpn_pb2.FeaturePyramidNetworks.CoarseLevels.Name(message.coarse_levels)
@@ -150,6 +166,6 @@ def build_pyramid(
         in_filters=in_filters,
         min_level=message.min_level,
         max_level=message.max_level,
-        num_filters=message.additional_layer_depth,
+        num_filters=max(message.additional_layer_depth, min_depth),
         spec=spec,
     )

@@ -73,7 +73,7 @@ def build_initializer(message: hyperparams_pb2.Initializer) -> Callable[[], tf_k
 def _build_norm(message: hyperparams_pb2.Hyperparams) -> layers.BatchNormSpec | layers.GroupNormSpec | None:
     kind = message.WhichOneof("normalizer_oneof")
     if kind == "group_norm":
-        return layers.GroupNormSpec()
+        return layers.GroupNormSpec(epsilon=message.group_norm.epsilon)
     if kind in ("batch_norm", "sync_batch_norm"):
         norm = getattr(message, kind)
         return layers.BatchNormSpec(

@@ -32,8 +32,8 @@ def build_localization_loss(
     """The loss that a message names; smooth L1 when it names none.
 
     Args:
-        message: of one of the stages.
-        decode: (deltas, anchors) -> boxes of that stage's box coder; losses of boxes see what it gives.
+        message: of a detector or of one of its stages.
+        decode: (deltas, anchors) -> boxes of its box coder; losses of boxes see what it gives.
     """
     kind = message.WhichOneof("localization_loss")
     if kind in _LOSSES_OF_BOXES:
@@ -67,7 +67,7 @@ def build_box_loss(
 
 
 def build_classification_loss(message: losses_pb2.ClassificationLoss) -> losses.ClassificationLoss:
-    """The loss of `second_stage_classification_loss`; softmax cross-entropy when it names none."""
+    """The loss that a message names; softmax cross-entropy when it names none."""
     kind = message.WhichOneof("classification_loss")
     if kind == "weighted_sigmoid":
         return losses.sigmoid_cross_entropy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from object_detection_fpn.builder.faster_rcnn import build_faster_rcnn
+from object_detection_fpn.builder.retinanet import build_retinanet
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling.detector import Detector
@@ -12,6 +13,7 @@ from object_detection_fpn.protos import input_reader_pb2, model_pb2, pipeline_pb
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "faster_rcnn": build_faster_rcnn,
+    "ssd": build_retinanet,
 }
 """Called with the message of that name, `execution` and `num_channels`."""
 

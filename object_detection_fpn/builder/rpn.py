@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from object_detection_fpn.builder.layer_spec import ACTIVATIONS, build_layer_spec
@@ -127,8 +128,15 @@ def build_box_coder(message: box_coder_pb2.FasterRcnnBoxCoder) -> box_coder.BoxC
     )
 
 
-def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tuple[rpn.AnchorGenerator, int]:
-    """The anchors of `first_stage_anchor_generator`, and how many of them a cell has."""
+def build_anchor_generator(
+    message: anchor_generator_pb2.AnchorGenerator, *, offset: float | Sequence[tuple[float, float]] | None = None
+) -> tuple[rpn.AnchorGenerator, int]:
+    """The anchors of an anchor generator, and how many of them a cell has.
+
+    Args:
+        message: the anchor generator.
+        offset: of the anchors on a pyramid in their cells, where the message sets none; None = its default.
+    """
     if message.WhichOneof("anchor_generator_oneof") == "grid_anchor_generator":
         return _build_grid(message.grid_anchor_generator)
     multiscale = message.multiscale_anchor_generator
@@ -141,9 +149,11 @@ def build_anchor_generator(message: anchor_generator_pb2.AnchorGenerator) -> tup
         min_level=multiscale.min_level,
         anchor_scale=multiscale.anchor_scale,
         **of_cell,
-        offset=multiscale.offset,
+        offset=multiscale.offset if offset is None or multiscale.HasField("offset") else offset,
         round_corners=multiscale.round_corners,
         stride_of_image=multiscale.stride_of_image,
+        whole_scales=multiscale.whole_scales,
+        scales_first=multiscale.scales_first,
     )
     return generate, anchor_ops.num_anchors_per_cell(**of_cell)
 

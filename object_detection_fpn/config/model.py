@@ -1,21 +1,24 @@
 """What the messages of all detectors have, read without naming the detector.
 
-`config.model` sets one detector (`faster_rcnn`). Everything but the detector's own builder and rules reads it through these
-functions: another detector's message is one more line here where a field of it has another name.
+`config.model` sets one detector (`faster_rcnn`, or `ssd`, which is RetinaNet). Everything but the detector's own builder and
+rules reads it through these functions: another detector's message is one more line here where a field of it has another name.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from object_detection_fpn.config import tables
-from object_detection_fpn.protos import faster_rcnn_pb2, image_resizer_pb2, input_reader_pb2, model_pb2
+from object_detection_fpn.protos import faster_rcnn_pb2, image_resizer_pb2, input_reader_pb2, model_pb2, ssd_pb2
+
+FeatureExtractor: TypeAlias = faster_rcnn_pb2.FasterRcnnFeatureExtractor | ssd_pb2.SsdFeatureExtractor
+"""`feature_extractor` of any detector."""
 
 _NUM_COLOURS = 3
 
 
 def detector_name(model: model_pb2.DetectionModel) -> str:
-    """The field of the detector that is set: "faster_rcnn"."""
+    """The field of the detector that is set: "faster_rcnn" or "ssd"; the first where none is."""
     return model.WhichOneof("model") or "faster_rcnn"
 
 
@@ -36,7 +39,9 @@ def num_classes(model: model_pb2.DetectionModel) -> int:
 
 def classes_with_masks(model: model_pb2.DetectionModel) -> tuple[int, ...] | None:
     """Ids, as in the label map, of the classes whose masks are learned, of a detector with masks; None for all classes."""
-    predictor = detector(model).second_stage_box_predictor.mask_rcnn_box_predictor
+    if not has_masks(model):
+        return None
+    predictor = model.faster_rcnn.second_stage_box_predictor.mask_rcnn_box_predictor
     return tuple(predictor.mask_transfer.classes_with_masks) if predictor.HasField("mask_transfer") else None
 
 
@@ -48,6 +53,18 @@ def is_class_agnostic(model: model_pb2.DetectionModel) -> bool:
 def has_masks(model: model_pb2.DetectionModel) -> bool:
     """Whether the detector predicts masks: with a third stage."""
     return getattr(detector(model), "number_of_stages", 2) == 3
+
+
+def has_stages(model: model_pb2.DetectionModel) -> bool:
+    """Whether the detector has `number_of_stages`."""
+    return hasattr(detector(model), "number_of_stages")
+
+
+def why_no_masks(model: model_pb2.DetectionModel) -> str:
+    """What keeps a detector from predicting masks, for errors."""
+    if has_stages(model):
+        return f"{field_path(model, 'number_of_stages')} is not 3"
+    return f"{field_path(model)} predicts boxes alone"
 
 
 def mask_pasting(model: model_pb2.DetectionModel) -> Any:
@@ -70,12 +87,12 @@ def feature_extractor(model: model_pb2.DetectionModel) -> Any:
     return detector(model).feature_extractor
 
 
-def is_single_level(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor) -> bool:
+def is_single_level(message: FeatureExtractor) -> bool:
     """Whether a feature extractor gives one map of stride 16 instead of a pyramid."""
     return message.type in tables.SINGLE_LEVEL_TYPES
 
 
-def feature_levels(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor) -> tuple[int, int]:
+def feature_levels(message: FeatureExtractor) -> tuple[int, int]:
     """Finest and coarsest level of what a feature extractor gives."""
     if is_single_level(message):
         return tables.SINGLE_LEVEL, tables.SINGLE_LEVEL

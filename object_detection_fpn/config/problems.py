@@ -52,7 +52,8 @@ def unset(message: Message, path: str, name: str) -> Iterator[Problem]:
     if value if is_repeated(field) else message.HasField(name):
         return
     if name == "type":
-        allowed = listed(fields.EXTRACTOR_TYPES)
+        is_ssd = message.DESCRIPTOR.name == "SsdFeatureExtractor"
+        allowed = listed(fields.SSD_EXTRACTOR_TYPES if is_ssd else fields.EXTRACTOR_TYPES)
     else:
         allowed = fields_of(value) if field.message_type else "at least one value"
     yield Problem(join(path, name), "is not set", allowed)

@@ -13,7 +13,10 @@ EXTRACTOR_TYPES = (
     *(f"faster_rcnn_resnet{depth}_fpn_keras" for depth in (18, 34, 50, 101, 152)),
     *SINGLE_LEVEL_TYPES,
 )
-"""What `feature_extractor.type` may be."""
+"""What `feature_extractor.type` of Faster R-CNN may be."""
+
+SSD_EXTRACTOR_TYPES = tuple(f"ssd_resnet{depth}_v1_fpn_keras" for depth in (18, 34, 50, 101, 152))
+"""What `feature_extractor.type` of RetinaNet may be."""
 
 SINGLE_LEVEL = 4
 """Of the map that a detector of `SINGLE_LEVEL_TYPES` sees; its stride is 2 ^ 4 pixels."""
@@ -22,6 +25,16 @@ EXTRACTORS_ELSEWHERE = tuple(
     f"faster_rcnn_{backbone}" for backbone in ("inception_v2", "inception_resnet_v2", "nas", "pnas", "mobilenet_v1")
 )
 """What it may be in the Object Detection API, with "_keras" or without, of backbones that are not here."""
+
+SSD_EXTRACTORS_ELSEWHERE = (
+    "ssd_mobilenet",
+    "ssd_inception",
+    "ssd_efficientnet",
+    "ssd_mobiledet",
+    "ssd_spaghettinet",
+    "embedded_ssd",
+)
+"""Beginnings of those of single-stage detectors with backbones that are not here."""
 
 MASK_METRICS_SETS = (
     "coco_mask_metrics",
@@ -81,6 +94,23 @@ REQUIRED = {
         "first_stage_box_predictor_conv_hyperparams",
     ),
     "FasterRcnnFeatureExtractor": ("type",),
+    "Ssd": (
+        "image_resizer",
+        "feature_extractor",
+        "box_coder",
+        "matcher",
+        "similarity_calculator",
+        "box_predictor",
+        "anchor_generator",
+        "post_processing",
+        "loss",
+    ),
+    "SsdFeatureExtractor": ("type", "conv_hyperparams", "fpn"),
+    "BoxCoder": ("box_coder_oneof",),
+    "Matcher": ("matcher_oneof",),
+    "RegionSimilarityCalculator": ("region_similarity",),
+    "Loss": ("localization_loss", "classification_loss"),
+    "WeightSharedConvolutionalBoxPredictor": ("conv_hyperparams",),
     "ImageResizer": ("image_resizer_oneof",),
     "AnchorGenerator": ("anchor_generator_oneof",),
     "GridAnchorGenerator": ("scales", "aspect_ratios"),
@@ -109,12 +139,26 @@ SECOND_STAGE = ("second_stage_box_predictor", "second_stage_post_processing")
 SECOND_STAGE_SIZES = ("initial_crop_size", "maxpool_kernel_size", "maxpool_stride")
 """What it must set to 1 or more."""
 
+_NO_CHOICE = "does not go with a ResNet with a feature pyramid, which the Object Detection API builds without it"
 _KEYPOINTS = "asks for keypoints, which are not supported"
 _CONTEXT = "asks for Context R-CNN, which is not supported yet"
 
 REFUSED = {
     "FasterRcnn.inplace_batchnorm_update": "is not needed: Keras updates moving averages within the step",
-    "MultiscaleAnchorGenerator.normalize_coordinates": "does not fit: Faster R-CNN has its anchors in pixels",
+    "Ssd.use_confidences_as_targets": "needs groundtruth with confidences, which is not supported",
+    "Ssd.explicit_background_class": (
+        "is not supported: the classes of the label map are objects, and add_background_class adds the background, with which "
+        "it does not go in the Object Detection API"
+    ),
+    "SsdFeatureExtractor.replace_preprocessor_with_placeholder": _NO_CHOICE,
+    "SsdFeatureExtractor.num_layers": _NO_CHOICE,
+    "SsdFeatureExtractor.spaghettinet_arch_name": _NO_CHOICE,
+    "WeightSharedConvolutionalBoxPredictor.use_depthwise": "is not supported: no layer here is a depthwise convolution",
+    "Loss.hard_example_miner": (
+        "is not supported: all anchors train, and weighted_sigmoid_focal, with which the Object Detection API refuses it, "
+        "weighs the easy ones down"
+    ),
+    "Loss.expected_loss_weights": "is not supported: all anchors train",
     "MaskRCNNBoxPredictor.predict_keypoints": _KEYPOINTS,
     "InputReader.num_keypoints": _KEYPOINTS,
     "InputReader.keypoint_type_weight": _KEYPOINTS,
@@ -144,6 +188,11 @@ _CROP = (
 )
 _PER_BOX = "losses are kept per box and summed where they are used"
 
+_READ_NOWHERE = "the Object Detection API reads it nowhere"
+_NOT_HANDED_ON = "the Object Detection API does not hand it to a ResNet with a pyramid"
+_OF_DEPTHWISE = "it belongs to depthwise convolutions"
+_OF_EXPECTED_WEIGHTS = "it belongs to `expected_loss_weights`"
+
 NO_EFFECT = {
     "TrainEvalPipelineConfig.graph_rewriter": "it configured the quantization of TensorFlow 1 graphs",
     "FasterRcnn.use_matmul_crop_and_resize": _CROP,
@@ -156,6 +205,18 @@ NO_EFFECT = {
     "FasterRcnnFeatureExtractor.first_stage_features_stride": (
         "each level of a pyramid has a stride of its own, 2 ^ level, and a single level has 16"
     ),
+    "Ssd.inplace_batchnorm_update": "Keras updates moving averages within the step, here and in the Object Detection API",
+    "Ssd.implicit_example_weight": "it belongs to `use_confidences_as_targets`",
+    "Ssd.mask_head_config": _READ_NOWHERE,
+    "Ssd.return_raw_detections_during_predict": "detections always carry boxes and scores before suppression",
+    "SsdFeatureExtractor.use_explicit_padding": _NOT_HANDED_ON,
+    "SsdFeatureExtractor.use_depthwise": _NOT_HANDED_ON,
+    "ArgMaxMatcher.use_matmul_gather": "groundtruth is gathered by index on every device",
+    "WeightSharedConvolutionalBoxPredictor.apply_conv_hyperparams_to_heads": _OF_DEPTHWISE,
+    "WeightSharedConvolutionalBoxPredictor.apply_conv_hyperparams_pointwise": _OF_DEPTHWISE,
+    "Loss.equalization_loss": _READ_NOWHERE,
+    "Loss.min_num_negative_samples": _OF_EXPECTED_WEIGHTS,
+    "Loss.desired_negative_sampling_ratio": _OF_EXPECTED_WEIGHTS,
     "Hyperparams.regularize_depthwise": "no layer here is a depthwise convolution",
     "BatchNonMaxSuppression.use_static_shapes": _STATIC,
     "BatchNonMaxSuppression.use_partitioned_nms": _ONE_NMS,
@@ -200,8 +261,11 @@ NO_EFFECT = {
 DOCUMENTATION = ("Hyperparams.op", "XYPairs.training_data_type")
 """Fields that tell the reader what the message they stand in is for; nothing follows from them, here or anywhere."""
 
-_ONLY_FASTER_RCNN = "this package trains Faster R-CNN with FPN only: write faster_rcnn instead"
-_ONLY_MASK_RCNN_HEAD = "a head on pooled features is what Faster R-CNN has: write mask_rcnn_box_predictor instead"
+_DETECTORS = "Detectors here: faster_rcnn (Faster R-CNN, Mask R-CNN), ssd (RetinaNet)"
+_OTHER_HEAD = (
+    "write mask_rcnn_box_predictor, the head of Faster R-CNN, or weight_shared_convolutional_box_predictor, that of RetinaNet, "
+    "instead"
+)
 _OTHER_ANCHORS = (
     "is not supported: write multiscale_anchor_generator, or grid_anchor_generator for a detector without pyramid, "
     "instead"
@@ -210,18 +274,27 @@ _OTHER_BOX_LOSS = (
     "is not supported: write weighted_smooth_l1, l1_localization_loss, weighted_giou, distance_iou or complete_iou "
     "instead"
 )
+_OTHER_CODER = "write faster_rcnn_box_coder instead"
+_OTHER_SIMILARITY = "write iou_similarity instead"
 _NO_KEYPOINTS = "keypoints are not supported: leave it out"
 _OTHER_LOSS = "write weighted_softmax, weighted_sigmoid, weighted_sigmoid_focal or weighted_logits_softmax instead"
 
 LEFT_OUT = {
-    "DetectionModel.ssd": _ONLY_FASTER_RCNN,
-    "DetectionModel.center_net": _ONLY_FASTER_RCNN,
-    "DetectionModel.experimental_model": _ONLY_FASTER_RCNN,
+    "DetectionModel.center_net": f"CenterNet is not here. {_DETECTORS}",
+    "DetectionModel.experimental_model": f"an experimental model is not here. {_DETECTORS}",
+    "SsdFeatureExtractor.bifpn": f"EfficientDet is not here. {_DETECTORS}",
     "FasterRcnn.context_config": "Context R-CNN is not supported yet: leave it out",
     "AnchorGenerator.ssd_anchor_generator": _OTHER_ANCHORS,
     "AnchorGenerator.flexible_grid_anchor_generator": _OTHER_ANCHORS,
-    "BoxPredictor.convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
-    "BoxPredictor.weight_shared_convolutional_box_predictor": _ONLY_MASK_RCNN_HEAD,
+    "BoxPredictor.convolutional_box_predictor": f"an SSD with a predictor for each level is not here: {_OTHER_HEAD}",
+    "BoxCoder.mean_stddev_box_coder": _OTHER_CODER,
+    "BoxCoder.square_box_coder": _OTHER_CODER,
+    "BoxCoder.keypoint_box_coder": _OTHER_CODER,
+    "Matcher.bipartite_matcher": "the Object Detection API has it in TensorFlow 1 only: write argmax_matcher instead",
+    "RegionSimilarityCalculator.neg_sq_dist_similarity": _OTHER_SIMILARITY,
+    "RegionSimilarityCalculator.ioa_similarity": _OTHER_SIMILARITY,
+    "RegionSimilarityCalculator.thresholded_iou_similarity": _OTHER_SIMILARITY,
+    "Loss.random_example_sampler": "all anchors train: leave it out",
     "BoxPredictor.rfcn_box_predictor": (
         "R-FCN pools without a pyramid and is not supported: write mask_rcnn_box_predictor instead"
     ),

@@ -17,16 +17,25 @@
 | roi_heads.mask_head.mask_fcnI, mask_fcnI.norm, I from 1 | mask_head/convI/conv and /norm |
 | roi_heads.mask_head.deconv, predictor | mask_head/upsample, predictor |
 
-Anchors of a cell stand size by size there, each size from wide to high; ours by shape, then size. C4, a detector of one level,
-has neither fpn_* nor the layers of box_head, and for the ResNet
+The anchors of a cell stand size by size there, each size from wide to high; ours by shape, then size. C4, a detector of one
+level, has neither fpn_* nor the layers of box_head, and for the ResNet
 
 | there | here |
 |---|---|
 | backbone.stem, backbone.resS, S = 2 to 4 | as backbone.bottom_up.stem and backbone.bottom_up.resS |
 | roi_heads.res5 | the last stage, box_head/feature_extractor |
 
+RetinaNet, retinanet_R_{50,101}_FPN, has the backbone and the pyramid of the others, and
+
+| there | here |
+|---|---|
+| backbone.top_block.p6, p7 | fpn/extras/6, 7 |
+| head.cls_subnet.2I, bbox_subnet.2I | dense_head/class_tower/convs/I, box_tower/convs/I |
+| head.cls_score | dense_head/class_predictor: all classes of an anchor, none of them the background |
+| head.bbox_pred | dense_head/box_predictor |
+
 No weights are `pixel_mean` and `pixel_std`, with which the config must agree,
-`proposal_generator.anchor_generator.cell_anchors.L`, and `num_batches_tracked`.
+`proposal_generator.anchor_generator.cell_anchors.L` (of a RetinaNet without `proposal_generator.`), and `num_batches_tracked`.
 
 A ResNet for ImageNet has the names of `backbone.bottom_up` without this prefix, or, in R-50.pkl and R-101.pkl of MSRA,
 
@@ -46,7 +55,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from object_detection_fpn.interop import library, resnets, state_dict
+from object_detection_fpn.interop import cell_anchors, library, resnets, retinanets, state_dict
 from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.modeling.backbones.backbone import PixelNormalization
 
@@ -75,7 +84,7 @@ class Detectron2(library.Library):
     other_models = (
         ("sem_seg_head.", "a panoptic or semantic FPN: neither is supported yet"),
         ("roi_heads.keypoint_head.", "a Keypoint R-CNN: keypoints are not supported"),
-        ("head.cls_subnet.", "a RetinaNet: detectors of one stage are not supported yet"),
+        ("head.ctrness.", "an FCOS, which is not supported"),
         ("roi_heads.box_head.0.", "a Cascade R-CNN, which is not supported"),
         ("backbone.res5.", "a detector with dilated convolutions in its last stage (DC5), which is not supported"),
         ("backbone.body.", "of torchvision: use --from torchvision"),
@@ -84,9 +93,11 @@ class Detectron2(library.Library):
     )
     of_masks = ("roi_heads.mask_head.",)
     of_single_level = ("backbone.res2.", "roi_heads.res5.")
+    of_retinanets = ("head.cls_subnet.",)
+    retinanets_have_first_column = False
     backbone_prefix = "backbone.bottom_up."
     ignored_names = re.compile(
-        r"(^pixel_(mean|std)|^proposal_generator\.anchor_generator\.cell_anchors\.\d+|\.num_batches_tracked)$"
+        r"(^pixel_(mean|std)|^(proposal_generator\.)?anchor_generator\.cell_anchors\.\d+|\.num_batches_tracked)$"
     )
     # conv1_b is the bias of a convolution whose normalization follows: all 0.
     ignored_classifier_names = re.compile(r"^((fc1000|pred|linear|stem\.fc)[._]|conv1_b$)")
@@ -104,14 +115,11 @@ class Detectron2(library.Library):
         return name, f"{name}.norm"
 
     def head_entries(self, head: state_dict.HeadLayers) -> Iterator[Entry]:
-        for name, levels in (("lateral", head.laterals), ("output", head.smoothings)):
-            for level, layer in levels.items():
-                yield Entry(f"backbone.fpn_{name}{level}", layer.conv)
-                yield Entry(f"backbone.fpn_{name}{level}.norm", layer.norm)
+        yield from _pyramid_entries(head)
         prefix = "proposal_generator.rpn_head."
         for i, conv in enumerate(head.rpn_convs):
             yield Entry(f"{prefix}conv" + (f".conv{i}" if len(head.rpn_convs) > 1 else ""), conv)
-        anchors = state_dict.by_size_then_shape(head.cell_anchors)
+        anchors = cell_anchors.by_size(head.cell_anchors)
         yield Entry(f"{prefix}objectness_logits", head.objectness, rows=anchors)
         yield Entry(f"{prefix}anchor_deltas", head.deltas, rows=state_dict.box_rows(len(anchors), boxes=anchors))
         for i, layer in enumerate(head.box_convs, start=1):
@@ -125,8 +133,29 @@ class Detectron2(library.Library):
         if head.mask is not None:
             yield from _mask_entries(head.mask)
 
+    def dense_entries(self, head: retinanets.DenseLayers) -> Iterator[Entry]:
+        yield from _pyramid_entries(head)
+        for level, layer in head.extras.items():
+            yield Entry(f"backbone.top_block.p{level}", layer)
+        for name, tower in (("cls_subnet", head.class_tower), ("bbox_subnet", head.box_tower)):
+            for i, layer in enumerate(tower):
+                step = 2 if layer.norm is None else 3  # an activation is one of the layers that are counted
+                yield Entry(f"head.{name}.{step * i}", layer.conv)
+                if layer.norm is not None:
+                    yield Entry(f"head.{name}.{step * i + 1}", layer.norm)
+        anchors = cell_anchors.by_size(head.cell_anchors)
+        yield retinanets.class_entry("head.cls_score", head, anchors)
+        yield retinanets.box_entry("head.bbox_pred", head, anchors)
+
     def classifier_tensors(self, tensors: library.Tensors, entries: Sequence[Entry]) -> library.Tensors:
         return _with_statistics(_with_present_names(tensors), entries)
+
+
+def _pyramid_entries(head: state_dict.HeadLayers | retinanets.DenseLayers) -> Iterator[Entry]:
+    for name, levels in (("lateral", head.laterals), ("output", head.smoothings)):
+        for level, layer in levels.items():
+            yield Entry(f"backbone.fpn_{name}{level}", layer.conv)
+            yield Entry(f"backbone.fpn_{name}{level}.norm", layer.norm)
 
 
 def _mask_entries(head: state_dict.MaskLayers) -> Iterator[Entry]:

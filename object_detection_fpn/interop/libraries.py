@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from object_detection_fpn.interop import resnets, state_dict
+from object_detection_fpn.interop import resnets, retinanets, state_dict
 from object_detection_fpn.interop.detectron2 import Detectron2
 from object_detection_fpn.interop.library import Library, Tensors
 from object_detection_fpn.interop.odapi import local_name
@@ -16,6 +16,7 @@ from object_detection_fpn.interop.state_dict import Entry
 from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.interop.torchvision import Torchvision
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.detectors.retinanet import RetinaNet
 from object_detection_fpn.training.stored import CheckpointError, some
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -46,7 +47,7 @@ class Found(NamedTuple):
     """What of its masks the model has no place for, in words."""
 
 
-def find_weights(file: StateDict, model: FasterRCNN, source: str) -> Found:
+def find_weights(file: StateDict, model: FasterRCNN | RetinaNet, source: str) -> Found:
     """Finds out which library a file is of, and files its weights under the paths of our variables.
 
     Args:
@@ -97,21 +98,25 @@ def identify(tensors: Tensors, source: str) -> tuple[str, bool]:
     )
 
 
-def _detector_weights(library: Library, tensors: Tensors, model: FasterRCNN, source: str) -> dict[str, Any]:
+def _detector_weights(library: Library, tensors: Tensors, model: FasterRCNN | RetinaNet, source: str) -> dict[str, Any]:
     """The weights of a detector. Where its classes are others than the model's, the predictors have columns for these."""
-    if model.box_head is None:
+    if isinstance(model, RetinaNet):
+        predictors = [model.dense_head.class_predictor]
+    elif model.box_head is None:
         return library.weights_by_path(tensors, model, source)
+    else:
+        predictors = [model.box_head.class_predictor, model.box_head.box_predictor]
+        if model.mask_head is not None:
+            predictors.append(model.mask_head.predictor)
     paths = {id(variable): path for path, variable in variables_by_path(model).items()}
-    predictors = [model.box_head.class_predictor, model.box_head.box_predictor]
-    if model.mask_head is not None:
-        predictors.append(model.mask_head.predictor)
     fitting, others = dict(tensors), {}
     for entry in library.entries(model, source, with_masks=library.has_masks(tensors)):
         for variable in entry.layer.variables if entry.layer in predictors else ():
             name = f"{entry.name}.{state_dict.THEIR_NAMES[local_name(variable)]}"
             shape = entry.shape_there(variable)
             tensor = tensors.get(name, np.zeros(shape))
-            if tensor.shape != shape and tensor.shape[1:] == shape[1:]:
+            num_anchors = 1 if entry.anchors is None else len(entry.anchors)
+            if tensor.shape != shape and tensor.shape[1:] == shape[1:] and len(tensor) % num_anchors == 0:
                 others[paths[id(variable)]] = with_rows(entry, len(tensor)).convert(tensor)
                 fitting[name] = np.zeros(shape, np.float32)
     return library.weights_by_path(fitting, model, source, needs_masks=False) | others
@@ -119,6 +124,8 @@ def _detector_weights(library: Library, tensors: Tensors, model: FasterRCNN, sou
 
 def with_rows(entry: Entry, num_rows: int) -> Entry:
     """The entry of a predictor in a detector of other classes, whose tensors have `num_rows` rows."""
+    if entry.anchors is not None:
+        return retinanets.with_class_rows(entry, num_rows)
     rows = entry.rows
     if rows is not None and entry.name.endswith("bbox_pred"):
         first = 1 if entry.num_rows else 0  # a box of the background

@@ -25,6 +25,20 @@ With `use_dropout` those of class and box begin with 2 instead of 1. With `convo
 convolutions of masks come one later. Without a pyramid, `_feature_extractor_for_proposal_features/layer_with_weights-i` is
 `feature_extractor/backbone/network/layer_with_weights-i`, and the box head's features have the same names in
 `box_head/feature_extractor/network/`.
+
+RetinaNet:
+
+| there, below `model/` | here |
+|---|---|
+| _feature_extractor/ | feature_extractor/ |
+| - classification_backbone, _fpn_features_generator, _coarse_feature_layers | as above |
+| _box_predictor/_base_tower_layers_for_heads/ | dense_head/ |
+| - box_encodings/0/3i, class_predictions_with_background/0/3i | - box_tower/convs/i, class_tower/convs/i |
+| - .../l/(3i + 1), l counting levels from the finest | - .../norms/l/i |
+| _box_predictor/_box_prediction_head/_box_encoder_layers/0 | dense_head/box_predictor |
+| _box_predictor/_prediction_heads/class_predictions_with_background/_class_predictor_layers/0 | dense_head/class_predictor |
+
+Without normalization 2i stands in place of 3i, and with `use_dropout` the class predictor is 1.
 """
 
 from __future__ import annotations
@@ -35,8 +49,10 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.interop.object_graph import ObjectGraph
-from object_detection_fpn.modeling.detectors import faster_rcnn
+from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.detectors.retinanet import RetinaNet
 from object_detection_fpn.modeling.fpn import FPN
+from object_detection_fpn.modeling.heads.dense import DenseHead, Tower
 from object_detection_fpn.modeling.heads.mask import MaskHead
 from object_detection_fpn.modeling.single_level import SingleLevel
 from object_detection_fpn.training.stored import CheckpointError
@@ -48,10 +64,15 @@ _BOX_FEATURES = "_feature_extractor_for_box_classifier_features"
 _RPN_CONV = "_first_stage_box_predictor_first_conv"
 _RPN_HEADS = "_first_stage_box_predictor/_prediction_heads"
 _BOX_HEADS = "_mask_rcnn_box_predictor"
+_SSD_FEATURES = "_feature_extractor"
+_SSD_PREDICTOR = "_box_predictor"
+_SSD_TOWERS = f"{_SSD_PREDICTOR}/_base_tower_layers_for_heads"
+SINGLE_STAGE = (_SSD_FEATURES, _SSD_PREDICTOR)
+"""Attributes of a single-stage detector."""
 _MASK_LAYERS = f"{_BOX_HEADS}/_third_stage_heads/mask_predictions/_mask_predictor_layers"
 
 
-def stored_keys(model: faster_rcnn.FasterRCNN, graph: ObjectGraph, root: int) -> dict[str, str]:
+def stored_keys(model: FasterRCNN | RetinaNet, graph: ObjectGraph, root: int) -> dict[str, str]:
     """Says where a checkpoint of the Object Detection API keeps each variable of ours.
 
     Args:
@@ -80,14 +101,15 @@ def stored_keys(model: faster_rcnn.FasterRCNN, graph: ObjectGraph, root: int) ->
     return keys
 
 
-def variables_by_api_path(model: faster_rcnn.FasterRCNN) -> dict[str, tf.Variable]:
+def variables_by_api_path(model: FasterRCNN | RetinaNet) -> dict[str, tf.Variable]:
     """Maps each path of the Object Detection API, from its model on, to the variable of ours that belongs there.
 
     Raises:
         CheckpointError: if the backbone is one that the Object Detection API has not.
     """
     result: dict[str, tf.Variable] = {}
-    for path, layer in _layers_by_path(model):
+    layers = _single_stage_by_path(model) if isinstance(model, RetinaNet) else _layers_by_path(model)
+    for path, layer in layers:
         for variable in layer.variables:
             full_path = f"{path}/{local_name(variable)}"
             if full_path in result:
@@ -104,7 +126,7 @@ def local_name(variable: tf.Variable) -> str:
     return variable.name.split("/")[-1].split(":")[0]
 
 
-def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+def _layers_by_path(model: FasterRCNN) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
     """Pairs (path there, layer of ours): the table above."""
     extractor, head = model.feature_extractor, model.rpn.head
     weighted = [layer for layer in extractor.backbone.network.layers if layer.variables]
@@ -113,7 +135,7 @@ def _layers_by_path(model: faster_rcnn.FasterRCNN) -> Iterator[tuple[str, tf_ker
         yield f"{backbone}/layer_with_weights-{i}", layer
 
     if isinstance(extractor.fpn, FPN):  # the API has no other
-        yield from _pyramid_by_path(extractor.fpn)
+        yield from _pyramid_by_path(extractor.fpn, PYRAMID, f"{FEATURES}/coarse_feature_layers")
 
     yield f"{_RPN_CONV}/layer_with_weights-0", head.conv
     yield f"{_RPN_CONV}/layer_with_weights-1", head.norm
@@ -153,13 +175,44 @@ def _mask_head_by_path(head: MaskHead) -> Iterator[tuple[str, tf_keras.layers.La
         yield f"{_MASK_LAYERS}/{first}", head.predictor
 
 
-def _pyramid_by_path(pyramid: FPN) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+def _single_stage_by_path(model: RetinaNet) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+    extractor = model.feature_extractor
+    weighted = [layer for layer in extractor.backbone.network.layers if layer.variables]
+    for i, layer in enumerate(weighted):
+        yield f"{_SSD_FEATURES}/classification_backbone/layer_with_weights-{i}", layer
+    if isinstance(extractor.fpn, FPN):  # the API has no other
+        fpn, coarse = f"{_SSD_FEATURES}/_fpn_features_generator", f"{_SSD_FEATURES}/_coarse_feature_layers"
+        yield from _pyramid_by_path(extractor.fpn, fpn, coarse)
+    yield from _dense_head_by_path(model.dense_head)
+
+
+def _dense_head_by_path(head: DenseHead) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+    yield from _tower_by_path(head.box_tower, f"{_SSD_TOWERS}/box_encodings", head.num_levels)
+    yield f"{_SSD_PREDICTOR}/_box_prediction_head/_box_encoder_layers/0", head.box_predictor
+    classes = "class_predictions_with_background"
+    if head.class_tower is not None:
+        yield from _tower_by_path(head.class_tower, f"{_SSD_TOWERS}/{classes}", head.num_levels)
+    place = 0 if head.class_dropout is None else 1
+    yield f"{_SSD_PREDICTOR}/_prediction_heads/{classes}/_class_predictor_layers/{place}", head.class_predictor
+
+
+def _tower_by_path(tower: Tower, path: str, num_levels: int) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+    step = 3 if tower.norms else 2  # a convolution, its normalization, an activation
+    for i, conv in enumerate(tower.convs):
+        yield f"{path}/0/{step * i}", conv
+    # A normalization that all levels share has none there that is its own.
+    for level, norms in enumerate(tower.norms if len(tower.norms) == num_levels else ()):
+        for i, norm in enumerate(norms):
+            yield f"{path}/{level}/{step * i + 1}", norm
+
+
+def _pyramid_by_path(pyramid: FPN, path: str, coarse: str) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
     *lower, top = sorted(pyramid.laterals)
-    yield f"{PYRAMID}/top_layers/0", pyramid.laterals[top]
+    yield f"{path}/top_layers/0", pyramid.laterals[top]
     for i, level in enumerate(reversed(lower)):  # theirs count downwards from the level below the top
-        yield f"{PYRAMID}/residual_blocks/{i}/0", pyramid.laterals[level]
-        yield f"{PYRAMID}/conv_layers/{i}/0", pyramid.smoothings[level].conv
-        yield f"{PYRAMID}/conv_layers/{i}/1", pyramid.smoothings[level].norm
+        yield f"{path}/residual_blocks/{i}/0", pyramid.laterals[level]
+        yield f"{path}/conv_layers/{i}/0", pyramid.smoothings[level].conv
+        yield f"{path}/conv_layers/{i}/1", pyramid.smoothings[level].norm
     for i, level in enumerate(sorted(pyramid.extras)):
-        yield f"{FEATURES}/coarse_feature_layers/{i}/0", pyramid.extras[level].conv
-        yield f"{FEATURES}/coarse_feature_layers/{i}/1", pyramid.extras[level].norm
+        yield f"{coarse}/{i}/0", pyramid.extras[level].conv
+        yield f"{coarse}/{i}/1", pyramid.extras[level].norm

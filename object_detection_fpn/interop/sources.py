@@ -22,6 +22,7 @@ from object_detection_fpn.interop import classification, label_maps, libraries, 
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+from object_detection_fpn.modeling.detectors.retinanet import RetinaNet
 from object_detection_fpn.modeling.single_level import SingleLevel
 from object_detection_fpn.training import classes
 from object_detection_fpn.training import weights as weights_lib
@@ -85,18 +86,19 @@ def find(path: str, model: Detector) -> Source:
         )
     if _is_ours(stored, model):
         return Source(stored.path, "of this package", detector=stored)
-    root = graph.find(odapi.FEATURES)
-    if root is not None and isinstance(model, FasterRCNN):
-        _check_same_kind(stored.path, model, has_pyramid=graph.follow(odapi.PYRAMID, root) is not None)
+    root = _find_detector(graph, model)
+    if root is not None and isinstance(model, FasterRCNN | RetinaNet):
+        if isinstance(model, FasterRCNN):
+            _check_same_kind(stored.path, model, has_pyramid=graph.follow(odapi.PYRAMID, root) is not None)
         classification.check_strides(model.feature_extractor.backbone, stored.path)
         stored.keys = odapi.stored_keys(model, graph, root)
         return Source(stored.path, "of the Object Detection API", detector=stored)
     classifier = _find_classifier(graph)
-    if root is None and classifier is not None:
+    if not _is_detector(graph) and classifier is not None:
         network = classification.read_checkpoint(stored, graph, classifier)
         weights = classification.weights_by_path(network, model, stored.path)
         return Source(stored.path, "a ResNet classifier", backbone=weights)
-    raise CheckpointError(f"{stored.path}: {_name_other_model(graph)}. {_ALLOWED}.")
+    raise CheckpointError(f"{stored.path}: {_name_other_model(graph, model)}. {_ALLOWED}.")
 
 
 def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> weights_lib.Restored:
@@ -179,8 +181,8 @@ def restore_for_fine_tuning(
 
 def _find_in_torch_file(path: str, model: Detector) -> Source:
     file = torch_files.read_file(path)
-    if not isinstance(model, FasterRCNN):
-        raise CheckpointError(f"{path}: these weights are for a Faster R-CNN.")
+    if not isinstance(model, FasterRCNN | RetinaNet):
+        raise CheckpointError(f"{path}: these weights are for a Faster R-CNN or a RetinaNet.")
     found = libraries.find_weights(file, model, path)
     title = libraries.LIBRARIES[found.library].title
     origin = f"{'a detector' if found.is_detector else 'a ResNet'} of {title}"
@@ -223,6 +225,17 @@ def _check_same_kind(path: str, model: FasterRCNN, *, has_pyramid: bool) -> None
     raise CheckpointError(f"{path}: this is a Faster R-CNN {there}, but the model is one {here}. {_ALLOWED}.")
 
 
+def _find_detector(graph: ObjectGraph, model: Detector) -> int | None:
+    """The object that is the Object Detection API's model, if it is of the kind of ours."""
+    if isinstance(model, RetinaNet):
+        return graph.find(*odapi.SINGLE_STAGE)
+    return graph.find(odapi.FEATURES) if isinstance(model, FasterRCNN) else None
+
+
+def _is_detector(graph: ObjectGraph) -> bool:
+    return graph.find(odapi.FEATURES) is not None or graph.find(*odapi.SINGLE_STAGE) is not None
+
+
 def _find_classifier(graph: ObjectGraph) -> int | None:
     """The object whose layers a classification checkpoint holds: its root, or the one named as the API and Keras do."""
     for name in ("feature_extractor", "model", ""):
@@ -232,12 +245,16 @@ def _find_classifier(graph: ObjectGraph) -> int | None:
     return None
 
 
-def _name_other_model(graph: ObjectGraph) -> str:
+def _name_other_model(graph: ObjectGraph, model: Detector) -> str:
     """What a checkpoint is that is none of those that can be used."""
     if graph.find(odapi.FEATURES) is not None:
-        return "this is a Faster R-CNN"
+        return f"this is a Faster R-CNN, but the model is {_name(model)}"
     if graph.find("_prediction_head_dict") is not None:
         return "this is a CenterNet"
-    if graph.find("_box_predictor", "_feature_extractor") is not None:
-        return "this is an SSD"
+    if graph.find(*odapi.SINGLE_STAGE) is not None:
+        return f"this is an SSD or RetinaNet, but the model is {_name(model)}"
     return f"this checkpoint holds no detector (its objects are {', '.join(sorted(graph.children())[:5]) or 'none'})"
+
+
+def _name(model: Detector) -> str:
+    return {FasterRCNN: "a Faster R-CNN", RetinaNet: "a RetinaNet"}.get(type(model), "another detector")

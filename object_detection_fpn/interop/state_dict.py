@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ import tf_keras
 
 from object_detection_fpn.interop.odapi import local_name
 from object_detection_fpn.modeling import fpn, layers
+from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.heads.mask import MaskHead
 from object_detection_fpn.modeling.single_level import SingleLevel
@@ -54,6 +56,8 @@ class Entry:
         rows: for each of our outputs the row of theirs; None = the same.
         num_rows: how many rows theirs has; None = as many as we have outputs.
         flattened_size: S of a linear layer after flattening [C, S, S].
+        anchors: of a predictor that has all classes of one anchor after those of another: for each of our anchors its number
+            there.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Entry:
     rows: np.ndarray | None = None
     num_rows: int | None = None
     flattened_size: int | None = None
+    anchors: np.ndarray | None = None
 
     def shape_there(self, variable: tf.Variable) -> tuple[int, ...]:
         """The shape that the tensor of one of the layer's variables must have."""
@@ -90,13 +95,6 @@ def box_rows(num_boxes: int, *, first: int = 0, boxes: np.ndarray | None = None)
     """
     numbers = first + (np.arange(num_boxes) if boxes is None else boxes)
     return (numbers[:, np.newaxis] * 4 + np.array(BOX_ORDER)).reshape(-1)
-
-
-def by_size_then_shape(cell_anchors: np.ndarray) -> np.ndarray:
-    """For each anchor of a cell, [A, 4], its number where anchors stand size by size, each size from wide to high."""
-    height, width = (cell_anchors[:, 2:] - cell_anchors[:, :2]).T
-    size, shape = np.round(np.log2(height * width), 3), np.round(np.log2(height / width), 3)
-    return np.argsort(np.lexsort((shape, size)))
 
 
 def mask_rows(num_masks: int) -> np.ndarray:
@@ -169,8 +167,8 @@ def head_layers(model: FasterRCNN, source: str, *, with_masks: bool = True) -> H
     assert model.roi_pooler is not None
     parts = box_head.feature_extractor.parts
     return HeadLayers(
-        laterals=_layers_by_level(pyramid.laterals) if isinstance(pyramid, fpn.PaperFPN) else {},
-        smoothings=_layers_by_level(pyramid.smoothings) if isinstance(pyramid, fpn.PaperFPN) else {},
+        laterals=layers_by_level(pyramid.laterals) if isinstance(pyramid, fpn.PaperFPN) else {},
+        smoothings=layers_by_level(pyramid.smoothings) if isinstance(pyramid, fpn.PaperFPN) else {},
         rpn_convs=[rpn_head.conv, *(further.conv for further in rpn_head.further_convs)],
         objectness=rpn_head.objectness[0],
         deltas=rpn_head.deltas[0],
@@ -186,7 +184,8 @@ def head_layers(model: FasterRCNN, source: str, *, with_masks: bool = True) -> H
     )
 
 
-def _layers_by_level(layers_by_name: Mapping[str, layers.ConvNormActivation]) -> dict[int, layers.ConvNormActivation]:
+def layers_by_level(layers_by_name: Mapping[str, layers.ConvNormActivation]) -> dict[int, layers.ConvNormActivation]:
+    """Layers of a pyramid, whose names are their levels."""
     return {int(level): layer for level, layer in layers_by_name.items()}
 
 
@@ -247,11 +246,12 @@ def refuse_other_levels(model: FasterRCNN, *, has_pyramid: bool, source: str) ->
 def file_under_our_paths(
     tensors: Mapping[str, np.ndarray],
     entries: Iterable[Entry],
-    model: FasterRCNN,
+    model: Detector,
     *,
     source: str,
     is_ignored: Callable[[str], bool],
     parts: Sequence[str] | None = None,
+    given: Mapping[str, np.ndarray] = types.MappingProxyType({}),
 ) -> dict[str, np.ndarray]:
     """Files tensors under the paths of our variables, in our layouts.
 
@@ -262,6 +262,7 @@ def file_under_our_paths(
         source: name of the file in errors.
         is_ignored: says of a name whether its tensor is no weight.
         parts: paths of the model that the entries must fill; None = all of it.
+        given: {path of our variable: array} of what no file of this kind holds.
 
     Returns:
         {path of our variable: array}, every variable of these parts.
@@ -271,7 +272,7 @@ def file_under_our_paths(
     """
     paths = {id(variable): path for path, variable in variables_by_path(model).items()}
     wanted = {path for path in paths.values() if parts is None or path.startswith(tuple(f"{part}/" for part in parts))}
-    result: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = dict(given)
     missing: list[str] = []
     misshapen: list[str] = []
     used: set[str] = set()

@@ -49,13 +49,14 @@ def export(
     """
     reader = config.eval_input_reader[0] if config.eval_input_reader else config.train_input_reader
     strategies.check_strategy(config, tf.distribute.get_strategy(), use="export", jit_compile=jit_compile)
+    has_stages = model_config.has_stages(config.model)
     if paste_masks and not model_config.has_masks(config.model):
         raise config_lib.ConfigError(
             "pipeline config",
             "predicts no masks, which were to be pasted",
-            field=model_config.field_path(config.model, "number_of_stages"),
-            value=str(model_config.detector(config.model).number_of_stages),
-            allowed="3 with paste_masks",
+            field=model_config.field_path(config.model, "number_of_stages" if has_stages else ""),
+            value=str(model_config.detector(config.model).number_of_stages) if has_stages else None,
+            allowed="3 with paste_masks" if has_stages else "no paste_masks",
         )
     execution = builder.inference_execution(config, jit_compile=jit_compile, device=device)
     model = builder.build_detector(config, reader, execution=execution)

@@ -17,6 +17,8 @@ class ClassColumns(NamedTuple):
     """Of each class, one class after the other; 0 where all classes share what is there."""
     has_background: bool
     """Whether the background comes first, as one more class."""
+    num_groups: int = 1
+    """How often all this follows one after the other: once for each anchor of a cell."""
 
 
 class Detector(Protocol):

@@ -125,7 +125,13 @@ class BatchNormSpec:
 
 @dataclasses.dataclass(frozen=True)
 class GroupNormSpec:
-    """Group normalization has nothing to set."""
+    """Values of a group normalization; the defaults are those of the config language.
+
+    Attributes:
+        epsilon: is added to the variance.
+    """
+
+    epsilon: float = 0.001
 
 
 def _glorot_uniform() -> tf_keras.initializers.Initializer:
@@ -217,7 +223,9 @@ class LayerSpec:
                 name=name,
             )
         if isinstance(self.norm, GroupNormSpec):
-            return tf_keras.layers.GroupNormalization(groups=_NUM_GROUPS, dtype=self.dtype, name=name)
+            return tf_keras.layers.GroupNormalization(
+                groups=_NUM_GROUPS, epsilon=self.norm.epsilon, dtype=self.dtype, name=name
+            )
         return tf_keras.layers.Activation("linear", dtype=self.dtype, name=name)
 
     def make_activation(self, *, name: str) -> tf_keras.layers.Layer:

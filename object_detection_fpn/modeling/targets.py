@@ -198,6 +198,41 @@ class AnchorSampler:
 
 
 @dataclasses.dataclass(frozen=True)
+class AnchorMatcher:
+    """Gives all anchors their targets: single-stage detectors train on all (RetinaNet, Lin et al. 2017, section 4.1).
+
+    Attributes:
+        matched_threshold, unmatched_threshold: IoU of objects and of background; what lies between is ignored.
+        background_between: what lies between is background, and what lies below is ignored.
+        force_match, match_ties: which anchors are objects below that IoU, see `matching.match_boxes`.
+        coder: of the deltas.
+        static: see `execution.Execution`.
+    """
+
+    matched_threshold: float = 0.5
+    unmatched_threshold: float = 0.5
+    background_between: bool = False
+    force_match: bool = False
+    match_ties: bool = False
+    coder: box_coder.BoxCoder = box_coder.BoxCoder()
+    static: bool = False
+
+    def __call__(self, anchors: tf.Tensor, groundtruth: Groundtruth) -> Targets:
+        """Returns the targets of anchors [K, 4], pixels."""
+        matches = match(
+            anchors[tf.newaxis],
+            groundtruth,
+            matched_threshold=self.matched_threshold,
+            unmatched_threshold=self.matched_threshold if self.background_between else self.unmatched_threshold,
+            min_background_iou=self.unmatched_threshold if self.background_between else 0.0,
+            force_match=self.force_match,
+            match_ties=self.match_ties,
+            static=self.static,
+        )
+        return encode(anchors[tf.newaxis], matches, groundtruth, class_agnostic=False, coder=self.coder)
+
+
+@dataclasses.dataclass(frozen=True)
 class RoISampler:
     """Chooses the proposals that train the box head (Fast R-CNN, section 2.3: 25 % objects).
 

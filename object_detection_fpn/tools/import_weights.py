@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     from object_detection_fpn.interop import torch_files
     from object_detection_fpn.interop.libraries import LIBRARIES
     from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
+    from object_detection_fpn.modeling.detectors.retinanet import RetinaNet
     from object_detection_fpn.training.stored import CheckpointError, some
     from object_detection_fpn.training.weights import assign_whole_model, variables_by_path
 
@@ -47,9 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
     label_map_text = _read_label_map(config, arguments.label_map)
     file = torch_files.read_file(arguments.file)
     model = builder.build_detector(config, _reader(config), execution=builder.inference_execution(config))
-    if not isinstance(model, FasterRCNN):
+    if not isinstance(model, FasterRCNN | RetinaNet):
         raise command.UsageError(
-            f"--config = {arguments.config} describes no Faster R-CNN, which these weights are for."
+            f"--config = {arguments.config} describes no Faster R-CNN or RetinaNet, which these weights are for."
         )
     library = LIBRARIES[arguments.library]
     weights = library.weights_by_path(file.tensors, model, arguments.file)

@@ -95,7 +95,13 @@ def _by_key(classes: Sequence[Names], keys_of: KeysOf, free: Iterable[int]) -> d
 
 
 def move_columns(
-    stored: np.ndarray, drawn: np.ndarray, sources: np.ndarray, *, num_columns: int, has_background: bool
+    stored: np.ndarray,
+    drawn: np.ndarray,
+    sources: np.ndarray,
+    *,
+    num_columns: int,
+    has_background: bool,
+    num_groups: int = 1,
 ) -> np.ndarray:
     """Puts the columns of a checkpoint's classes where the model has these classes.
 
@@ -105,6 +111,7 @@ def move_columns(
         sources: [C] int, as `MatchedClasses.sources`.
         num_columns: of each class.
         has_background: one more class in front, which is kept.
+        num_groups: how often all these follow one after the other.
 
     Returns:
         [..., M].
@@ -114,11 +121,11 @@ def move_columns(
     """
     first = int(has_background)
     rows = np.concatenate([np.zeros([first], np.int64), np.where(sources >= 0, sources + first, -1)])
-    num_stored = stored.shape[-1] // num_columns
-    if len(rows) * num_columns != drawn.shape[-1] or rows.max(initial=0) >= num_stored:
+    num_stored = stored.shape[-1] // (num_columns * num_groups)
+    if len(rows) * num_columns * num_groups != drawn.shape[-1] or rows.max(initial=0) >= num_stored:
         raise ValueError(f"{len(sources)} classes do not fit {list(drawn.shape)} <- {list(stored.shape)}.")
-    moved = np.array(drawn).reshape(*drawn.shape[:-1], len(rows), num_columns)
-    old = np.asarray(stored).reshape(*stored.shape[:-1], num_stored, num_columns)
+    moved = np.array(drawn).reshape(*drawn.shape[:-1], num_groups, len(rows), num_columns)
+    old = np.asarray(stored).reshape(*stored.shape[:-1], num_groups, num_stored, num_columns)
     moved[..., rows >= 0, :] = old[..., rows[rows >= 0], :]
     return moved.reshape(drawn.shape)
 
@@ -171,7 +178,7 @@ def move_classes(
     moved, partly = dict(weights), []
     for path, layer in stored.items():
         array, variable = weights[path], variables[path]
-        is_of_classes = layer.num_columns and array.shape[-1] == (num_there + layer.has_background) * layer.num_columns
+        is_of_classes = layer.num_columns and array.shape[-1] == _width(layer, num_there)
         # What all classes share, here or there, and what has another width of the head, fits as it is or not at all.
         if is_of_classes and not matched.is_same and tuple(array.shape[:-1]) == tuple(variable.shape[:-1]):
             moved[path] = move_columns(
@@ -180,6 +187,7 @@ def move_classes(
                 matched.sources,
                 num_columns=layer.num_columns,
                 has_background=layer.has_background,
+                num_groups=layer.num_groups,
             )
             partly.append(path)
     if not matched.kept:
@@ -193,11 +201,17 @@ def move_classes(
 
 
 def _num_classes(arrays: Mapping[str, Any], layers: Mapping[str, ClassColumns]) -> int | None:
-    """Classes without background, by the first layer that has columns of each class and of the background."""
-    return next(
-        (int(arrays[path].shape[-1]) // n - 1 for path, (n, has_background) in layers.items() if n and has_background),
-        None,
-    )
+    """Classes without background, by the first layer that has columns of each class, and of the background if any has."""
+    with_columns = {path: layer for path, layer in layers.items() if layer.num_columns}
+    with_background = {path: layer for path, layer in with_columns.items() if layer.has_background}
+    for path, layer in (with_background or with_columns).items():
+        return int(arrays[path].shape[-1]) // (layer.num_columns * layer.num_groups) - layer.has_background
+    return None
+
+
+def _width(layer: ClassColumns, num_classes: int) -> int:
+    """Columns of a layer of that many classes."""
+    return (num_classes + layer.has_background) * layer.num_columns * layer.num_groups
 
 
 def _fit(classes: Sequence[Names], num: int) -> list[Names]:

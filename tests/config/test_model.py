@@ -27,6 +27,17 @@ def test_fields_are_those_of_the_detector_that_is_set():
     assert model_config.field_path(model) == "model.faster_rcnn"
 
 
+def test_a_single_stage_detector_has_neither_stages_nor_masks():
+    model = parse("ssd { num_classes: 4 feature_extractor { fpn { min_level: 3 max_level: 6 } } }")
+    assert model_config.detector_name(model) == "ssd"
+    assert (model_config.num_classes(model), model_config.is_class_agnostic(model)) == (4, False)
+    assert not model_config.has_masks(model)
+    assert model_config.mask_pasting(model) is None
+    assert model_config.classes_with_masks(model) is None
+    assert model_config.feature_levels(model_config.feature_extractor(model)) == (3, 6)
+    assert model_config.why_no_masks(model) == "model.ssd predicts boxes alone"
+
+
 @pytest.mark.parametrize("stages, expected", [(1, True), (2, False)])
 def test_the_first_stage_alone_knows_no_classes(stages, expected):
     assert model_config.is_class_agnostic(parse(f"faster_rcnn {{ number_of_stages: {stages} }}")) == expected

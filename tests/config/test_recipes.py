@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from object_detection_fpn import builder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
 from object_detection_fpn.modeling.detector import mean_losses
@@ -42,7 +43,7 @@ def one_recipe_a_model() -> list[Path]:
     shallow = [path for path in RECIPES if not DEEPER.search(path.stem) and not IMPORTED.search(path.stem)]
     return list(
         {
-            re.sub(r"\d+x\d+", "", path.stem.removesuffix("_tpu-8").partition("_rcnn_")[2]): path
+            re.sub(r"\d+x\d+", "", re.sub(r"^(faster|mask)_rcnn_", "", path.stem.removesuffix("_tpu-8"))): path
             for path in sorted(shallow, reverse=True, key=lambda path: (not path.stem.startswith("mask_rcnn"), path))
         }.values()
     )
@@ -51,7 +52,7 @@ def one_recipe_a_model() -> list[Path]:
 @pytest.mark.parametrize("path", [p for p in RECIPES if DEEPER.search(p.stem)], ids=lambda path: path.stem)
 def test_a_deeper_recipe_is_that_of_resnet_50_with_another_backbone(path):
     ours = config.load_config(str(path))
-    extractor = ours.model.faster_rcnn.feature_extractor
+    extractor = model_config.feature_extractor(ours.model)
     assert DEEPER.search(extractor.type)[0] == DEEPER.search(path.stem)[0]
     extractor.type = DEEPER.sub("resnet50", extractor.type)
     if ours.train_config.fine_tune_checkpoint:
@@ -97,13 +98,7 @@ def test_recipe_passes_the_checks(path):
 
 @pytest.mark.parametrize("path", one_recipe_a_model(), ids=lambda path: path.stem)
 def test_recipe_takes_a_train_step(path):
-    message = config.load_config(
-        str(path),
-        [
-            "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.min_dimension=64",
-            "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension=64",
-        ],
-    )
+    message = config.load_config(str(path))
     model = builder.build_model(message.model)
     optimizer = builder.build_optimizer(message.train_config.optimizer)
     optimizer.build(model.trainable_variables)
@@ -124,6 +119,7 @@ def test_recipe_takes_a_train_step(path):
         total = tf.add_n(list(losses.values()))
     gradients = tape.gradient(total, model.trainable_variables)
     optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-    assert len(losses) == 5 + path.stem.startswith("mask_rcnn")
+    num_losses = 3 if message.model.HasField("ssd") else 5 + path.stem.startswith("mask_rcnn")
+    assert len(losses) == num_losses
     assert all(np.isfinite(value.numpy()) for value in losses.values())
     assert all(np.isfinite(variable.numpy()).all() for variable in model.trainable_variables)

@@ -1,8 +1,8 @@
 """What holds for every backbone and every way to run the detector: eager, traced, compiled, in bfloat16, on two replicas.
 
-A row of the table is a backbone; ResNet-34, -101 and -152 are built by the code of the two rows. What takes long on a whole
-ResNet, such as compiling its gradient, is shown on a small backbone that has all its kinds of layers: a strided stem, pooling,
-blocks with and without projection. A row more is the detector on one level, with the small backbone.
+A row of the table is a backbone; ResNet-34, -101 and -152 are built by the code of the first two. Two rows more are other
+detectors, on a small backbone. What takes long on a whole ResNet, such as compiling its gradient, is shown on this one, which
+has all its kinds of layers: a strided stem, pooling, blocks with and without projection.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
-ONE_LEVEL = "one_level"
-ROWS = ["resnet18", "resnet50", ONE_LEVEL]
-SHALLOW = pytest.mark.parametrize("model", ["resnet18"], indirect=True)  # ResNet-50 takes long to trace and to compile
+ONE_LEVEL, RETINANET = "one_level", "retinanet"  # on the small backbone
+ROWS = ["resnet18", "resnet50", ONE_LEVEL, RETINANET]
+SHALLOW = pytest.mark.parametrize("row", ["resnet18", RETINANET], indirect=True)  # ResNet-50 takes long to trace, compile
 
 # The samplers take everything: what they draw differs between a graph and its compilation, which have other generators.
 CONFIG = """
@@ -56,6 +56,23 @@ ONE_LEVEL_CONFIG = """
   }
   initial_crop_size: 8
 """
+RETINANET_CONFIG = """
+  feature_extractor {
+    type: "ssd_small_fpn_keras"
+    conv_hyperparams {
+      regularizer { l2_regularizer { weight: 0.0004 } }
+      initializer { variance_scaling_initializer { mode: FAN_OUT } }
+      activation: RELU
+      batch_norm { decay: 0 scale: true }
+    }
+    override_base_feature_extractor_hyperparams: true
+    fpn { max_level: 6 additional_layer_depth: 16 }
+  }
+  anchor_generator { multiscale_anchor_generator { max_level: 6 } }
+  box_predictor {
+    weight_shared_convolutional_box_predictor { depth: 16 conv_hyperparams { batch_norm { decay: 0 scale: true } } }
+  }
+"""
 SAMPLING = "first_stage_minibatch_size: 32 second_stage_batch_size: 8 second_stage_balance_fraction: 0.5"
 
 
@@ -65,11 +82,15 @@ SMALL = {"num_filters": (8, 12, 16, 24), "is_residual": True}
 @pytest.fixture(scope="module", autouse=True)
 def _small_backbone():
     with pytest.MonkeyPatch.context() as patch:
-        support.put_backbone(patch, "faster_rcnn_small_fpn_keras", support.SINGLE_RESNET18, **SMALL)
+        support.put_backbone(
+            patch, "faster_rcnn_small_fpn_keras", "ssd_small_fpn_keras", support.SINGLE_RESNET18, **SMALL
+        )
         yield
 
 
 def build(row, *, text="", **settings):
+    if row == RETINANET:
+        return build_retinanet(**settings)
     tf_keras.utils.set_random_seed(0)
     if row == ONE_LEVEL:
         extractor = f'feature_extractor {{ type: "{support.SINGLE_RESNET18}" }}'
@@ -88,6 +109,16 @@ def build(row, *, text="", **settings):
     )  # moving statistics that fit (decay is 0)
     if row == ONE_LEVEL:
         training_losses(model)(*BATCH)  # and of its last stage
+    return model
+
+
+def build_retinanet(**settings):
+    tf_keras.utils.set_random_seed(0)
+    model = builder.build_model(support.retinanet_message(RETINANET_CONFIG), **settings)
+    random = np.random.RandomState(0)
+    for predictor in (model.dense_head.class_predictor, model.dense_head.box_predictor):
+        predictor.kernel.assign(random.normal(0, 0.3, predictor.kernel.shape))
+    model.predict(model.preprocess(Inputs(*BATCH[:2])), training=True)  # moving statistics that fit (decay is 0)
     return model
 
 
@@ -169,9 +200,14 @@ def assert_close(actual, expected, rtol=1e-3, atol=1e-3):
 
 
 @pytest.fixture(scope="module", params=ROWS)
-def model(request):
+def row(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(row):
     """As a CPU runs it. Training moves its statistics."""
-    return build(request.param)
+    return build(row)
 
 
 # Ways to run ----------------------------------------------------------------------------------------------------------
@@ -184,8 +220,8 @@ def test_outputs_are_the_same_eager_and_traced(model):
 
 
 @SHALLOW
-def test_outputs_are_the_same_eager_and_compiled(model):
-    static = build("resnet18", execution=STATIC)
+def test_outputs_are_the_same_eager_and_compiled(row, model):
+    static = build(row, execution=STATIC)
     copy_weights(model, static)
     assert_close(compiled(inference(static))(*BATCH[:2]), inference(model)(*BATCH[:2]))
 
@@ -253,19 +289,19 @@ def test_bfloat16_stays_near_float32():
 # The train step -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["small", ONE_LEVEL])
-def row(request):
+@pytest.fixture(scope="module", params=["small", ONE_LEVEL, RETINANET])
+def small_row(request):
     """Those whose train step is compiled in a moment."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def small(row):
-    return build(row)
+def small(small_row):
+    return build(small_row)
 
 
-def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(row, small):
-    static = build(row, execution=STATIC)
+def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small_row, small):
+    static = build(small_row, execution=STATIC)
     copy_weights(small, static)
     losses, gradients = traced(train_step(small))(*BATCH)
     compiled_losses, compiled_gradients = compiled(train_step(static))(*BATCH)
@@ -278,13 +314,13 @@ def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(row, small)
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
 
 
-def test_two_replicas_have_the_mean_gradient_of_their_batches(row, small, two_cpus):
+def test_two_replicas_have_the_mean_gradient_of_their_batches(small_row, small, two_cpus):
     batches = [make_batch(seed=seed) for seed in range(2)]
     alone = [train_step(small)(*batch) for batch in batches]
     strategy = two_cpus
     assert strategy.num_replicas_in_sync == 2
     with strategy.scope():
-        mirrored = build(row)
+        mirrored = build(small_row)
     copy_weights(small, mirrored)
 
     @tf.function(autograph=False)

@@ -54,7 +54,7 @@ class FakeLibrary(Torchvision):
     of_masks = ("fake.mask_head.",)
 
     def weights_by_path(self, tensors, model, source, *, needs_masks=True):
-        if model.mask_head is None:
+        if getattr(model, "mask_head", None) is None:  # a RetinaNet has no place for one
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(self.of_masks)}
         return weights_by_path(tensors, model, source)
 

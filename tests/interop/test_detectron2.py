@@ -89,7 +89,7 @@ def test_missing_and_additional_tensors_are_named(r50):
     ("name", "kind"),
     [
         ("sem_seg_head.p2.0.weight", "a panoptic or semantic FPN: neither is supported yet"),
-        ("head.cls_subnet.0.weight", "a RetinaNet: detectors of one stage are not supported yet"),
+        ("head.cls_subnet.0.weight", "a RetinaNet (model.ssd), but the config describes a Faster or Mask R-CNN"),
         ("backbone.body.conv1.weight", "of torchvision: use --from torchvision"),
         ("res2_0_branch2a_w", "name it as train_config.fine_tune_checkpoint"),
     ],

@@ -9,7 +9,7 @@ import support
 
 from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.interop import libraries, state_dict
+from object_detection_fpn.interop import cell_anchors, libraries
 from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.training.weights import variables_by_path
@@ -56,7 +56,7 @@ def test_anchors_of_a_cell_are_those_of_detectron2(agreement):
 def test_anchors_are_numbered_by_size_and_then_shape(scales, aspect_ratios, numbers):
     """Whatever their order in the config is."""
     anchors = anchor_ops.grid_anchors([(1, 1)], scales=scales, aspect_ratios=aspect_ratios).numpy()
-    assert tuple(state_dict.by_size_then_shape(anchors)) == numbers
+    assert tuple(cell_anchors.by_size(anchors)) == numbers
 
 
 def test_the_backbone_is_filled_on_both_sides_of_the_regions(agreement):

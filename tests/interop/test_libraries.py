@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
 from interop import fake_library
 from interop import torch_writer as writer
 
-from object_detection_fpn.interop import libraries, resnets, sources
+from object_detection_fpn import builder
+from object_detection_fpn.interop import cell_anchors, libraries, resnets, retinanets, sources
 from object_detection_fpn.interop.state_dict import Entry, box_rows, mask_rows
 from object_detection_fpn.interop.torch_files import StateDict
 from object_detection_fpn.interop.torchvision import Torchvision
@@ -307,3 +309,54 @@ def test_resnets_that_detectron2_took_from_torchvision_are_torchvision(monkeypat
     model = SimpleNamespace(feature_extractor=SimpleNamespace(backbone=SimpleNamespace(name="resnet50_v1")))
     libraries.find_weights(StateDict(dict.fromkeys(names, np.zeros(1)), "model", "torchvision"), model, "R-50.pkl")
     assert taken.keys() == set(names.values())
+
+
+@pytest.fixture
+def build_retinanet(monkeypatch):
+    """Makes a RetinaNet on the tiny backbone, with a pyramid as the libraries have it."""
+    support.put_backbone(monkeypatch, support.SSD_RESNET18)
+
+    def build(*changes):
+        return builder.build_model(support.retinanet_message("feature_extractor { fpn { style: PAPER } }", *changes))
+
+    return build
+
+
+def test_predictors_of_retinanets_have_our_order_of_anchors_and_columns(build_retinanet):
+    """Of two sizes and three shapes: size by size in Detectron2, shape by shape in torchvision, from wide to high."""
+    anchors = "anchor_generator { multiscale_anchor_generator { scales_per_octave: 2 aspect_ratios: [2.0, 0.5] } }"
+    model = build_retinanet(anchors, "add_background_class: false")
+    head = retinanets.dense_layers(model, "x.pth", may_have_background=False)
+    # Ours are square, wide and high, each small, then large.
+    np.testing.assert_array_equal(cell_anchors.by_shape(head.cell_anchors), [2, 3, 0, 1, 4, 5])
+    by_size = cell_anchors.by_size(head.cell_anchors)
+    np.testing.assert_array_equal(by_size, [1, 4, 0, 3, 2, 5])
+    entry = retinanets.class_entry("cls", head, by_size)
+    np.testing.assert_array_equal(entry.rows[:6], [3, 4, 5, 12, 13, 14])  # three classes
+    first = retinanets.class_entry("cls", head, by_size, num_first=1)
+    assert first.num_rows == 6 * 4
+    np.testing.assert_array_equal(first.rows[:6], [5, 6, 7, 17, 18, 19])
+    np.testing.assert_array_equal(retinanets.box_entry("box", head, by_size).rows[:8], [5, 4, 7, 6, 17, 16, 19, 18])
+    of_two_classes = libraries.with_rows(first, 6 * 3)
+    np.testing.assert_array_equal(of_two_classes.rows[:4], [4, 5, 13, 14])
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (["feature_extractor { fpn { style: OBJECT_DETECTION_API } }"], "feature_extractor.fpn.style: PAPER"),
+        (
+            ["box_predictor { weight_shared_convolutional_box_predictor { share_prediction_tower: true } }"],
+            "tower: false",
+        ),
+        (
+            ["box_predictor { weight_shared_convolutional_box_predictor { conv_hyperparams { batch_norm { } } } }"],
+            "share_norms: true",
+        ),
+        (["add_background_class: true"], "add_background_class: false"),
+    ],
+)
+def test_retinanets_of_another_form_are_refused(build_retinanet, changes, words):
+    model = build_retinanet("add_background_class: false", *changes)
+    with pytest.raises(CheckpointError, match=rf"x\.pth: .* This one has .*{words}\. Use its recipe"):
+        retinanets.dense_layers(model, "x.pth", may_have_background=False)

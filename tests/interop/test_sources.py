@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import support
 import tensorflow as tf
 import tf_keras
 
@@ -227,7 +228,7 @@ def test_saved_model_of_this_package_is_read_like_its_checkpoint(build_small, fi
         ),
         (
             ["_box_predictor/_box_prediction_head/kernel", "_feature_extractor/classification_backbone/kernel"],
-            "this is an SSD",
+            "this is an SSD or RetinaNet, but the model is a Faster R-CNN",
         ),
         (
             ["_prediction_head_dict/center/0/layer_with_weights-0/kernel", "_feature_extractor/_network/kernel"],
@@ -312,6 +313,83 @@ def test_reference_checkpoint_restores_for_fine_tuning(parity, golden_dir):
     assert len(report.restored) == 327 - 4
     assert len(report.other_shape) == 4
     assert report.missing == report.unused == []
+
+
+# RetinaNet ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def build_retinanet(monkeypatch):
+    def build(*changes):
+        support.put_backbone(monkeypatch, support.SSD_RESNET18)
+        norms = (
+            "feature_extractor { conv_hyperparams { batch_norm { scale: true } } } "
+            "box_predictor { weight_shared_convolutional_box_predictor { "
+            "num_layers_before_predictor: 2 conv_hyperparams { batch_norm { scale: true } } } }"
+        )
+        return builder.build_model(support.retinanet_message(norms, *changes))
+
+    return build
+
+
+RETINANET_HEAD = "box_predictor {{ weight_shared_convolutional_box_predictor {{ {} }} }}".format
+
+
+@pytest.mark.parametrize(
+    "kind, part", [("classification", BACKBONE), ("detection", "feature_extractor/"), ("full", "")]
+)
+def test_a_retinanet_of_the_api_restores_by_kind(build_retinanet, save_as_api, fill, tmp_path, kind, part):
+    original, model = build_retinanet(), build_retinanet()
+    fill(original)
+    path = save_as_api(original, tmp_path / "api")
+    report, title = sources.restore_for_fine_tuning(path, model, kind=kind)
+    wanted = {name for name in values(model) if name.startswith(part)}
+    assert set(report.restored) == wanted
+    assert report.missing == report.other_shape == []
+    assert title == f"Weights from {path} (of the Object Detection API), {kind}"
+    assert_equal(model, original, wanted)
+
+
+@pytest.mark.parametrize(
+    "change", ["share_prediction_tower: true", "use_dropout: true", "conv_hyperparams { activation: SWISH }"]
+)
+def test_every_form_of_the_head_of_retinanet_has_names_there(build_retinanet, save_as_api, fill, tmp_path, change):
+    original, model = (build_retinanet(RETINANET_HEAD(change)) for _ in range(2))
+    fill(original)
+    sources.restore_model(save_as_api(original, tmp_path / "api"), model)
+    assert_equal(model, original)
+
+
+def test_detectors_of_another_kind_are_named(build_small, build_retinanet, saved, save_as_api, tmp_path):
+    retinanet = build_retinanet()
+    single_stage = save_as_api(retinanet, tmp_path / "single_stage")
+    for path, model, words in (
+        (saved[1], retinanet, "this is a Faster R-CNN, but the model is a RetinaNet. Allowed: the same detector"),
+        (
+            single_stage,
+            build_small(),
+            "this is an SSD or RetinaNet, but the model is a Faster R-CNN. Allowed: the same",
+        ),
+    ):
+        for restore in (sources.restore_model, sources.restore_for_fine_tuning):
+            with pytest.raises(CheckpointError) as caught:
+                restore(path, model)
+            [line] = str(caught.value).splitlines()
+            assert line.startswith(f"{path}: {words}")
+
+
+def test_classes_of_each_anchor_move_by_name(build_retinanet, save_as_api, tmp_path):
+    original, model = build_retinanet(), build_retinanet("num_classes: 2")
+    kernel = original.dense_head.class_predictor.bias
+    kernel.assign(tf.range(kernel.shape[0], dtype=tf.float32))  # 2 anchors of background, cat, dog, bird
+    (tmp_path / "map.pbtxt").write_text(
+        "".join(f'item {{ id: {i} name: "{n}" }}' for i, n in enumerate(["cat", "dog", "bird"], 1))
+    )
+    (tmp_path / "pipeline.config").write_text('train_input_reader { label_map_path: "map.pbtxt" }')
+    path = save_as_api(original, tmp_path / "checkpoint")
+    report, _ = sources.restore_for_fine_tuning(path, model, kind="full", label_map=label_map_of("bird", "cat"))
+    assert "dense_head/class_predictor/bias" in report.by_class
+    np.testing.assert_array_equal(model.dense_head.class_predictor.bias, [0, 3, 1, 4, 7, 5])
 
 
 # Classes by name ------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_v1_in_the_recipe_of_v2_is_refused(v1, v2):
     ("name", "kind"),
     [
         ("roi_heads.keypoint_predictor.kps_score_lowres.weight", "a Keypoint R-CNN: keypoints are not supported"),
-        ("head.classification_head.cls_logits.weight", "a detector of one stage"),
+        ("head.classification_head.cls_logits.weight", "a RetinaNet (model.ssd), but the config describes"),
         ("backbone.bottom_up.stem.conv1.weight", "of Detectron2: use --from detectron2"),
         ("layer1.0.conv1.weight", "name it as train_config.fine_tune_checkpoint"),
     ],

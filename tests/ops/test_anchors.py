@@ -139,3 +139,30 @@ def test_a_grid_of_a_dynamic_map_is_that_of_a_static_one():
 def test_a_bad_grid_is_refused(sizes, change, message):
     with pytest.raises(ValueError, match=message):
         anchor_ops.grid_anchors(sizes, **{**_GRID, **change})
+
+
+def test_sides_may_be_whole_pixels():
+    """RetinaNet of torchvision: 32, 40 and 50 pixels for thirds of an octave."""
+    settings = {"min_level": 3, "anchor_scale": 4.0, "aspect_ratios": (1.0,), "scales_per_octave": 3}
+    anchors = anchor_ops.multiscale_anchors([(1, 1)], **settings, whole_scales=True).numpy()
+    np.testing.assert_array_equal(anchors[:, 2] - anchors[:, 0], [32.0, 40.0, 50.0])
+
+
+def test_anchors_of_a_cell_may_come_scale_by_scale():
+    settings = {"min_level": 3, "anchor_scale": 4.0, "aspect_ratios": (1.0, 4.0), "scales_per_octave": 2}
+    ratios_outside = anchor_ops.multiscale_anchors([(1, 1)], **settings).numpy()
+    scales_outside = anchor_ops.multiscale_anchors([(1, 1)], **settings, scales_first=True).numpy()
+    np.testing.assert_array_equal(scales_outside, ratios_outside[[0, 2, 1, 3]])
+
+
+@pytest.mark.parametrize(
+    "image_size, expected",
+    [
+        ((64, 64), [(0.5, 0.5), (0.5, 0.5)]),
+        ((64, 48), [(0.5, 0.5), (0.5, 0.0)]),
+        ((40, 48), [(0.0, 0.5), (0.0, 0.0)]),
+        ((None, 48), [(0.5, 0.5), (0.5, 0.5)]),
+    ],
+)
+def test_offsets_follow_the_size_of_the_image_as_in_the_api(image_size, expected):
+    assert anchor_ops.offsets_by_size(image_size, min_level=4, num_levels=2) == expected

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support
 from interop import fake_library
 from interop import torch_writer as writer
 
 from object_detection_fpn import builder
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import pipeline as config_lib
+from object_detection_fpn.config import recipes
 from object_detection_fpn.interop import sources
 from object_detection_fpn.training.weights import variables_by_path
 
@@ -92,6 +94,26 @@ def test_the_folder_goes_into_every_command(run, file, tensors, shapes_data, unt
     assert (
         f"error: --output = {output} holds ckpt-1 of a training run. Name another folder.\n" in capfd.readouterr().err
     )
+
+
+def test_a_retinanet_is_imported(small_overrides, tmp_path, capfd, monkeypatch):
+    support.put_backbone(monkeypatch, support.SSD_RESNET18)
+    overrides = [text for text in small_overrides if "faster_rcnn" not in text]
+    overrides += ["model.ssd.box_predictor.weight_shared_convolutional_box_predictor.depth=8"]
+    recipe = "retinanet_resnet18_fpn_shapes_160x160"
+    model = builder.build_model(config_lib.load_config(recipes.recipe_path(recipe), overrides).model)
+    tensors = fake_library.filled(model)
+    file, output = tmp_path / "retinanet.pth", tmp_path / "out"
+    file.write_bytes(writer.zip_bytes(writer.state_dict(**tensors)))
+    words = [word for override in overrides for word in ("--config_override", override)]
+    command = ["import-weights", str(file), "--from", "torchvision", "--config", recipe, "--output", str(output)]
+    assert cli.main([*command, *words]) == 0
+    assert re.search(r"dense_head/class_tower +\d+ variables", capfd.readouterr().out)
+    config = config_lib.load_config(str(output / "pipeline.config"), require_data=["train", "eval"])
+    model = builder.build_model(config.model)
+    assert sources.restore_model(str(output), model).step == 0
+    for name, array in fake_library.weights_by_path(tensors, model, "").items():
+        np.testing.assert_array_equal(variables_by_path(model)[name], array)
 
 
 def test_a_mask_head_that_the_config_lacks_is_named(run, tensors, tmp_path, capfd):

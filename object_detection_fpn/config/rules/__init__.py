@@ -15,12 +15,25 @@ from object_detection_fpn.config.rules import (
     masks,
     model,
     resizers,
+    retinanet,
     rpn,
     single_level,
     training,
 )
 
-_PARTS = (model, feature_extractor, single_level, rpn, masks, resizers, training, augmentations, data, evaluation)
+_PARTS = (
+    model,
+    feature_extractor,
+    single_level,
+    rpn,
+    masks,
+    retinanet,
+    resizers,
+    training,
+    augmentations,
+    data,
+    evaluation,
+)
 
 
 def rules_of(message_name: str) -> tuple[Rule, ...]:

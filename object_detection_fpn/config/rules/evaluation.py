@@ -18,13 +18,15 @@ from object_detection_fpn.protos import (
 
 
 def _masks_can_be_measured(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
-    stages = f"{model_config.field_path(config.model)}.number_of_stages"
     if model_config.has_masks(config.model):
         return
+    allowed = "metrics of boxes"
+    if model_config.has_stages(config.model):
+        allowed += f", or {model_config.field_path(config.model, 'number_of_stages')} = 3"
     for row, name in enumerate(config.eval_config.metrics_set):
         if name in fields.MASK_METRICS_SETS:
-            problem = f"measures masks, which the model does not predict: {stages} is not 3"
-            yield Problem(f"eval_config.metrics_set[{row}]", problem, f"metrics of boxes, or {stages} = 3", f'"{name}"')
+            problem = f"measures masks, which the model does not predict: {model_config.why_no_masks(config.model)}"
+            yield Problem(f"eval_config.metrics_set[{row}]", problem, allowed, f'"{name}"')
 
 
 def _metrics_are_known(message: Message, path: str) -> Iterator[Problem]:

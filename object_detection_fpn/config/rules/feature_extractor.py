@@ -6,12 +6,16 @@ from collections.abc import Iterator
 
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config.problems import Problem, Rule, join, single
-from object_detection_fpn.protos import backbone_pb2, faster_rcnn_pb2, fpn_pb2, pipeline_pb2
+from object_detection_fpn.protos import backbone_pb2, fpn_pb2, pipeline_pb2
 
-_SMALL = tuple(f"faster_rcnn_resnet{depth}{kind}_keras" for depth in (18, 34) for kind in ("", "_fpn"))
+_SMALL = tuple(
+    f"{kind}_keras".format(depth)
+    for depth in (18, 34)
+    for kind in ("faster_rcnn_resnet{}", "faster_rcnn_resnet{}_fpn", "ssd_resnet{}_v1_fpn")
+)
 
 
-def _small_resnets_have_one_form(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, path: str) -> Iterator[Problem]:
+def _small_resnets_have_one_form(message: model_config.FeatureExtractor, path: str) -> Iterator[Problem]:
     if message.type not in _SMALL:
         return
     resnet, place = message.resnet, join(path, "resnet")
@@ -22,7 +26,7 @@ def _small_resnets_have_one_form(message: faster_rcnn_pb2.FasterRcnnFeatureExtra
         yield single(resnet, place, "stride_in_3x3", problem, "true, or to leave it out")
 
 
-def _backbone_has_batch_norm(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, path: str) -> Iterator[Problem]:
+def _backbone_has_batch_norm(message: model_config.FeatureExtractor, path: str) -> Iterator[Problem]:
     kind = message.conv_hyperparams.WhichOneof("normalizer_oneof")
     if not message.override_base_feature_extractor_hyperparams or kind in ("batch_norm", "sync_batch_norm"):
         return
@@ -59,5 +63,6 @@ def _pixels_have_all_channels(config: pipeline_pb2.TrainEvalPipelineConfig, path
 RULES: dict[str, tuple[Rule, ...]] = {
     "TrainEvalPipelineConfig": (_pixels_have_all_channels,),
     "FasterRcnnFeatureExtractor": (_small_resnets_have_one_form, _backbone_has_batch_norm),
+    "SsdFeatureExtractor": (_small_resnets_have_one_form, _backbone_has_batch_norm),
     "FeaturePyramidNetworks": (_coarse_levels_are_of_the_paper,),
 }

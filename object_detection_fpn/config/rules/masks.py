@@ -77,10 +77,11 @@ def ineffective(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[Proble
     if model_config.has_masks(config.model):
         return
     reason = "has no effect: masks need number_of_stages = 3"
-    model, place = config.model.faster_rcnn, model_config.field_path(config.model, _HEAD)
-    head = model.second_stage_box_predictor.mask_rcnn_box_predictor
+    if not model_config.has_stages(config.model):
+        reason = f"has no effect: {model_config.why_no_masks(config.model)}"
+    head = config.model.faster_rcnn.second_stage_box_predictor.mask_rcnn_box_predictor
     if head.predict_instance_masks:
-        yield single(head, place, "predict_instance_masks", reason)
+        yield single(head, model_config.field_path(config.model, _HEAD), "predict_instance_masks", reason)
     if config.train_input_reader.load_instance_masks:
         yield single(config.train_input_reader, "train_input_reader", "load_instance_masks", reason)
     for row, reader in enumerate(config.eval_input_reader):

@@ -43,6 +43,13 @@ def _second_stage_is_complete(message: faster_rcnn_pb2.FasterRcnn, path: str) ->
         yield single(message, path, "maxpool_kernel_size", problem, f"1 to {crop}")
 
 
+def _head_is_of_regions(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
+    kind = message.second_stage_box_predictor.WhichOneof("box_predictor_oneof")
+    if kind not in (None, "mask_rcnn_box_predictor"):
+        problem = "does not go with Faster R-CNN, whose head sees pooled features"
+        yield Problem(f"{path}.second_stage_box_predictor.{kind}", problem, "mask_rcnn_box_predictor instead")
+
+
 def _rois_are_pooled_from_pyramid(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
     pyramid = message.feature_extractor.fpn
     if not message.feature_extractor.HasField("fpn"):
@@ -116,16 +123,24 @@ def _calibration_is_a_function(message: calibration_pb2.CalibrationConfig, path:
 
 
 def _calibrated_classes_exist(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
-    config = message.second_stage_post_processing.calibration_config
+    post_processing = message.second_stage_post_processing
+    return find_calibrated_classes(post_processing, join(path, "second_stage_post_processing"), message.num_classes)
+
+
+def find_calibrated_classes(
+    message: post_processing_pb2.PostProcessing, path: str, num_classes: int
+) -> Iterator[Problem]:
+    """Calibrations of classes that a detector does not have."""
+    config = message.calibration_config
     maps = {
         "class_id_function_approximations.class_id_xy_pairs_map": config.class_id_function_approximations,
         "class_id_sigmoid_calibrations.class_id_sigmoid_parameters_map": config.class_id_sigmoid_calibrations,
     }
     for name, calibrations in maps.items():
         for class_id in sorted(getattr(calibrations, name.rpartition(".")[2])):
-            if not 0 <= class_id <= message.num_classes:
-                place = f"{path}.second_stage_post_processing.calibration_config.{name}"
-                allowed = f"0 (background) to num_classes = {message.num_classes}"
+            if not 0 <= class_id <= num_classes:
+                place = f"{path}.calibration_config.{name}"
+                allowed = f"0 (background) to num_classes = {num_classes}"
                 yield Problem(place, "names a class that does not exist", allowed, str(class_id))
 
 
@@ -195,6 +210,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "TrainEvalPipelineConfig": (_padding_colour_has_all_channels,),
     "FasterRcnn": (
         _second_stage_is_complete,
+        _head_is_of_regions,
         _rois_are_pooled_from_pyramid,
         _anchors_fit_pyramid,
         _calibrated_classes_exist,

@@ -32,6 +32,14 @@ def _options_of_one_kind(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iter
         yield single(message, path, "use_combined_nms_in_first_stage", problem, "false")
 
 
+def _anchors_are_pixels(message: faster_rcnn_pb2.FasterRcnn, path: str) -> Iterator[Problem]:
+    anchors = message.first_stage_anchor_generator.multiscale_anchor_generator
+    if anchors.HasField("normalize_coordinates") and anchors.normalize_coordinates:
+        place = f"{path}.first_stage_anchor_generator.multiscale_anchor_generator"
+        problem = "does not fit: Faster R-CNN has its anchors in pixels"
+        yield single(anchors, place, "normalize_coordinates", problem, "false")
+
+
 def _thresholds_are_in_order(message: rpn_pb2.RegionProposalNetwork, path: str) -> Iterator[Problem]:
     return _at_most(message, path, "unmatched_threshold", "matched_threshold")
 
@@ -51,6 +59,11 @@ def _needed_fields_are_set(message: rpn_pb2.RegionProposalNetwork, path: str) ->
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    "FasterRcnn": (_no_more_samples_than_proposals, _background_is_below_objects, _options_of_one_kind),
+    "FasterRcnn": (
+        _no_more_samples_than_proposals,
+        _background_is_below_objects,
+        _options_of_one_kind,
+        _anchors_are_pixels,
+    ),
     "RegionProposalNetwork": (_thresholds_are_in_order, _needed_fields_are_set),
 }

@@ -13,6 +13,7 @@ import tf_keras
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import loss_normalization, proposals, targets
 from object_detection_fpn.modeling.heads import rpn_head
+from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import box_coder, losses
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.ops.dims import dim
@@ -145,7 +146,7 @@ class RPN(tf_keras.layers.Layer):
     def call(self, pyramid: Sequence[tf.Tensor], image_size: tf.Tensor, training: bool) -> RpnOutputs:
         logits, deltas = self.head(pyramid, training=training)
         # Of the 200,000 anchors of an image of 640 x 640 pixels, constants would make a program of 40 MB.
-        origin = _runtime_zero(pyramid[-1]) if self._static else 0.0
+        origin = anchor_ops.runtime_zero(pyramid[-1]) if self._static else 0.0
         anchors = self._generate_anchors([(dim(features, 1), dim(features, 2)) for features in pyramid], origin=origin)
         window = tf.concat([tf.zeros([2]), tf.cast(image_size, tf.float32)], axis=0)
         if self._keep_anchors:
@@ -228,10 +229,3 @@ def _objectness_loss(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     if logits.shape[-1] == 1:
         return tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(classes, logits.dtype), logits=logits[..., 0])
     return losses.softmax_cross_entropy(logits, tf.one_hot(classes, 2))
-
-
-def _runtime_zero(values: tf.Tensor) -> tf.Tensor:
-    """0.0, which depends on the values for all that a compiler can see before it runs."""
-    first = tf.reshape(tf.stop_gradient(values), [-1])[0]
-    # Of the bits, since not every number times 0 is 0.
-    return tf.cast(tf.bitwise.bitwise_and(tf.bitcast(tf.cast(first, tf.float32), tf.int32), 0), tf.float32)

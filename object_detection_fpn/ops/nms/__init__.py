@@ -14,12 +14,20 @@ import tensorflow as tf
 
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.ops.dims import dim
-from object_detection_fpn.ops.nms import multiclass
+from object_detection_fpn.ops.nms import multiclass, preselection
 from object_detection_fpn.ops.nms.common import NEVER, BoxLookUp, Kept, Suppression
 from object_detection_fpn.ops.nms.native import suppress as suppress_native
 from object_detection_fpn.ops.nms.static import suppress as suppress_static
 
-__all__ = ["BoxLookUp", "NmsDetections", "Suppression", "batched_nms", "multiclass_nms"]
+__all__ = [
+    "BoxLookUp",
+    "NmsDetections",
+    "Suppression",
+    "batched_nms",
+    "multiclass_nms",
+    "multiclass_nms_of_levels",
+    "multiclass_nms_of_many",
+]
 
 
 class NmsDetections(NamedTuple):
@@ -90,8 +98,9 @@ def multiclass_nms(
     window, those left without area are dropped, and the best of all classes are kept.
 
     Args:
-        boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1. Where C is 1 and suppression
-            is `static`, not soft and without `min_box_side`, a function of rows too: few of many boxes are looked at.
+        boxes: [B, R, C, 4] float32, or [B, R, 1, 4] if all classes share a box; R at least 1. Where suppression is `static`,
+            not soft, not across classes, and C is 1 or nothing is clipped before, a function of rows [B * C, n] too: few of
+            many boxes are looked at.
         scores: [B, R, C] float32, without background; NaN counts as below the threshold.
         suppression: thresholds and numbers of detections.
         clip_window: [B, 4] float32 in the frame of the boxes.
@@ -103,6 +112,92 @@ def multiclass_nms(
     """
     with tf.name_scope("suppression"):
         return _multiclass_nms(boxes, scores, suppression, clip_window, num_valid, static)
+
+
+def multiclass_nms_of_many(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    suppression: Suppression,
+    *,
+    clip_window: tf.Tensor,
+    num_first: int,
+    static: bool = False,
+) -> NmsDetections:
+    """As `multiclass_nms` of boxes [B, R, 4] that all classes share, but looks at the best of them first.
+
+    The results are the same: only if the best boxes do not fill the output, all are looked at.
+
+    Args:
+        boxes: [B, R, 4] float32.
+        scores: [B, R, C] float32.
+        suppression: thresholds and numbers of detections.
+        clip_window: [B, 4].
+        num_first: boxes of each image that are looked at first.
+        static: as for `batched_nms`.
+    """
+    num_boxes = dim(boxes, 1)
+
+    def suppress_all() -> NmsDetections:
+        of_all = boxes[:, :, tf.newaxis]
+        plain = not (suppression.class_agnostic or suppression.soft_nms_sigma or suppression.clip_before_suppression)
+        if static and plain:  # few of them are looked at, once for each class
+            of_all = multiclass.look_up_of_classes(boxes, scores.shape[2])
+        return multiclass_nms(of_all, scores, suppression, clip_window=clip_window, static=static)
+
+    def suppress_first() -> NmsDetections:
+        open_scores = tf.where(scores > suppression.score_threshold, scores, NEVER)
+        chosen = preselection.choose(open_scores, num_first, static=static)
+        kept = _of_rows(boxes, chosen.rows, chosen.scores, suppression, clip_window, static)
+        is_same = preselection.has_all(kept.num, kept.scores[:, -1], chosen, suppression.max_total_detections)
+        return tf.cond(is_same, lambda: kept, suppress_all)
+
+    with tf.name_scope("suppression"):
+        if isinstance(num_boxes, int):
+            return suppress_first() if num_boxes > num_first else suppress_all()
+        return tf.cond(num_boxes > num_first, suppress_first, suppress_all)
+
+
+def multiclass_nms_of_levels(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    suppression: Suppression,
+    *,
+    clip_window: tf.Tensor,
+    level_sizes: list[int | tf.Tensor],
+    max_candidates: int,
+    static: bool = False,
+) -> NmsDetections:
+    """As `multiclass_nms`, but only the best pairs of box and class of each level take part (torchvision, Detectron2).
+
+    Args:
+        boxes: [B, R, 4] float32.
+        scores: [B, R, C] float32.
+        suppression: thresholds and numbers of detections.
+        clip_window: [B, 4].
+        level_sizes: boxes of each level, one level after the other, R together.
+        max_candidates: pairs of a level that take part at most.
+        static: as for `batched_nms`.
+    """
+    with tf.name_scope("suppression"):
+        open_scores = tf.where(scores > suppression.score_threshold, scores, NEVER)
+        rows, chosen = preselection.best_of_levels(open_scores, level_sizes, max_candidates, static=static)
+        return _of_rows(boxes, rows, chosen, suppression, clip_window, static)
+
+
+def _of_rows(
+    boxes: tf.Tensor,
+    rows: tf.Tensor,
+    scores: tf.Tensor,
+    suppression: Suppression,
+    clip_window: tf.Tensor,
+    static: bool,
+) -> NmsDetections:
+    """Suppression of some boxes, [B, n] rows, of scores [B, n, C]."""
+    chosen = tf.gather(boxes, rows, batch_dims=1)[:, :, tf.newaxis]
+    kept = multiclass_nms(chosen, scores, suppression, clip_window=clip_window, static=static)
+    is_real = tf.sequence_mask(kept.num, dim(kept.boxes, 1))
+    indices = tf.gather(rows, kept.roi_indices, batch_dims=1)
+    return kept._replace(roi_indices=tf.where(is_real, indices, 0))
 
 
 def _multiclass_nms(

@@ -20,6 +20,17 @@ class Candidates(NamedTuple):
     roi_indices: tf.Tensor  # [B, n]
 
 
+def look_up_of_classes(boxes: tf.Tensor, num_classes: int) -> BoxLookUp:
+    """The boxes [B, R, 4] that all classes share, as a function of the rows [B * C, n] that `suppress_within_classes` makes."""
+
+    def look_up(rows: tf.Tensor) -> tf.Tensor:
+        num_rows = dim(rows, 1)
+        of_images = tf.gather(boxes, tf.reshape(rows, [dim(boxes, 0), num_classes * num_rows]), batch_dims=1)
+        return tf.reshape(of_images, [dim(boxes, 0) * num_classes, num_rows, 4])
+
+    return look_up
+
+
 def suppress_within_classes(
     boxes: tf.Tensor | BoxLookUp, scores: tf.Tensor, max_per_class: int, suppress: Callable[..., Kept]
 ) -> Candidates:
