@@ -33,11 +33,14 @@ class ImagePrediction(NamedTuple):
     masks: np.ndarray | None = None
     """[N, M, M] float32 in [0, 1], within the boxes; or, of a SavedModel that pastes them, [N, h, w] uint8, 1 in the object's
     pixels of the image. None = the model has none. `Predictor.paste_masks` makes pixels of both."""
+    box_features: np.ndarray | None = None
+    """[N, S, S, U] float32, what the box head makes of each detection (`detection_features`), S = 1 on a pyramid; None = the
+    model does not give them."""
 
     def select(self, keep: np.ndarray) -> ImagePrediction:
         """Returns the rows where `keep` [N] bool is True."""
-        masks = None if self.masks is None else self.masks[keep]
-        return ImagePrediction(self.boxes_normalized[keep], self.scores[keep], self.class_ids[keep], masks)
+        masks, features = (None if rows is None else rows[keep] for rows in (self.masks, self.box_features))
+        return ImagePrediction(self.boxes_normalized[keep], self.scores[keep], self.class_ids[keep], masks, features)
 
 
 class Predictor:
@@ -141,12 +144,13 @@ class Predictor:
         """Detects objects in one image [h, w, channels] uint8."""
         outputs = self._serve(image[np.newaxis])
         n = int(outputs["num_detections"][0])
-        masks = outputs.get("detection_masks")
+        masks, features = outputs.get("detection_masks"), outputs.get("detection_features")
         return ImagePrediction(
             boxes_normalized=np.asarray(outputs["detection_boxes"][0, :n]),
             scores=np.asarray(outputs["detection_scores"][0, :n]),
             class_ids=np.asarray(outputs["detection_classes"][0, :n]).astype(np.int64),
             masks=None if masks is None else np.asarray(masks[0, :n]),
+            box_features=None if features is None else np.asarray(features[0, :n]),
         )
 
     def paste_masks(self, prediction: ImagePrediction, image_size: tuple[int, int]) -> list[PastedMask]:
