@@ -19,6 +19,15 @@ REGULARIZATION_LOSS = "Loss/regularization_loss"
 """Names, among the losses, of their sum and of the share that belongs to the weights alone."""
 
 
+class Context(NamedTuple):
+    """Features of other images of the same camera, one of an object each (Context R-CNN). Letters: M rows of context."""
+
+    features: tf.Tensor
+    """[B, M, F] float32, zeros in padding rows."""
+    num_features: tf.Tensor
+    """[B] int32, how many rows are real; 0 for an image without context."""
+
+
 class Inputs(NamedTuple):
     """What a detector looks at."""
 
@@ -27,6 +36,8 @@ class Inputs(NamedTuple):
     `Detector.preprocess` as the backbone wants them."""
     true_shapes: tf.Tensor
     """[B, 3] int32 (height, width, channels) of each resized image without its padding."""
+    context: Context | None = None
+    """What else is known of the place; None for models without context."""
 
 
 class Groundtruth(NamedTuple):

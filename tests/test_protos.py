@@ -19,7 +19,7 @@ LEFT_OUT_MESSAGES = {
     *("BootstrappedSigmoidClassificationLoss", "PenaltyReducedLogisticFocalLoss", "WeightedDiceClassificationLoss"),
     *("ConvolutionalBoxPredictor", "ConvolutionalBoxPredictor.BoxEncodingsClipRange", "RfcnBoxPredictor"),
     *("WeightSharedConvolutionalBoxPredictor", "WeightSharedConvolutionalBoxPredictor.BoxEncodingsClipRange"),
-    *("BidirectionalFeaturePyramidNetworks", "Context"),
+    "BidirectionalFeaturePyramidNetworks",
     # other anchors, and parts that Faster R-CNN has no choice of
     *("SsdAnchorGenerator", "FlexibleGridAnchorGenerator", "AnchorGrid"),
     *("Matcher", "ArgMaxMatcher", "BipartiteMatcher", "TargetAssigner", "RegionSimilarityCalculator"),
@@ -30,7 +30,6 @@ LEFT_OUT_MESSAGES = {
     "ExternalInputReader",
 }
 LEFT_OUT_ENUMS = {
-    "AttentionPosition",
     "Loss.ExpectedLossWeights",
     "WeightSharedConvolutionalBoxPredictor.ScoreConverter",
 }
