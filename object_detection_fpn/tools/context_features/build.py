@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from object_detection_fpn.data.context import FEATURES_KEY, LENGTH_KEY
 from object_detection_fpn.data.failures import DataError
 from object_detection_fpn.data.source.files import RecordFile
 from object_detection_fpn.serving.predictor import ImagePrediction, Predictor
@@ -21,8 +22,6 @@ from object_detection_fpn.tools.context_features.frames import Oddity
 from object_detection_fpn.tools.context_features.settings import Settings
 from object_detection_fpn.tools.convert import records
 
-FEATURES_KEY = "image/context_features"
-LENGTH_KEY = "image/context_feature_length"
 IMAGE_IDS_KEY = "image/context_features_image_id_list"
 _MEGABYTE = 1e6
 

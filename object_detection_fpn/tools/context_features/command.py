@@ -179,5 +179,10 @@ def _load_detector(arguments: argparse.Namespace) -> Predictor:
     path = model_config.field_path(config.model)
     if path != "model.faster_rcnn":
         raise command.UsageError(f"{arguments.config}: {path} gives no features of boxes. Allowed: model.faster_rcnn.")
+    if config.model.faster_rcnn.HasField("context_config"):
+        raise command.UsageError(
+            f"{arguments.config}: {path}.context_config is set. Allowed: the config of a detector that sees single images; it "
+            "makes the memory banks of another one with context_config."
+        )
     config = command.load_config(arguments.config, [*arguments.config_override, _FEATURES_OVERRIDE])
     return predict_job.make_predictor(config, checkpoint=arguments.checkpoint)
