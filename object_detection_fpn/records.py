@@ -154,6 +154,17 @@ class BoxOutputs(NamedTuple):
     """[B, R] int32, the entry of `Predictions.pyramid` from which each RoI was pooled; only if asked for."""
 
 
+class ContextOutputs(NamedTuple):
+    """What RoIs find in the context. Letters: U numbers of an RoI's features, M rows of context, A numbers of a value."""
+
+    features: tf.Tensor
+    """[B, R, U], what is added to the features of each RoI at each of its cells."""
+    weights: tf.Tensor
+    """[B, R, M] float32, the share of each context feature; they add up to 1, and are 0 in padding rows, unless all are."""
+    values: tf.Tensor
+    """[B, M, A] float32, what is shared out; zeros in padding rows."""
+
+
 class MaskOutputs(NamedTuple):
     """What the mask head says of the RoIs that it trains on. Letters: K RoIs, M mask side."""
 
@@ -179,6 +190,8 @@ class Predictions(NamedTuple):
     rois: Proposals | None = None
     """The proposals (in training: the sampled ones) that the heads of the second stage saw."""
     box: BoxOutputs | None = None
+    context: ContextOutputs | None = None
+    """Of the same RoIs, for models that look at context."""
     mask: MaskOutputs | None = None
     """Only in training; at inference only the final detections get masks."""
 

@@ -48,8 +48,8 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
     record = name_record(file, index, source_id)
     if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
         return (
-            f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames, with the "
-            f"{context.FEATURES_KEY} of the sequence if the model has context_config."
+            f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames. Where the model has "
+            f"context_config, each needs {context.FEATURES_KEY} of its own."
         )
     try:
         decode(tf.constant(serialized))

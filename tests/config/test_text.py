@@ -28,7 +28,6 @@ def parsed(text: str = "") -> pipeline_pb2.TrainEvalPipelineConfig:
             r'my.config:1: "ssd" of DetectionModel is not supported: this package trains Faster R-CNN with FPN only',
         ),
         ("model { center_net {} }", '"center_net" of DetectionModel is not supported'),
-        ("model { faster_rcnn { context_config {} } }", "Context R-CNN is not supported yet"),
         (
             "model { faster_rcnn { second_stage_box_predictor { rfcn_box_predictor {} } } }",
             "write mask_rcnn_box_predictor instead",

@@ -98,7 +98,7 @@ def test_a_sequence_example_is_told_to_become_examples(decode):
     sequence = tf.train.SequenceExample()
     sequence.feature_lists.feature_list["image/encoded"].feature.add()
     found = failures.explain_failure(sequence.SerializeToString(), file="f", index=0, decode=lambda _: None)
-    assert "write one tf.Example for each of its frames, with the image/context_features of the sequence" in found
+    assert "write one tf.Example for each of its frames. Where the model has context_config, each needs" in found
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 from object_detection_fpn.config.problems import Rule
 from object_detection_fpn.config.rules import (
     augmentations,
+    context,
     data,
     evaluation,
     feature_extractor,
@@ -20,7 +21,19 @@ from object_detection_fpn.config.rules import (
     training,
 )
 
-_PARTS = (model, feature_extractor, single_level, rpn, masks, resizers, training, augmentations, data, evaluation)
+_PARTS = (
+    model,
+    feature_extractor,
+    single_level,
+    rpn,
+    masks,
+    context,
+    resizers,
+    training,
+    augmentations,
+    data,
+    evaluation,
+)
 
 
 def rules_of(message_name: str) -> tuple[Rule, ...]:

@@ -79,7 +79,7 @@ def _masks_follow_augmentations(config: pipeline_pb2.TrainEvalPipelineConfig, pa
 
 def _records_are_examples(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
     if message.input_type == input_reader_pb2.TF_SEQUENCE_EXAMPLE:
-        problem = "is not supported: write one tf.Example per frame instead, with its context features if there are any"
+        problem = "is not supported: write one tf.Example per frame instead"
         yield single(message, path, "input_type", problem, "TF_EXAMPLE")
 
 
