@@ -25,7 +25,7 @@ _STEP = 0.12  # of the wandering, by the side of the image
 _RIM, _MARK = 0.86, 0.55  # radii where the rim begins and the mark ends, by that of the disc
 _GRAY = 110.0  # of a mark that does not show its colour, and the mean of one that does
 _JPEG_QUALITY = 92
-_SECONDS_BETWEEN_FRAMES = 20
+_SECONDS = 20  # between frames
 _FIRST_DAY = datetime.datetime(2014, 3, 1, 6, 0, 0)
 
 
@@ -124,6 +124,7 @@ def write_records(
     Returns:
         A glob of the files.
     """
+    from object_detection_fpn.data.source.capture import Capture
     from object_detection_fpn.tools.convert import records
     from object_detection_fpn.tools.convert.images import StoredImage
 
@@ -149,13 +150,14 @@ def write_records(
                     file_name=f"{name}_{frame_num}.jpg",
                     source_id=str(number * num_frames + frame_num + 1),
                     objects=[thing],
+                    more=Capture(
+                        date_captured=str(_FIRST_DAY + datetime.timedelta(days=number, seconds=frame_num * _SECONDS)),
+                        location=f"camera_{number:04d}",
+                        seq_id=name,
+                        seq_num_frames=num_frames,
+                        frame_num=frame_num,
+                    ).fields(),
                 )
-                seconds = datetime.timedelta(days=number, seconds=frame_num * _SECONDS_BETWEEN_FRAMES)
-                feature = example.features.feature
-                feature["image/seq_id"].bytes_list.value.append(name.encode())
-                feature["image/seq_frame_num"].int64_list.value.append(frame_num)
-                feature["image/location"].bytes_list.value.append(f"camera_{number:04d}".encode())
-                feature["image/date_captured"].bytes_list.value.append(str(_FIRST_DAY + seconds).encode())
                 files.write(example)
     return files.pattern
 

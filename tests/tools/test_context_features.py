@@ -344,7 +344,8 @@ def read(folder: Path):
     for path in sorted(folder.glob("*.tfrecord")):
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
-            found[features["image/source_id"].bytes_list.value[0].decode()] = features
+            name = b"".join(features["image/source_id"].bytes_list.value)
+            found[name.decode()] = features
     return found
 
 
@@ -470,6 +471,7 @@ def test_odd_records_are_counted_with_the_first_of_them(write, run, caplog, capf
 def test_records_without_an_id_are_named_by_their_place(write, run):
     pattern = write([make_record(0), make_record(1, source_id=None)])
     _, found = run(pattern)
+    assert set(found) == {"image0", ""}
     assert context_of(found["image0"])[1] == [pattern.replace("*", "1") + ":0", "image0"]
 
 
