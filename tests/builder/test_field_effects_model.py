@@ -89,7 +89,7 @@ RPN = "rpn {{ {} }}".format
 MASKS = "second_stage_box_predictor {{ mask_rcnn_box_predictor {{ mask_height: 28 mask_width: 28 {} }} }}".format
 TARGETS = "mask_targets {{ {} }}".format
 MASK_ALIGN = "mask_roi_pooling {{ roi_align {{ output_size: 14 {} }} }}".format
-CONTEXT = "context_config {{ context_feature_length: 7 attention_bottleneck_dimension: 5 {} }}".format
+CONTEXT = "context_config {{ {} }}".format
 CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
 
 LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
@@ -99,6 +99,7 @@ ALL = "score_threshold: 0 max_detections_per_class: 40 max_total_detections: 120
 MANY = NMS(ALL)
 MANY_CLIPPED = NMS(ALL + "clip_before_suppression: true")
 TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams { batch_norm { } } }"
+LOOKING = CONTEXT("context_feature_length: 7 attention_bottleneck_dimension: 5")
 SOFT = NMS("soft_nms_sigma: 0.5")
 SMALL_ROIS = POOLING("canonical_size: 16")  # whose levels are then not all the same
 WIDE_BINS = POOLING("max_level: 3 roi_align { output_size: 1 sampling_ratio: 0 }")
@@ -470,12 +471,12 @@ EFFECTS = [
         CALIBRATE("temperature_scaling_calibration { scaler: 2 }"),
     ),
     # context
-    ("Context.max_num_context_features", "rows of context", CONTEXT(""), CONTEXT("max_num_context_features: 9")),
-    ("Context.attention_bottleneck_dimension", "variables", CONTEXT(""), CONTEXT("attention_bottleneck_dimension: 6")),
-    ("Context.attention_temperature", "inference", CONTEXT(""), CONTEXT("attention_temperature: 0.5")),
-    ("Context.context_feature_length", "variables", CONTEXT(""), CONTEXT("context_feature_length: 8")),
-    ("Context.attention_position", "variables", CONTEXT(""), CONTEXT("attention_position: POST_RPN")),
-    ("Context.pool_by_level", "inference", CONTEXT("") + SMALL_ROIS, CONTEXT("pool_by_level: true")),
+    ("Context.max_num_context_features", "rows of context", LOOKING, CONTEXT("max_num_context_features: 9")),
+    ("Context.attention_bottleneck_dimension", "variables", LOOKING, CONTEXT("attention_bottleneck_dimension: 6")),
+    ("Context.attention_temperature", "inference", LOOKING, CONTEXT("attention_temperature: 0.5")),
+    ("Context.context_feature_length", "variables", LOOKING, CONTEXT("context_feature_length: 8")),
+    ("Context.attention_position", "variables", LOOKING, CONTEXT("attention_position: POST_RPN")),
+    ("Context.pool_by_level", "inference", LOOKING + SMALL_ROIS, CONTEXT("pool_by_level: true")),
     ("FasterRcnn.mask_pasting", "pasted", "number_of_stages: 3", "mask_pasting: ZERO_BORDER"),
     # images
     ("ImageResizer.identity_resizer", "image", "", RESIZER("identity_resizer { }")),
