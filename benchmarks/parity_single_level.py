@@ -96,7 +96,7 @@ def compare_images(model: WholeModel, of_rois: dict[str, np.ndarray]) -> Differe
 
 
 def features_of_rois(model: WholeModel, features_mean: tf.Tensor) -> dict[str, np.ndarray]:
-    """What the reference says of each RoI, [B, R, ...]; given is the mean of what the predictors see over its cells, [B, R, U]."""
+    """What the reference says of each RoI, [B, R, ...]; the mean over its cells of what predictors see, [B, R, U], is given."""
     predictions = model.predictions
     side = np.tile(model.inputs.images.shape[1:3], 2)
     found = {

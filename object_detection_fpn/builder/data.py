@@ -237,7 +237,7 @@ def build_dataset(
         jpeg_min_side=reader.jpeg_min_side,
         crop=first_crop,
         masks=_build_mask_decoding(config, reader, is_training=is_training),
-        context=_build_context_decoding(config, reader),
+        context=build_context_decoding(config) if reader.load_context_features else None,
     )
     prepared = preparing.Preparing(
         resizer=resizer,
@@ -277,12 +277,10 @@ def _build_mask_decoding(
     )
 
 
-def _build_context_decoding(
-    config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader
-) -> ContextDecoding | None:
-    """None where the model looks at single images, whatever the reader says."""
+def build_context_decoding(config: pipeline_pb2.TrainEvalPipelineConfig) -> ContextDecoding | None:
+    """The context features of an image; None where the model looks at single images."""
     message = model_config.context(config.model)
-    if message is None or not reader.load_context_features:
+    if message is None:
         return None
     return ContextDecoding(max_num=message.max_num_context_features, length=message.context_feature_length)
 

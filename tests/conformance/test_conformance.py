@@ -19,7 +19,7 @@ from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.records import Groundtruth, Inputs
+from object_detection_fpn.records import Context, Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -101,6 +101,20 @@ def make_batch(batch=2, size=64, seed=0):
     return tf.constant(images), tf.constant(shapes), groundtruth
 
 
+WITH_CONTEXT = (
+    "context_config { context_feature_length: 9 attention_bottleneck_dimension: 12 attention_temperature: 0.1 }"
+)
+
+
+def context_for(model, images):
+    """Context of the images, every second row of which is padding, for a model that looks at it."""
+    if model.context_attention is None:
+        return None
+    batch = images.shape[0]
+    features = np.random.RandomState(3).normal(size=[batch, 6, 9]).astype(np.float32)
+    return Context(tf.constant(features), tf.constant([6 - 3 * (i % 2) for i in range(batch)]))
+
+
 BATCH = make_batch()
 STATIC = Execution(static=True)
 SEED = tf.constant([1, 2])
@@ -108,7 +122,7 @@ SEED = tf.constant([1, 2])
 
 def inference(model):
     def run(images, true_shapes):
-        inputs = model.preprocess(Inputs(images, true_shapes))
+        inputs = model.preprocess(Inputs(images, true_shapes, context_for(model, images)))
         predictions = model.predict(inputs, training=False)
         return predictions, model.postprocess(predictions, inputs)
 
@@ -117,7 +131,7 @@ def inference(model):
 
 def training_losses(model):
     def run(images, true_shapes, groundtruth, seed=SEED):
-        inputs = model.preprocess(Inputs(images, true_shapes))
+        inputs = model.preprocess(Inputs(images, true_shapes, context_for(model, images)))
         predictions = model.predict(inputs, training=True, groundtruth=groundtruth, seed=seed)
         return mean_losses(model, predictions, groundtruth)
 
@@ -169,9 +183,11 @@ def test_outputs_are_the_same_eager_and_traced(model):
     assert_close(traced(inference(model))(*BATCH[:2]), outputs)
 
 
+@pytest.mark.parametrize("text", ["", WITH_CONTEXT])
 @SHALLOW
-def test_outputs_are_the_same_eager_and_compiled(model):
-    static = build("resnet18", execution=STATIC)
+def test_outputs_are_the_same_eager_and_compiled(model, text):
+    static = build("resnet18", execution=STATIC, text=text)
+    model = build("resnet18", text=text) if text else model
     copy_weights(model, static)
     assert_close(compiled(inference(static))(*BATCH[:2]), inference(model)(*BATCH[:2]))
 
@@ -244,8 +260,10 @@ def small():
     return build("small")
 
 
-def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small):
-    static = build("small", execution=STATIC)
+@pytest.mark.parametrize("text", ["", WITH_CONTEXT])
+def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small, text):
+    static = build("small", execution=STATIC, text=text)
+    small = build("small", text=text) if text else small
     copy_weights(small, static)
     losses, gradients = traced(train_step(small))(*BATCH)
     compiled_losses, compiled_gradients = compiled(train_step(static))(*BATCH)
