@@ -562,6 +562,13 @@ def test_a_mistake_of_the_command_line_ends_with_one_line(tmp_path, capfd, words
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_saved_model_that_looks_at_context_itself_is_no_first_detector(write, run, monkeypatch, capfd):
+    predictor = Predictor(lambda image, context: {}, context_length=3)
+    monkeypatch.setattr(Predictor, "from_saved_model", lambda path: predictor)
+    assert run(write([make_record(0)]))[0] == 2
+    assert "looks at context itself. Allowed: a detector that looks at single images" in capfd.readouterr().err
+
+
 def test_a_config_that_looks_at_context_itself_is_no_first_detector(detector, write, run, capfd):
     words = ["--config_override", "model.faster_rcnn.context_config={}"]
     assert run(write([make_record(0)]), *words, model="checkpoint")[0] == 2

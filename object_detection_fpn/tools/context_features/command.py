@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from object_detection_fpn.serving.predictor import Predictor
 
 _FEATURES_OVERRIDE = "model.faster_rcnn.output_final_box_features=true"
+_SINGLE_IMAGES = (
+    "Allowed: a detector that looks at single images; it makes the memory banks of one that looks at context."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,15 +177,17 @@ def _load_detector(arguments: argparse.Namespace) -> Predictor:
 
     if arguments.saved_model is not None:
         with command.usage():
-            return predict_job.Predictor.from_saved_model(arguments.saved_model)
+            predictor = predict_job.Predictor.from_saved_model(arguments.saved_model)
+        if predictor.context_length is not None:
+            raise command.UsageError(
+                f"--saved_model = {arguments.saved_model} looks at context itself. {_SINGLE_IMAGES}"
+            )
+        return predictor
     config = command.load_config(arguments.config, arguments.config_override)
     path = model_config.field_path(config.model)
     if path != "model.faster_rcnn":
         raise command.UsageError(f"{arguments.config}: {path} gives no features of boxes. Allowed: model.faster_rcnn.")
     if config.model.faster_rcnn.HasField("context_config"):
-        raise command.UsageError(
-            f"{arguments.config}: {path}.context_config is set. Allowed: the config of a detector that sees single images; it "
-            "makes the memory banks of another one with context_config."
-        )
+        raise command.UsageError(f"{arguments.config}: {path}.context_config is set. {_SINGLE_IMAGES}")
     config = command.load_config(arguments.config, [*arguments.config_override, _FEATURES_OVERRIDE])
     return predict_job.make_predictor(config, checkpoint=arguments.checkpoint)

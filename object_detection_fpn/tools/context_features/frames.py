@@ -90,7 +90,7 @@ def read_frames(files: Sequence[RecordFile]) -> Iterator[RawFrame]:
     Raises:
         DataError: if a file is truncated or corrupted, or a record is no tf.Example.
     """
-    for record in reader.read_records(files).as_numpy_iterator():
+    for record in reader.read_records(files).with_options(reader.untuned()).as_numpy_iterator():
         if broken := record.broken_file():
             raise DataError(broken)
         path, index = record.file.decode(), int(record.index)
