@@ -60,8 +60,8 @@ SMALL = (
 )
 """Overrides of the recipe for all rows."""
 
-# At the default temperature, 0.01, a region gets a single feature from the start, and what gets no gradient is not learned to be
-# found: after 400 steps AP was 61 instead of 94, after 1000 steps 65 (seed 0).
+# At the default temperature, 0.01, a region gets a single feature from the start, and without a gradient it learns to find no
+# other: after 400 steps AP was 61 instead of 94, after 1000 steps 65 (seed 0).
 WITH_CONTEXT = (
     f"{_MODEL}.context_config={{max_num_context_features: {_NUM_FRAMES} context_feature_length: {_FEATURE_LENGTH} "
     "attention_bottleneck_dimension: 256 attention_temperature: 0.1 pool_by_level: true}",
