@@ -270,6 +270,8 @@ def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small, text
     assert_close(compiled_losses, losses)
     for variable, a, b in zip(small.trainable_variables, compiled_gradients, gradients, strict=True):
         assert np.all(np.isfinite(a)), variable.name
+        if re.match("context_attention/.*/dense/bias", variable.name):
+            continue  # a normalization subtracts it: both gradients are rounding errors
         assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b) + 1e-5, variable.name
     assert sum(np.any(gradient != 0) for gradient in gradients) >= 0.9 * len(gradients)
     for a, b in zip(static.variables, small.variables, strict=True):  # moving statistics too

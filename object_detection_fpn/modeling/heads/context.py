@@ -54,7 +54,11 @@ class ContextAttention(tf_keras.layers.Layer):
         self.key = Projection(in_units=context_length, out_units=num_units, spec=spec, name="key")
         self.value = Projection(in_units=context_length, out_units=num_units, spec=spec, name="value")
         self.output_projection = Projection(in_units=num_units, out_units=in_units, spec=spec, name="output_projection")
-        self.built = True
+        layers.build(self, (None, None, in_units))
+
+    def build(self, _: tf.TensorShape) -> None:
+        for projection in (self.query, self.key, self.value, self.output_projection):
+            layers.build(projection, (None, None, projection.in_units))
 
     def call(
         self, region_features: tf.Tensor, num_regions: tf.Tensor, context: Context, training: bool
@@ -83,21 +87,20 @@ class Projection(tf_keras.layers.Layer):
 
     def __init__(self, *, in_units: int, out_units: int, spec: layers.LayerSpec, name: str):
         super().__init__(name=name, dtype=spec.dtype)
-        self._in_units, self._out_units = in_units, out_units
+        self.in_units, self._out_units = in_units, out_units
         self.dense = tf_keras.layers.Dense(
             out_units, kernel_initializer=spec.make_initializer(), dtype=spec.dtype, name="dense"
         )
         self.norm = spec.make_norm(name="norm")
         self.activation = spec.make_activation(name="activation")
-        layers.build(self, (None, in_units))
 
     def build(self, _: tf.TensorShape) -> None:
-        layers.build(self.dense, (None, self._in_units))
+        layers.build(self.dense, (None, self.in_units))
         layers.build(self.norm, (None, self._out_units))
 
     def call(self, features: tf.Tensor, training: bool) -> tf.Tensor:
         batch, num_rows = dim(features, 0), dim(features, 1)
-        hidden = self.dense(tf.reshape(features, [batch * num_rows, self._in_units]))
+        hidden = self.dense(tf.reshape(features, [batch * num_rows, self.in_units]))
         hidden = self.activation(self.norm(hidden, training=training))
         return tf.reshape(hidden, [batch, num_rows, self._out_units])
 
