@@ -32,6 +32,17 @@ flags.DEFINE_boolean(
     False,
     "Give detection_masks as pixels of the given image, uint8 [B, D, height, width], instead of float32 within each box.",
 )
+flags.DEFINE_boolean(
+    "use_side_inputs",
+    False,
+    "Check the following flags against the side inputs that the SavedModel takes: context_features and valid_context_size of "
+    "a model with context_config, which has them without this flag too.",
+)
+flags.DEFINE_string(
+    "side_input_shapes", "", "Their shapes, such as 1,2000,2057/1; -1 is any size. The batch may be of any size."
+)
+flags.DEFINE_string("side_input_types", "", "Their types: float,int.")
+flags.DEFINE_string("side_input_names", "", "Their names: context_features,valid_context_size.")
 flags.mark_flags_as_required(["pipeline_config_path", "trained_checkpoint_dir", "output_directory"])
 
 

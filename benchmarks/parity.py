@@ -38,7 +38,7 @@ from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import box_coder
 from object_detection_fpn.ops import crop_and_resize as crop_ops
 from object_detection_fpn.protos import optimizer_pb2
-from object_detection_fpn.records import Groundtruth, Inputs
+from object_detection_fpn.records import Context, Groundtruth, Inputs
 
 ARCHIVE = "faster_rcnn_resnet50_fpn_160"
 
@@ -240,7 +240,12 @@ def load_whole_model(
     sources.restore_model(str(folder), detector)
     expected = dict(np.load(folder / "inference.npz"))
     true_shapes = tf.constant(expected["true_image_shapes"])
-    inputs = detector.preprocess(Inputs(tf.constant(expected["images"]), true_shapes))
+    context = None
+    if "context_features" in expected:
+        context = Context(
+            tf.constant(expected["context_features"]), tf.constant(expected["valid_context_size"], tf.int32)
+        )
+    inputs = detector.preprocess(Inputs(tf.constant(expected["images"]), true_shapes, context))
     predictions = detector.predict(inputs, training=False)
     return WholeModel(folder, detector, expected, inputs, predictions, detector.postprocess(predictions, inputs))
 
@@ -379,7 +384,7 @@ COMPARISONS: dict[str, Callable[[Path], Differences]] = {
 }
 """One for each file of the reference."""
 
-FURTHER: tuple[str, ...] = ("parity_retinanet", "parity_single_level")
+FURTHER: tuple[str, ...] = ("parity_retinanet", "parity_single_level", "parity_context")
 """Scripts beside this one that have `COMPARISONS` of further models."""
 
 

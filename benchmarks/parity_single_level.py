@@ -80,20 +80,23 @@ def compare_inference(golden: Path, *, archive: str) -> Differences:
         "second_num_proposals": _difference(model.predictions.rois.num_proposals, expected["second_num_proposals"]),
         "out_num_detections": _difference(model.detections.num_detections, expected["out_num_detections"], 0.0),
     }
-    of_rois = _features_of_rois(model)
-    logits = _mask_logits(model) if "third_mask_predictions" in expected else None
+    features_mean = tf.reduce_mean(model.predictions.box.cell_features, axis=[2, 3])
+    return result | compare_images(model, features_of_rois(model, features_mean))
+
+
+def compare_images(model: WholeModel, of_rois: dict[str, np.ndarray]) -> Differences:
+    """The largest differences of the images: of what belongs to RoIs, [B, R, ...], and of detections."""
+    logits = _mask_logits(model) if "third_mask_predictions" in model.expected else None
     images = [
         {**_compare_rois(model, of_rois, i), **_compare_detections(model, logits, i)}
-        for i in range(len(expected["out_num_detections"]))
+        for i in range(len(model.expected["out_num_detections"]))
     ]
-    for name in images[0]:
-        largest = np.max([image[name].value for image in images])  # NaN if any is
-        result[name] = Difference(float(largest), images[0][name].tolerance)
-    return result
+    largest = {name: np.max([image[name].value for image in images]) for name in images[0]}  # NaN if any is
+    return {name: Difference(float(value), images[0][name].tolerance) for name, value in largest.items()}
 
 
-def _features_of_rois(model: WholeModel) -> dict[str, np.ndarray]:
-    """What the reference says of each RoI, [B, R, ...]."""
+def features_of_rois(model: WholeModel, features_mean: tf.Tensor) -> dict[str, np.ndarray]:
+    """What the reference says of each RoI, [B, R, ...]; the mean over its cells of what predictors see, [B, R, U], is given."""
     predictions = model.predictions
     side = np.tile(model.inputs.images.shape[1:3], 2)
     found = {
@@ -101,7 +104,7 @@ def _features_of_rois(model: WholeModel) -> dict[str, np.ndarray]:
         "second_proposal_boxes_normalized": predictions.rois.boxes / side,
         "second_class_predictions_with_background": predictions.box.class_logits,
         "second_refined_box_encodings": predictions.box.box_deltas,
-        "second_box_classifier_features_mean": tf.reduce_mean(predictions.box.cell_features, axis=[2, 3])[..., ::16],
+        "second_box_classifier_features_mean": features_mean[..., ::16],
         "out_raw_detection_boxes": model.detections.raw_boxes,
         "out_raw_detection_scores": model.detections.raw_class_scores,
     }
@@ -181,13 +184,19 @@ def compare_losses(golden: Path, *, archive: str, name: str) -> Differences:
         archive: one of `ARCHIVES`.
         name: "losses", with moving statistics, or "losses_learning_phase", with those of the batch where the config says so.
     """
-    model = load_model(golden, archive)
+    return losses_of(load_model(golden, archive), name)
+
+
+def losses_of(model: WholeModel, name: str) -> Differences:
+    """Those of `compare_losses`; statistics of batch normalizations are afterwards what they were."""
     detector, norms = model.detector, [m for m in model.detector.submodules if isinstance(m, layers.BatchNorm)]
     groundtruth = _read_groundtruth(model)
     before = [(norm, norm.freeze_statistics, norm.get_weights()) for norm in norms]
+    attention = detector.context_attention  # which uses the statistics of the batch in both
+    of_attention = set() if attention is None else {id(module) for module in attention.submodules}
     if name == "losses":
         for norm in norms:
-            norm.freeze_statistics = True
+            norm.freeze_statistics = id(norm) not in of_attention
     predictions = detector.predict(model.inputs, training=True, groundtruth=groundtruth)
     losses = mean_losses(detector, predictions, groundtruth)
     for norm, is_frozen, weights in before:

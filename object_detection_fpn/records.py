@@ -19,6 +19,15 @@ REGULARIZATION_LOSS = "Loss/regularization_loss"
 """Names, among the losses, of their sum and of the share that belongs to the weights alone."""
 
 
+class Context(NamedTuple):
+    """Features of other images of the same camera, one of an object each (Context R-CNN). Letters: M rows of context."""
+
+    features: tf.Tensor
+    """[B, M, F] float32, zeros in padding rows."""
+    num_features: tf.Tensor
+    """[B] int32, how many rows are real; 0 for an image without context."""
+
+
 class Inputs(NamedTuple):
     """What a detector looks at."""
 
@@ -27,6 +36,8 @@ class Inputs(NamedTuple):
     `Detector.preprocess` as the backbone wants them."""
     true_shapes: tf.Tensor
     """[B, 3] int32 (height, width, channels) of each resized image without its padding."""
+    context: Context | None = None
+    """What else is known of the place; None for models without context."""
 
 
 class Groundtruth(NamedTuple):
@@ -143,6 +154,17 @@ class BoxOutputs(NamedTuple):
     """[B, R] int32, the entry of `Predictions.pyramid` from which each RoI was pooled; only if asked for."""
 
 
+class ContextOutputs(NamedTuple):
+    """What RoIs find in the context. Letters: U numbers of an RoI's features, M rows of context, A numbers of a value."""
+
+    features: tf.Tensor
+    """[B, R, U], what is added to the features of each RoI at each of its cells."""
+    weights: tf.Tensor
+    """[B, R, M] float32, the share of each context feature; they add up to 1, and are 0 in padding rows, unless all are."""
+    values: tf.Tensor
+    """[B, M, A] float32, what is shared out; zeros in padding rows."""
+
+
 class MaskOutputs(NamedTuple):
     """What the mask head says of the RoIs that it trains on. Letters: K RoIs, M mask side."""
 
@@ -180,6 +202,8 @@ class Predictions(NamedTuple):
     rois: Proposals | None = None
     """The proposals (in training: the sampled ones) that the heads of the second stage saw."""
     box: BoxOutputs | None = None
+    context: ContextOutputs | None = None
+    """Of the same RoIs, for models that look at context."""
     mask: MaskOutputs | None = None
     """Only in training; at inference only the final detections get masks."""
     dense: DenseOutputs | None = None

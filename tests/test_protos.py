@@ -18,7 +18,7 @@ LEFT_OUT_MESSAGES = {
     *("WeightedL2LocalizationLoss", "WeightedIOULocalizationLoss", "RandomExampleSampler"),
     *("BootstrappedSigmoidClassificationLoss", "PenaltyReducedLogisticFocalLoss", "WeightedDiceClassificationLoss"),
     *("ConvolutionalBoxPredictor", "ConvolutionalBoxPredictor.BoxEncodingsClipRange", "RfcnBoxPredictor"),
-    *("BidirectionalFeaturePyramidNetworks", "Context"),
+    "BidirectionalFeaturePyramidNetworks",
     # other anchors, matchers and box coders
     *("SsdAnchorGenerator", "FlexibleGridAnchorGenerator", "AnchorGrid"),
     *("BipartiteMatcher", "TargetAssigner", "NegSqDistSimilarity", "IoaSimilarity", "ThresholdedIouSimilarity"),
@@ -27,7 +27,7 @@ LEFT_OUT_MESSAGES = {
     *("ParameterizedMetric", "CocoKeypointMetrics", "CocoKeypointMetrics.KeypointLabelToSigmasEntry", "KeypointEdge"),
     "ExternalInputReader",
 }
-LEFT_OUT_ENUMS = {"AttentionPosition"}
+LEFT_OUT_ENUMS: set[str] = set()
 OWN_MESSAGES = {
     *(
         "CompleteIouLocalizationLoss",

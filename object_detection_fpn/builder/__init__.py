@@ -4,9 +4,11 @@ No defaults (those live in protos/) and no checks (those live in config.py): a c
 can be built.
 """
 
+from object_detection_fpn.builder.context import build_context_branch
 from object_detection_fpn.builder.data import (
     AUGMENTATIONS,
     build_augmentations,
+    build_context_decoding,
     build_dataset,
     build_resizer,
     max_number_of_boxes,
@@ -60,6 +62,8 @@ __all__ = [
     "build_box_loss",
     "build_calibration",
     "build_classification_loss",
+    "build_context_branch",
+    "build_context_decoding",
     "build_dataset",
     "build_detector",
     "build_feature_extractor",

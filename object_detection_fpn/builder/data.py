@@ -14,6 +14,7 @@ from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.text import is_repeated
 from object_detection_fpn.data import decoder, pipeline, preparing, resample, resize
 from object_detection_fpn.data.augment import colour, crop, geometry, labels, pad, patches, policies, ssd
+from object_detection_fpn.data.context import ContextDecoding
 from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.data.preparing import Augmentation
 from object_detection_fpn.data.report import DataReport
@@ -236,6 +237,7 @@ def build_dataset(
         jpeg_min_side=reader.jpeg_min_side,
         crop=first_crop,
         masks=_build_mask_decoding(config, reader, is_training=is_training),
+        context=build_context_decoding(config) if reader.load_context_features else None,
     )
     prepared = preparing.Preparing(
         resizer=resizer,
@@ -273,6 +275,14 @@ def _build_mask_decoding(
         classes_with_masks=None if ids is None else tuple(class_id - 1 for class_id in ids),
         keep_encoded=not is_training,
     )
+
+
+def build_context_decoding(config: pipeline_pb2.TrainEvalPipelineConfig) -> ContextDecoding | None:
+    """The context features of an image; None where the model looks at single images."""
+    message = model_config.context(config.model)
+    if message is None:
+        return None
+    return ContextDecoding(max_num=message.max_num_context_features, length=message.context_feature_length)
 
 
 def max_number_of_boxes(config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from object_detection_fpn.builder.context import build_context_branch
 from object_detection_fpn.builder.feature_extractor import build_both_stages, build_feature_extractor
 from object_detection_fpn.builder.layer_spec import build_initializer, build_layer_spec
 from object_detection_fpn.builder.losses import build_box_loss
@@ -42,13 +43,16 @@ def build_faster_rcnn(
     if roi_pooler:
         features = last_stage or build_box_feature_extractor(config, extractor, roi_pooler, execution=execution)
         box_head = build_box_head(config, features, execution=execution)
-    has_masks = config.number_of_stages == 3
+    has_masks, has_context = config.number_of_stages == 3, config.HasField("context_config")
     return faster_rcnn.FasterRCNN(
         feature_extractor=extractor,
         rpn=rpn,
         roi_sampler=build_roi_sampler(config, execution=execution),
         roi_pooler=roi_pooler,
         box_head=box_head,
+        context=build_context_branch(config, extractor, box_head, execution=execution)
+        if box_head and has_context
+        else None,
         masks=build_mask_branch(config, extractor, box_head, execution=execution) if box_head and has_masks else None,
         outputs=[name for name, field in _OPTIONAL_OUTPUTS.items() if has_box_head and getattr(config, field)],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import pooler
@@ -10,9 +12,14 @@ from object_detection_fpn.protos import faster_rcnn_pb2, roi_pooling_pb2
 
 
 def build_roi_pooler(config: faster_rcnn_pb2.FasterRcnn, *, execution: Execution = Execution()) -> pooler.RoIPooler:
-    """Levels and RoIAlign of `model.faster_rcnn.roi_pooling`, or crop and max pooling."""
+    """Levels and RoIAlign of `model.faster_rcnn.roi_pooling`, or crop and max pooling.
+
+    With `context_config`, the finest level alone, as in the Object Detection API, or the levels if `pool_by_level` says so.
+    """
     message = config.roi_pooling
     levels = build_roi_levels(message, config.feature_extractor)
+    if config.HasField("context_config") and not config.context_config.pool_by_level:
+        levels = dataclasses.replace(levels, max_level=levels.min_level)
     if message.HasField("roi_align"):
         return pooler.RoIPooler(levels=levels, roi_align=build_roi_align(message.roi_align), execution=execution)
     return pooler.RoIPooler(

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from object_detection_fpn.cli import evaluate, export, predict, train
 from object_detection_fpn.cli.process import guarded
 from object_detection_fpn.tools import data_service, demo, import_weights
+from object_detection_fpn.tools.context_features import command as context_features
 from object_detection_fpn.tools.convert import command as convert
 from object_detection_fpn.tools.planning import command as planning
 
@@ -37,6 +38,9 @@ COMMANDS = {
     "export": Command(export, "Write a checkpoint as a SavedModel."),
     "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
     "convert": Command(convert, "Convert COCO JSON and images to TFRecords and a label map."),
+    "context-features": Command(
+        context_features, "Add memory banks of a first detector's features to records, for Context R-CNN."
+    ),
     "import-weights": Command(
         import_weights, "Turn weights of torchvision or Detectron2 into a checkpoint and its config."
     ),

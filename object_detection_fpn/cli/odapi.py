@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags as flags_lib
 
 from object_detection_fpn.cli.process import guarded
+from object_detection_fpn.cli.side_inputs import check_side_inputs
 from object_detection_fpn.tools.command import (
     UsageError,
     check_folder,
@@ -152,6 +153,7 @@ def run_exporter_main(flags: Any) -> int:
         check_input("--trained_checkpoint_dir", flags.trained_checkpoint_dir)
         check_folder("--output_directory", flags.output_directory)
         config = load_config(flags.pipeline_config_path, flags.config_override)
+        check_side_inputs(flags, config)
         path = export_job.export(
             config,
             checkpoint=flags.trained_checkpoint_dir,

@@ -8,7 +8,11 @@ from object_detection_fpn.tools import command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", help="image files, folders or globs")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="image files, folders or globs; or TFRecord files, where a model with context finds its features too",
+    )
     parser.add_argument("--saved_model", metavar="DIR", help="folder of an exported model")
     parser.add_argument("--label_map", metavar="FILE", help="label map with the names to show, for --saved_model")
     parser.add_argument("--config", metavar="FILE", help="pipeline config, for --checkpoint")
@@ -52,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         predictor = predict_job.make_predictor(
             command.load_config(arguments.config, arguments.config_override), checkpoint=arguments.checkpoint
         )
+    with command.usage():
+        predict_job.check_context(predictor, images)
     report = predict_job.predict_files(
         predictor, images, output_dir=arguments.output_dir, min_score=arguments.min_score
     )

@@ -14,7 +14,7 @@ from object_detection_fpn.config import rules
 from object_detection_fpn.config import tables as fields
 from object_detection_fpn.config.bounds import BOUNDS, NEED_NOT_BE_SET
 from object_detection_fpn.config.problems import Problem, join, single, unset, walk
-from object_detection_fpn.config.rules import masks, single_level
+from object_detection_fpn.config.rules import context, masks, single_level
 from object_detection_fpn.config.rules.model import pyramid_levels
 from object_detection_fpn.config.text import format_value, is_repeated, listed
 from object_detection_fpn.protos import pipeline_pb2
@@ -38,6 +38,7 @@ def find_ineffective(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[P
                 yield Problem(join(path, field.name), f"has no effect: {reason}", value=text)
     yield from masks.ineffective(config)
     yield from single_level.ineffective(config)
+    yield from context.ineffective(config)
 
 
 def _required(message: Message, path: str) -> Iterator[Problem]:

@@ -72,6 +72,13 @@ def mask_pasting(model: model_pb2.DetectionModel) -> Any:
     return faster_rcnn_pb2.FasterRcnn.MaskPasting.Name(detector(model).mask_pasting) if has_masks(model) else None
 
 
+def context(model: model_pb2.DetectionModel) -> faster_rcnn_pb2.Context | None:
+    """What the detector looks at besides the image; None for a detector of single images."""
+    message = detector(model)
+    has_context = "context_config" in message.DESCRIPTOR.fields_by_name and message.HasField("context_config")
+    return message.context_config if has_context else None
+
+
 def image_resizer(model: model_pb2.DetectionModel) -> image_resizer_pb2.ImageResizer:
     return detector(model).image_resizer
 

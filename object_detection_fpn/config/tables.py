@@ -141,7 +141,7 @@ SECOND_STAGE_SIZES = ("initial_crop_size", "maxpool_kernel_size", "maxpool_strid
 
 _NO_CHOICE = "does not go with a ResNet with a feature pyramid, which the Object Detection API builds without it"
 _KEYPOINTS = "asks for keypoints, which are not supported"
-_CONTEXT = "asks for Context R-CNN, which is not supported yet"
+_SELF_ATTENTION = "asks for attention among the regions of an image, which is not supported"
 
 REFUSED = {
     "FasterRcnn.inplace_batchnorm_update": "is not needed: Keras updates moving averages within the step",
@@ -159,13 +159,13 @@ REFUSED = {
         "weighs the easy ones down"
     ),
     "Loss.expected_loss_weights": "is not supported: all anchors train",
+    "Context.use_self_attention": _SELF_ATTENTION,
+    "Context.self_attention_in_sequence": _SELF_ATTENTION,
     "MaskRCNNBoxPredictor.predict_keypoints": _KEYPOINTS,
     "InputReader.num_keypoints": _KEYPOINTS,
     "InputReader.keypoint_type_weight": _KEYPOINTS,
     "InputReader.load_keypoint_depth_features": _KEYPOINTS,
     "InputReader.use_keypoint_label_map": _KEYPOINTS,
-    "InputReader.load_context_features": _CONTEXT,
-    "InputReader.load_context_image_ids": _CONTEXT,
     "InputReader.load_dense_pose": "asks for dense pose, which is not supported",
     "InputReader.load_track_id": "asks for tracking, which is not supported",
     "TrainConfig.load_all_detection_checkpoint_vars": 'is not there: write fine_tune_checkpoint_type: "full" instead',
@@ -252,6 +252,7 @@ NO_EFFECT = {
     "InputReader.num_parallel_map_calls": _THREADS,
     "InputReader.num_parallel_batches": _THREADS,
     "InputReader.frame_index": "it belongs to sequence records",
+    "InputReader.load_context_image_ids": "no result here names the images that context features come from",
     "InputReader.include_source_id": "evaluation always carries `image/source_id`, training has no use for it",
     "StringIntLabelMapItem.keypoints": "keypoints are not supported",
     "StringIntLabelMapItem.instance_count": "no metric here weighs classes by it",
@@ -283,7 +284,6 @@ LEFT_OUT = {
     "DetectionModel.center_net": f"CenterNet is not here. {_DETECTORS}",
     "DetectionModel.experimental_model": f"an experimental model is not here. {_DETECTORS}",
     "SsdFeatureExtractor.bifpn": f"EfficientDet is not here. {_DETECTORS}",
-    "FasterRcnn.context_config": "Context R-CNN is not supported yet: leave it out",
     "AnchorGenerator.ssd_anchor_generator": _OTHER_ANCHORS,
     "AnchorGenerator.flexible_grid_anchor_generator": _OTHER_ANCHORS,
     "BoxPredictor.convolutional_box_predictor": f"an SSD with a predictor for each level is not here: {_OTHER_HEAD}",

@@ -59,7 +59,7 @@ def to_batch(rows: PreparedImage, *, keep_strings: bool) -> Batch:
     """The `Batch` of these rows; `keep_strings` keeps what only evaluation needs: source ids, marks of padding, PNG files."""
     objects = rows.objects
     return Batch(
-        inputs=Inputs(images=rows.image, true_shapes=rows.true_shape),
+        inputs=Inputs(images=rows.image, true_shapes=rows.true_shape, context=rows.context),
         original_shapes=rows.original_shape,
         groundtruth=Groundtruth(
             boxes=objects.boxes,

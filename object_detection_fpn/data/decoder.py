@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from object_detection_fpn.data import features, images, masks
 from object_detection_fpn.data.augment import warp
+from object_detection_fpn.data.context import ContextDecoding, decode_context
 from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.data.features import Hierarchy
 from object_detection_fpn.data.masks import MaskDecoding
@@ -102,6 +103,8 @@ class Decoding:
     `Batch.original_shapes` are those of the windows. Not beside `jpeg_min_side` and additional channels."""
     masks: MaskDecoding | None = None
     """How masks of objects are read; None to leave them out."""
+    context: ContextDecoding | None = None
+    """How context features are read; None to leave them out."""
 
 
 def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTable:
@@ -140,8 +143,9 @@ def decode_example(
 
     Raises:
         tf.errors.InvalidArgumentError: if the record is no tf.Example, its image does not decode, its lists differ in
-            length, a class id lies outside 1 to `num_classes`, or its masks are not as `masks.decode_masks` needs them. The
-            message gives the reason; `failures.explain_failure` adds the name of the record.
+            length, a class id lies outside 1 to `num_classes`, or its masks or context are not as `masks.decode_masks` and
+            `context.decode_context` need them. The message gives the reason; `failures.explain_failure` adds the name of the
+            record.
     """
     parsed = _parse(serialized, decoding)
     objects, rows, issues = _decode_objects(parsed, decoding, label_table)
@@ -165,7 +169,12 @@ def decode_example(
         if decoding.map_empty_labeled_classes_to_ones:
             labeled_classes |= ~tf.reduce_any(labeled_classes)
         not_exhaustive_classes = features.decode_ids(parsed["image/not_exhaustive_category_ids"], decoding.num_classes)
-    example = Example(image, objects, labeled_classes, not_exhaustive_classes)
+    context = None
+    if decoding.context is not None:
+        context, is_cut = decode_context(parsed, decoding.context)
+        was_cut = tf.one_hot(Notice.CONTEXT_CUT, len(Notice), tf.cast(is_cut, tf.int32), 0)
+        issues = issues._replace(notices=issues.notices + was_cut)
+    example = Example(image, objects, labeled_classes, not_exhaustive_classes, context)
     return DecodedExample(example, parsed["image/source_id"], issues)
 
 
@@ -190,6 +199,8 @@ def _parse(serialized: tf.Tensor, decoding: Decoding) -> dict[str, tf.Tensor]:
         keys |= _IMAGE_LABEL_FEATURES
     if decoding.masks is not None:
         keys[masks.KEY] = decoding.masks.feature()
+    if decoding.context is not None:
+        keys |= decoding.context.features()
     return tf.io.parse_single_example(serialized, keys)
 
 

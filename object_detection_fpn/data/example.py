@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from object_detection_fpn.records import Context
+
 
 class Objects(NamedTuple):
     """The annotated objects of one image, one row each; augmentations drop and add rows of all fields together."""
@@ -62,6 +64,8 @@ class Example(NamedTuple):
     """[C] bool, the classes that somebody looked for in the image, found or not; None unless asked for."""
     not_exhaustive_classes: tf.Tensor | None = None
     """[C] bool, the classes of which not all objects are marked (LVIS); beside `labeled_classes`."""
+    context: Context | None = None
+    """[M, F] and a scalar: of this one image, which no augmentation changes; None unless asked for."""
 
 
 def without_none(structure: Any) -> list[tf.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from object_detection_fpn.data import masks
+from object_detection_fpn.data import context, masks
 
 _MASK_TYPES = (
     " mask_type of the input reader must be what the record has: PNG_MASKS for strings, NUMERICAL_MASKS for floats."
@@ -47,7 +47,10 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
     source_id = b"".join(features["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
     record = name_record(file, index, source_id)
     if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
-        return f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames."
+        return (
+            f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames. Where the model has "
+            f"context_config, each needs {context.FEATURES_KEY} of its own."
+        )
     try:
         decode(tf.constant(serialized))
     except tf.errors.OpError as error:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.data import batching, decoder
+from object_detection_fpn.data import batching, context, decoder
 from object_detection_fpn.data.decoder import Decoding
 from object_detection_fpn.data.preparing import Preparing, augmentation_seed, prepare
 from object_detection_fpn.data.report import DataReport
@@ -114,7 +114,7 @@ def make_dataset(
         check_usable([file for group in files for file in group], decoding, label_table=label_table)
     decode = functools.partial(decoder.decode_example, decoding=decoding, label_table=label_table)
 
-    end = _end_mark(decoding.num_additional_channels)
+    end = _end_mark(decoding)
 
     def read_images(order_seed: int | tf.Tensor, base_seed: tf.Tensor) -> tf.data.Dataset:
         """All `PreparedImage`s, or this pipeline's share; `base_seed` [2] is that of augmentations."""
@@ -301,11 +301,13 @@ def _base_seed(seed: int, input_context: tf.distribute.InputContext | None) -> t
     return tf.constant(state.astype(np.int32), tf.int32)
 
 
-def _end_mark(num_additional_channels: int) -> bytes:
-    """A record of one black pixel without boxes, which every setting of the decoder accepts."""
+def _end_mark(decoding: Decoding) -> bytes:
+    """A record of one black pixel without boxes and context, which the decoder accepts."""
     pixel = tf.io.encode_png(np.zeros([1, 1, 1], np.uint8)).numpy()
     example = tf.train.Example()
     feature = example.features.feature
     feature["image/encoded"].bytes_list.value.append(pixel)
-    feature["image/additional_channels/encoded"].bytes_list.value.extend([pixel] * num_additional_channels)
+    feature["image/additional_channels/encoded"].bytes_list.value.extend([pixel] * decoding.num_additional_channels)
+    if decoding.context is not None:
+        feature[context.LENGTH_KEY].int64_list.value.append(decoding.context.length)
     return example.SerializeToString()

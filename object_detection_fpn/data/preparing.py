@@ -18,6 +18,7 @@ from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.data.source.reader import RecordIssues
 from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.records import Context
 
 _RESIZING = -1  # the number of the resizer among the augmentations, whose seeds differ by it
 
@@ -63,6 +64,8 @@ class PreparedImage(NamedTuple):
     """[C] bool."""
     not_exhaustive_classes: tf.Tensor | None
     """[C] bool."""
+    context: Context | None = None
+    """[M, F] and a scalar."""
     issues: RecordIssues | None = None
     """Where a data service makes the image."""
 
@@ -118,6 +121,7 @@ def prepare(
         tf.constant(False),
         example.labeled_classes,
         example.not_exhaustive_classes,
+        example.context,
         issues,
     )
 

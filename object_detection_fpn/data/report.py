@@ -23,6 +23,8 @@ class Notice(enum.IntEnum):
     TOO_MANY = 6
     ROTATED = 7
     """Counts images, not boxes."""
+    CONTEXT_CUT = 8
+    """Counts images, not boxes."""
 
 
 _MESSAGES = {
@@ -34,7 +36,9 @@ _MESSAGES = {
     Notice.CLIPPED: "clipped: reaches beyond the image",
     Notice.TOO_MANY: "dropped: more boxes in the image than max_number_of_boxes",
     Notice.ROTATED: "whose EXIF orientation asks for a turn: pixels are used as they are stored, and boxes must fit those",
+    Notice.CONTEXT_CUT: "with more context features than max_num_context_features: those beyond are cut",
 }
+_OF_IMAGES = (Notice.ROTATED, Notice.CONTEXT_CUT)
 _OF_COORDINATES = (Notice.NOT_FINITE, Notice.INVERTED, Notice.EMPTY, Notice.OUTSIDE, Notice.CLIPPED)
 
 MOST_SIDES = 2.0
@@ -60,7 +64,7 @@ class DataReport:
     """Counts notices over a whole run; safe to call from the threads of several pipelines.
 
     The first few boxes of each notice are logged with file and record, then one line each time the count grows tenfold; of
-    rotated images only the first is. A pipeline that repeats its data counts a bad box each time it comes by.
+    notices of images only the first is. A pipeline that repeats its data counts a bad box each time it comes by.
     """
 
     def __init__(self, label_names: Iterable[str] = ()) -> None:
@@ -71,14 +75,14 @@ class DataReport:
 
     @property
     def counts(self) -> dict[Notice, int]:
-        """How many boxes (images for `ROTATED`) each notice applied to so far; notices that never occurred are 0."""
+        """How many boxes, or images, each notice applied to so far; notices that never occurred are 0."""
         with self._lock:
             return {notice: tally.count for notice, tally in self._tallies.items()}
 
     @property
     def num_dropped(self) -> int:
         """How many boxes were dropped so far, for whatever reason."""
-        kept = (Notice.CLIPPED, Notice.ROTATED)
+        kept = (Notice.CLIPPED, *_OF_IMAGES)
         return sum(count for notice, count in self.counts.items() if notice not in kept)
 
     def add(self, notice: Notice, count: int, record: str, *, num_boxes: int = 0, value: str = "") -> None:
@@ -96,10 +100,10 @@ class DataReport:
         num_lines, after = self.tally(notice, count, record, num_boxes=num_boxes, value=value)
         before = after - count
         example = _describe(notice, value)
-        if num_lines < (1 if notice is Notice.ROTATED else _NUM_FULL_LINES):
+        if num_lines < (1 if notice in _OF_IMAGES else _NUM_FULL_LINES):
             cause = self._likely_cause(notice, value)
             logging.warning("%s: %s %s%s%s", record, _amount(notice, count), _MESSAGES[notice], example, cause)
-        elif notice is not Notice.ROTATED and len(str(after)) > len(str(before)):
+        elif notice not in _OF_IMAGES and len(str(after)) > len(str(before)):
             logging.warning("%s so far %s (latest: %s)", _amount(notice, after), _MESSAGES[notice], record)
 
     def tally(self, notice: Notice, count: int, record: str, *, num_boxes: int = 0, value: str = "") -> tuple[int, int]:
@@ -123,7 +127,7 @@ class DataReport:
 
     def _line(self, notice: Notice, tally: _Tally) -> str:
         amount = _amount(notice, tally.count)
-        if tally.num_boxes:
+        if tally.num_boxes and notice not in _OF_IMAGES:
             records = "1 image" if tally.num_records == 1 else f"{tally.num_records:,} images"
             amount = f"{tally.count:,} of {tally.num_boxes:,} boxes ({tally.count / tally.num_boxes:.0%}) in {records}"
         first = _describe(notice, tally.first, tally.first_record)
@@ -158,5 +162,5 @@ def _folded(name: str) -> str:
 
 
 def _amount(notice: Notice, count: int) -> str:
-    one, many = ("image", "images") if notice is Notice.ROTATED else ("box", "boxes")
+    one, many = ("image", "images") if notice in _OF_IMAGES else ("box", "boxes")
     return f"1 {one}" if count == 1 else f"{count:,} {many}"

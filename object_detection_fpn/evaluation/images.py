@@ -125,7 +125,7 @@ def real_images(
     # What training and losses alone read stays where it is.
     of_losses = dict.fromkeys(("class_scores", "masks", "mask_frames"))
     batch = batch._replace(
-        inputs=batch.inputs._replace(images=None), groundtruth=batch.groundtruth._replace(**of_losses)
+        inputs=batch.inputs._replace(images=None, context=None), groundtruth=batch.groundtruth._replace(**of_losses)
     )
     batch, detections, losses = tf.nest.map_structure(_numpy, (batch, detections, losses))
     for i in range(len(batch.original_shapes)):

@@ -20,6 +20,10 @@ Its training loop saves an object-based checkpoint; each variable's name is the 
 | _mask_rcnn_box_predictor/_third_stage_heads/mask_predictions/_mask_predictor_layers/ | mask_head/ |
 | - 3i and 3i + 1 | - conv(i + 1)/conv and /norm |
 | - the last | - predictor |
+| _context_feature_extract_fn/ | context_attention/ |
+| - _query_proj/, _key_proj/, _val_proj/ | - query/, key/, value/ |
+| - _feature_proj/ | - output_projection/ |
+| - - projection, batch_norm | - - dense, norm |
 
 With `use_dropout` those of class and box begin with 2 instead of 1. With `convolve_then_upsample_masks` the last two
 convolutions of masks come one later. Without a pyramid, `_feature_extractor_for_proposal_features/layer_with_weights-i` is
@@ -52,6 +56,7 @@ from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.detectors.retinanet import RetinaNet
 from object_detection_fpn.modeling.fpn import FPN
+from object_detection_fpn.modeling.heads.context import ContextAttention
 from object_detection_fpn.modeling.heads.dense import DenseHead, Tower
 from object_detection_fpn.modeling.heads.mask import MaskHead
 from object_detection_fpn.modeling.single_level import SingleLevel
@@ -69,6 +74,7 @@ _SSD_PREDICTOR = "_box_predictor"
 _SSD_TOWERS = f"{_SSD_PREDICTOR}/_base_tower_layers_for_heads"
 SINGLE_STAGE = (_SSD_FEATURES, _SSD_PREDICTOR)
 """Attributes of a single-stage detector."""
+_ATTENTION = "_context_feature_extract_fn"
 _MASK_LAYERS = f"{_BOX_HEADS}/_third_stage_heads/mask_predictions/_mask_predictor_layers"
 
 
@@ -161,6 +167,20 @@ def _layers_by_path(model: FasterRCNN) -> Iterator[tuple[str, tf_keras.layers.La
         yield f"{class_layers}/{first + 1}", model.box_head.class_norm
     if model.mask_head is not None:
         yield from _mask_head_by_path(model.mask_head)
+    if model.context_attention is not None:
+        yield from _attention_by_path(model.context_attention)
+
+
+def _attention_by_path(attention: ContextAttention) -> Iterator[tuple[str, tf_keras.layers.Layer]]:
+    projections = {
+        "_query_proj": attention.query,
+        "_key_proj": attention.key,
+        "_val_proj": attention.value,
+        "_feature_proj": attention.output_projection,
+    }
+    for name, projection in projections.items():
+        yield f"{_ATTENTION}/{name}/projection", projection.dense
+        yield f"{_ATTENTION}/{name}/batch_norm", projection.norm
 
 
 def _mask_head_by_path(head: MaskHead) -> Iterator[tuple[str, tf_keras.layers.Layer]]:

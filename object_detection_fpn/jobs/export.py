@@ -69,6 +69,7 @@ def export(
         pipeline_config_text=config_lib.format_config(config),
         variables=variables_by_path(model),
         num_channels=model_config.num_image_channels(config.model, reader),
+        context=builder.build_context_decoding(config),
         decode_record=_make_record_decoder(config, reader) if reader.num_additional_channels else None,
         mask_pasting=model_config.mask_pasting(config.model),
         paste_masks=paste_masks,

@@ -1,7 +1,7 @@
 """Images in, detections out: a JSON file, and the images with what was found drawn on them.
 
 The detector is a SavedModel that this package or the Object Detection API exported, or a model with its weights. An image
-that cannot be read is named with the reason, counted, and passed over.
+that cannot be read is named with the reason, counted, and passed over. A model that looks at context finds it in records.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +27,25 @@ from object_detection_fpn.jobs.evaluate import list_categories, load_label_map
 from object_detection_fpn.ops import rle
 from object_detection_fpn.ops.pasting import PastedMask
 from object_detection_fpn.protos import pipeline_pb2
-from object_detection_fpn.serving.images import UnreadableImageError, find_images, read_image
+from object_detection_fpn.serving.images import (
+    LoadedImage,
+    UnreadableImageError,
+    decode_image,
+    find_images,
+    read_image,
+)
 from object_detection_fpn.serving.predictor import ImagePrediction, Predictor
+from object_detection_fpn.serving.record_images import is_record_file, read_record_images
 
-__all__ = ["PredictionReport", "Predictor", "find_images", "make_output_dir", "make_predictor", "predict_files"]
+__all__ = [
+    "PredictionReport",
+    "Predictor",
+    "check_context",
+    "find_images",
+    "make_output_dir",
+    "make_predictor",
+    "predict_files",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -63,18 +78,19 @@ def predict_files(
     draw: bool = True,
     show_progress: bool = True,
 ) -> PredictionReport:
-    """Detects objects in image files; writes `detections.json`, and a PNG an image.
+    """Detects objects in image files, and in the images of TFRecord files; writes `detections.json`, and a PNG an image.
 
     Photographs are turned upright, and everything is in the frame of the upright image.
 
     The JSON object holds `images` (`id`, counted from 1, `file_name`, `width`, `height`, and `drawing`, the PNG; for a
-    photograph that was turned, `exif_orientation` by which, and `frame`, "upright"), `detections` (COCO's results format:
-    `image_id`, `category_id`, `bbox` as xmin, ymin, width, height in pixels, `score`; and `category_name`; of models with
-    masks, `segmentation`, the mask as compressed RLE), `categories`, and `failures` (`file_name`, `reason`).
+    photograph that was turned, `exif_orientation` by which, and `frame`, "upright"; for an image of a TFRecord file, `record`,
+    the file and the number), `detections` (COCO's results format: `image_id`, `category_id`, `bbox` as xmin, ymin, width,
+    height in pixels, `score`; and `category_name`; of models with masks, `segmentation`, the mask as compressed RLE),
+    `categories`, and `failures` (`file_name`, `reason`).
 
     Args:
         predictor: of detections.
-        paths: image files; `find_images` lists those of folders.
+        paths: image files, of which `find_images` lists those of folders, and TFRecord files.
         output_dir: folder to write, made if missing; images in it are not written over.
         min_score: detections below it are left out of JSON and drawings.
         max_num_boxes: most detections drawn on an image; None = all.
@@ -82,36 +98,41 @@ def predict_files(
         show_progress: whether a progress bar is shown on standard error.
 
     Raises:
-        ValueError: if there are no paths, or as `make_output_dir`.
+        ValueError: if there are no paths, or as `check_context` and `make_output_dir`.
+        DataError: if a TFRecord file cannot be read.
     """
     if not paths:
         raise ValueError("There are no images to predict.")
+    check_context(predictor, paths)
     make_output_dir(output_dir)
-    drawing_names = _drawing_names(paths, output_dir)
+    drawing_names = _DrawingNames(paths, output_dir)
     images: list[dict[str, Any]] = []
     detections: list[dict[str, Any]] = []
     failures: dict[str, str] = {}
-    for image_id, path in enumerate(tqdm.tqdm(paths, unit="image", disable=not show_progress), start=1):
-        try:
-            image, orientation = read_image(path, num_channels=predictor.num_channels)
-        except UnreadableImageError as error:
-            failures[path] = str(error)
-            _LOGGER.warning("%s cannot be read and is passed over: %s", path, error)
+    num_images = None if any(map(is_record_file, paths)) else len(paths)
+    given = tqdm.tqdm(_read_all(predictor, paths), total=num_images, unit="image", disable=not show_progress)
+    for image_id, (name, record, loaded, context) in enumerate(given, start=1):
+        if isinstance(loaded, UnreadableImageError):
+            failures[record or name] = str(loaded)
+            _LOGGER.warning("%s cannot be read and is passed over: %s", record or name, loaded)
             continue
+        image, orientation = loaded
         height, width = image.shape[:2]
-        prediction = predictor.predict(image)
+        prediction = predictor.predict(image, context)
         found = prediction.select(prediction.scores >= min_score)
         masks = None if found.masks is None else predictor.paste_masks(found, (height, width))
-        entry: dict[str, Any] = {"id": image_id, "file_name": path, "width": width, "height": height}
+        entry: dict[str, Any] = {"id": image_id, "file_name": name, "width": width, "height": height}
+        if record is not None:
+            entry["record"] = record
         if orientation != exif.UPRIGHT:
             entry |= {"exif_orientation": orientation, "frame": "upright"}
         detections += _to_json(predictor, image_id, found, masks, (height, width))
         if draw:
-            entry["drawing"] = drawing_names[path]
-            _draw(predictor, image, found, masks, os.path.join(output_dir, drawing_names[path]), max_num_boxes)
+            entry["drawing"] = drawing_names.take(name)
+            _draw(predictor, image, found, masks, os.path.join(output_dir, entry["drawing"]), max_num_boxes)
         images.append(entry)
     if failures:
-        _LOGGER.warning("%d of %d images could not be read.", len(failures), len(paths))
+        _LOGGER.warning("%d of %d images could not be read.", len(failures), len(failures) + len(images))
     json_path = os.path.join(output_dir, "detections.json")
     content = {
         "images": images,
@@ -139,6 +160,54 @@ def make_output_dir(output_dir: str) -> None:
         ) from error
     if not is_folder:
         raise ValueError(f"output_dir = {output_dir!r} is a file. Allowed: a folder, made if missing.")
+
+
+def check_context(predictor: Predictor, paths: Sequence[str]) -> None:
+    """Makes sure that a model that looks at context can have it.
+
+    Raises:
+        ValueError: if it cannot: image files have none.
+    """
+    bare = [path for path in paths if not is_record_file(path)]
+    if predictor.context_length is not None and bare:
+        raise ValueError(
+            f"The model looks at context features, which the image file {bare[0]} does not have. Allowed: TFRecord files whose "
+            f"records have the image and image/context_features, of length {predictor.context_length}."
+        )
+
+
+class _Given(NamedTuple):
+    """An image, or why there is none."""
+
+    name: str
+    record: str | None
+    loaded: LoadedImage | UnreadableImageError
+    context: np.ndarray | None
+
+
+def _read_all(predictor: Predictor, paths: Sequence[str]) -> Iterator[_Given]:
+    for path in paths:
+        if not is_record_file(path):
+            yield _Given(path, None, _or_error(read_image, path, predictor), None)
+            continue
+        for found in read_record_images(path):
+            loaded = _or_error(decode_image, found.encoded, predictor)
+            wanted, context = predictor.context_length, found.context
+            if wanted is not None and (context is None or context.shape[1] != wanted):
+                has = (
+                    "no image/context_features" if context is None else f"context features of length {context.shape[1]}"
+                )
+                loaded = UnreadableImageError(f"the record has {has}; the model needs those of length {wanted}")
+            yield _Given(found.file_name, found.name, loaded, context)
+
+
+def _or_error(
+    read: Callable[..., LoadedImage], source: str | bytes, predictor: Predictor
+) -> LoadedImage | UnreadableImageError:
+    try:
+        return read(source, num_channels=predictor.num_channels)
+    except UnreadableImageError as error:
+        return error
 
 
 def _to_json(
@@ -186,20 +255,25 @@ def _draw(
         file.write(png.getvalue())
 
 
-def _drawing_names(paths: Sequence[str], output_dir: str) -> dict[str, str]:
-    """Path -> file name of its drawing: the image's name, numbered where several images share it, or one would be lost."""
-    names: dict[str, str] = {}
-    folder = os.path.abspath(output_dir)
-    taken = {os.path.basename(path).lower() for path in paths if os.path.dirname(os.path.abspath(path)) == folder}
-    for path in paths:
+class _DrawingNames:
+    """File names of drawings: the image's name, numbered where several images share it, or one would be lost."""
+
+    def __init__(self, paths: Sequence[str], output_dir: str):
+        folder = os.path.abspath(output_dir)
+        # What images there are in the folder stay. lower: there are file systems that do not tell a.png from A.png
+        self._taken = {
+            os.path.basename(path).lower() for path in paths if os.path.dirname(os.path.abspath(path)) == folder
+        }
+
+    def take(self, path: str) -> str:
+        """The name of the drawing of an image, which no other will have."""
         stem = os.path.splitext(os.path.basename(path))[0]
         name, n = f"{stem}.png", 1
-        while name.lower() in taken:  # lower: there are file systems that do not tell a.png from A.png
+        while name.lower() in self._taken:
             n += 1
             name = f"{stem}_{n}.png"
-        taken.add(name.lower())
-        names[path] = name
-    return names
+        self._taken.add(name.lower())
+        return name
 
 
 def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: str) -> Predictor:
@@ -213,4 +287,5 @@ def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: 
         categories=list_categories(config, load_label_map(reader)),
         num_channels=model_config.num_image_channels(config.model, reader),
         mask_pasting=model_config.mask_pasting(config.model) or "CORNERS_ALIGNED",
+        context=builder.build_context_decoding(config),
     )

@@ -92,6 +92,15 @@ def read_image(path: str, *, num_channels: int = 3) -> LoadedImage:
         raise UnreadableImageError(f"the file cannot be opened: {error.message}") from error
     if not encoded:
         raise UnreadableImageError("the file is empty")
+    return decode_image(encoded, num_channels=num_channels)
+
+
+def decode_image(encoded: bytes, *, num_channels: int = 3) -> LoadedImage:
+    """Decodes the content of an image file, as `read_image` does.
+
+    Raises:
+        UnreadableImageError: if it holds no whole image.
+    """
     try:
         decoded = tf.io.decode_image(encoded, channels=num_channels, expand_animations=False).numpy()
     except tf.errors.InvalidArgumentError:

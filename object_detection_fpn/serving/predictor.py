@@ -10,11 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from object_detection_fpn.data.context import FEATURES_KEY, LENGTH_KEY, ContextDecoding
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.ops import pasting
 from object_detection_fpn.ops.pasting import MaskPasting, PastedMask
 from object_detection_fpn.serving.images import PILLOW_MODES
-from object_detection_fpn.serving.saved_model import MASK_PASTING, make_serving_function
+from object_detection_fpn.serving.saved_model import (
+    CONTEXT_LENGTH,
+    MASK_PASTING,
+    SIDE_INPUTS,
+    make_serving_function,
+)
 
 _PARSERS = frozenset(
     {"ParseExample", "ParseExampleV2", "ParseSingleExample"}
@@ -33,11 +39,14 @@ class ImagePrediction(NamedTuple):
     masks: np.ndarray | None = None
     """[N, M, M] float32 in [0, 1], within the boxes; or, of a SavedModel that pastes them, [N, h, w] uint8, 1 in the object's
     pixels of the image. None = the model has none. `Predictor.paste_masks` makes pixels of both."""
+    box_features: np.ndarray | None = None
+    """[N, S, S, U] float32, what the box head makes of each detection (`detection_features`), S = 1 on a pyramid; None = the
+    model does not give them."""
 
     def select(self, keep: np.ndarray) -> ImagePrediction:
         """Returns the rows where `keep` [N] bool is True."""
-        masks = None if self.masks is None else self.masks[keep]
-        return ImagePrediction(self.boxes_normalized[keep], self.scores[keep], self.class_ids[keep], masks)
+        masks, features = (None if rows is None else rows[keep] for rows in (self.masks, self.box_features))
+        return ImagePrediction(self.boxes_normalized[keep], self.scores[keep], self.class_ids[keep], masks, features)
 
 
 class Predictor:
@@ -48,17 +57,20 @@ class Predictor:
 
     def __init__(
         self,
-        serve: Callable[[np.ndarray], Mapping[str, tf.Tensor]],
+        serve: Callable[..., Mapping[str, tf.Tensor]],
         *,
         categories: Sequence[Mapping[str, Any]] = (),
         num_channels: int = 3,
         mask_pasting: MaskPasting = "CORNERS_ALIGNED",
+        context_length: int | None = None,
     ):
         """Args:
-            serve: one image [1, h, w, num_channels] uint8 -> the outputs of `saved_model.make_serving_function`.
+            serve: one image [1, h, w, num_channels] uint8 -> the outputs of `saved_model.make_serving_function`. With
+                `context_length` it also takes context features, [N, context_length] float32.
             categories: `{"id": 1-based, "name": ...}`; a class without a name is shown by its id.
             num_channels: how images are decoded: 1, 3 or 4.
             mask_pasting: how masks become pixels of an image.
+            context_length: numbers of a context feature; None for a model that looks at single images.
 
         Raises:
             ValueError: if `num_channels` is none of these.
@@ -72,6 +84,7 @@ class Predictor:
         self.categories = [{"id": class_id, "name": name} for class_id, name in sorted(self.names.items())]
         self.num_channels = num_channels
         self.mask_pasting = mask_pasting
+        self.context_length = context_length
 
     @classmethod
     def from_saved_model(cls, path: str, *, categories: Sequence[Mapping[str, Any]] = ()) -> Predictor:
@@ -92,21 +105,34 @@ class Predictor:
         inputs = signature.structured_input_signature[1] if signature is not None else {}
         outputs = signature.structured_outputs if signature is not None else {}
         needed = {"detection_boxes", "detection_scores", "detection_classes", "num_detections"}
-        if set(inputs) != {"input_tensor"} or not needed <= set(outputs):
+        if set(inputs) not in ({"input_tensor"}, {"input_tensor", *SIDE_INPUTS}) or not needed <= set(outputs):
             raise ValueError(
                 f"{folder} is no exported detector: its signature serving_default takes {sorted(inputs)} and gives "
-                f"{sorted(outputs)}. Wanted: input_tensor, and at least {sorted(needed)}."
+                f"{sorted(outputs)}. Wanted: input_tensor, with {' and '.join(SIDE_INPUTS)} or without, and at least "
+                f"{sorted(needed)}."
             )
-        spec = inputs["input_tensor"]
+        spec, side_input = inputs["input_tensor"], inputs.get(SIDE_INPUTS[0])
         num_channels = 3 if spec.dtype == tf.string else spec.shape[-1]
 
-        def serve(image: np.ndarray) -> Mapping[str, tf.Tensor]:
+        def serve(image: np.ndarray, context: np.ndarray | None = None) -> Mapping[str, tf.Tensor]:
+            side_inputs = {} if side_input is None else _as_side_inputs(context, num_rows=side_input.shape[1])
+            of_record = context if side_input is None else None
             # `loaded` is named here to keep its variables alive as long as the function.
-            return loaded.signatures["serving_default"](input_tensor=_as_input(image, spec, takes_examples))
+            return loaded.signatures["serving_default"](
+                input_tensor=_as_input(image, spec, takes_examples, of_record), **side_inputs
+            )
 
         takes_examples = spec.dtype == tf.string and _parses_examples(signature)
-        mask_pasting = _read_mask_pasting(loaded, folder)
-        return cls(serve, categories=categories, num_channels=num_channels, mask_pasting=mask_pasting)
+        context_length = side_input.shape[-1] if side_input is not None else None
+        if context_length is None and hasattr(loaded, CONTEXT_LENGTH):
+            context_length = int(getattr(loaded, CONTEXT_LENGTH)())
+        return cls(
+            serve,
+            categories=categories,
+            num_channels=num_channels,
+            mask_pasting=_read_mask_pasting(loaded, folder),
+            context_length=context_length,
+        )
 
     @classmethod
     def from_model(
@@ -117,6 +143,7 @@ class Predictor:
         categories: Sequence[Mapping[str, Any]] = (),
         num_channels: int = 3,
         mask_pasting: MaskPasting = "CORNERS_ALIGNED",
+        context: ContextDecoding | None = None,
     ) -> Predictor:
         """Takes a model with its weights.
 
@@ -126,27 +153,53 @@ class Predictor:
             categories: as in the constructor.
             num_channels: of the images that go into the resizer.
             mask_pasting: how masks become pixels of an image.
+            context: what the model looks at besides; None for a model that looks at single images.
         """
         serve = make_serving_function(
-            model=model, resizer=resizer, input_type="image_tensor", num_channels=num_channels
+            model=model, resizer=resizer, input_type="image_tensor", num_channels=num_channels, context=context
         )
+
+        def serve_one(image: np.ndarray, features: np.ndarray | None = None) -> Mapping[str, tf.Tensor]:
+            side_inputs = {} if context is None else _as_side_inputs(features, num_rows=context.max_num)
+            return serve(tf.constant(image), *side_inputs.values())
+
         return cls(
-            lambda image: serve(tf.constant(image)),
+            serve_one,
             categories=categories,
             num_channels=num_channels,
             mask_pasting=mask_pasting,
+            context_length=None if context is None else context.length,
         )
 
-    def predict(self, image: np.ndarray) -> ImagePrediction:
-        """Detects objects in one image [h, w, channels] uint8."""
-        outputs = self._serve(image[np.newaxis])
+    def predict(self, image: np.ndarray, context: np.ndarray | None = None) -> ImagePrediction:
+        """Detects objects in one image.
+
+        Args:
+            image: [h, w, channels] uint8.
+            context: [N, `context_length`] float32, context features, of which there may be none; not used by a model that
+                looks at single images.
+
+        Raises:
+            ValueError: if the model looks at context, and there is none or of another length.
+        """
+        if self.context_length is None:
+            outputs = self._serve(image[np.newaxis])
+        elif context is None or context.ndim != 2 or context.shape[1] != self.context_length:
+            found = "none" if context is None else f"an array of shape {context.shape}"
+            raise ValueError(
+                f"The model looks at context features, which are given with the image; there is {found}. Allowed: float32 "
+                f"[N, {self.context_length}]."
+            )
+        else:
+            outputs = self._serve(image[np.newaxis], context)
         n = int(outputs["num_detections"][0])
-        masks = outputs.get("detection_masks")
+        masks, features = outputs.get("detection_masks"), outputs.get("detection_features")
         return ImagePrediction(
             boxes_normalized=np.asarray(outputs["detection_boxes"][0, :n]),
             scores=np.asarray(outputs["detection_scores"][0, :n]),
             class_ids=np.asarray(outputs["detection_classes"][0, :n]).astype(np.int64),
             masks=None if masks is None else np.asarray(masks[0, :n]),
+            box_features=None if features is None else np.asarray(features[0, :n]),
         )
 
     def paste_masks(self, prediction: ImagePrediction, image_size: tuple[int, int]) -> list[PastedMask]:
@@ -193,13 +246,27 @@ def _parses_examples(signature: Any) -> bool:
     return any(node.op in _PARSERS for node in nodes)
 
 
-def _as_input(image: np.ndarray, spec: tf.TensorSpec, takes_examples: bool) -> tf.Tensor:
-    """One image [1, h, w, channels] uint8 as what a signature takes."""
+def _as_side_inputs(context: np.ndarray | None, *, num_rows: int | None) -> dict[str, tf.Tensor]:
+    """Context features [N, F] as what a signature takes: padded or cut to `num_rows`, if it has a number."""
+    assert context is not None
+    num_kept = len(context) if num_rows is None else min(len(context), num_rows)
+    padded = np.zeros([num_kept if num_rows is None else num_rows, context.shape[1]], np.float32)
+    padded[:num_kept] = context[:num_kept]
+    return dict(zip(SIDE_INPUTS, (tf.constant(padded[np.newaxis]), tf.constant([num_kept], tf.int32)), strict=True))
+
+
+def _as_input(
+    image: np.ndarray, spec: tf.TensorSpec, takes_examples: bool, context: np.ndarray | None = None
+) -> tf.Tensor:
+    """One image [1, h, w, channels] uint8 as what a signature takes; context features [N, F] go into an example."""
     if spec.dtype != tf.string:
         return tf.cast(image, spec.dtype)
     encoded = tf.io.encode_png(image[0])  # without loss, so that all input types see the same pixels
     if takes_examples:
         feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded.numpy()]))
-        features = tf.train.Features(feature={"image/encoded": feature})
-        encoded = tf.constant(tf.train.Example(features=features).SerializeToString())
+        example = tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature}))
+        if context is not None:
+            example.features.feature[FEATURES_KEY].float_list.value.extend(context.ravel().tolist())
+            example.features.feature[LENGTH_KEY].int64_list.value.append(context.shape[1])
+        encoded = tf.constant(example.SerializeToString())
     return encoded[tf.newaxis]

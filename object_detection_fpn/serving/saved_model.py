@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from object_detection_fpn import records
+from object_detection_fpn.data.context import ContextDecoding, decode_context
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.ops.pasting import MaskPasting
 from object_detection_fpn.serving import pasting
@@ -29,6 +30,12 @@ from object_detection_fpn.serving.input_types import INPUT_TYPES
 MASK_PASTING = "mask_pasting"
 """What a SavedModel of a model with masks says besides its signature: `tf.saved_model.load(...).mask_pasting()` is the name of
 a `MaskPasting`, by which a client pastes its masks as the model is evaluated."""
+
+CONTEXT_LENGTH = "context_feature_length"
+"""Likewise, of a model that looks at context: `tf.saved_model.load(...).context_feature_length()`, numbers of a feature."""
+
+SIDE_INPUTS = ("context_features", "valid_context_size")
+"""What a SavedModel of a model that looks at context takes beside `input_tensor`, unless that is a record, which has both."""
 
 _ENCODED_CHANNELS = (1, 3, 4)  # what an image file can be decoded to
 
@@ -40,13 +47,14 @@ def make_serving_function(
     input_type: str,
     num_channels: int = 3,
     decode_record: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    context: ContextDecoding | None = None,
     folding: Folding | None = None,
     paste_masks: MaskPasting | None = None,
     jit_compile: bool = False,
 ) -> tf.types.experimental.PolymorphicFunction:
     """Makes the function that a SavedModel serves: images in, the Object Detection API's dictionary out.
 
-    It takes one tensor, `input_tensor`:
+    It takes `input_tensor`:
 
     | input_type | type and shape |
     |---|---|
@@ -55,7 +63,12 @@ def make_serving_function(
     | encoded_image_string_tensor | string [B]: JPEG, PNG, GIF (first frame) or BMP files, each of its own size |
     | tf_example | string [B]: serialized `tf.train.Example`s, of which `image/encoded` is read |
 
-    and gives, all float32, with D detections an image (padding rows last, zero but for class 1), R regions and C classes:
+    and for models that look at context two more: `context_features` float32 [B, M, F], and `valid_context_size` int32 [B], how
+    many of the M rows of an image are real. M is any number; with `jit_compile` it is that of `context`. `tf_example` has both
+    in its records instead, `image/context_features` and `image/context_feature_length`.
+
+    The function gives, all float32, with D detections an image (padding rows last, zero but for class 1), R regions and C
+    classes:
 
     | output | shape |
     |---|---|
@@ -82,6 +95,7 @@ def make_serving_function(
         num_channels: of the images that come in; the resizer may make one channel of them.
         decode_record: serialized example (scalar string) -> image [h, w, num_channels]; None reads `image/encoded`.
             Needed by `tf_example` for images that no file format holds.
+        context: rows and length of context features; None for a model that looks at single images.
         folding: of the model, whose batch normalizations are then folded with the weights it has when the function is
             first traced; None = the function follows the model's weights.
         paste_masks: how masks are pasted into the image; None = they stay within their boxes.
@@ -100,20 +114,24 @@ def make_serving_function(
         )
     decode = _decoder(input_type, num_channels, decode_record)
 
-    def detect(images: tf.Tensor, true_shapes: tf.Tensor) -> dict[str, tf.Tensor]:
+    def detect(
+        images: tf.Tensor, true_shapes: tf.Tensor, image_context: records.Context | None
+    ) -> dict[str, tf.Tensor]:
         with folding or contextlib.nullcontext():
-            inputs = model.preprocess(records.Inputs(images, true_shapes))
+            inputs = model.preprocess(records.Inputs(images, true_shapes, image_context))
             return to_api_outputs(model.postprocess(model.predict(inputs, training=False), inputs))
 
     if jit_compile:
         detect = tf.function(detect, jit_compile=True, autograph=False)
 
-    def serve(input_tensor: tf.Tensor) -> dict[str, tf.Tensor]:
+    def serve(input_tensor: tf.Tensor, image_context: records.Context | None = None) -> dict[str, tf.Tensor]:
         if decode is None:
             images, true_shapes, sizes = _resize_tensor(input_tensor, resizer, num_channels)
         else:
             images, true_shapes, sizes = _resize_encoded(input_tensor, decode, resizer, num_channels)
-        outputs = detect(images, true_shapes)
+        if context is not None and input_type == "tf_example":
+            image_context = _decode_contexts(input_tensor, context)
+        outputs = detect(images, true_shapes, image_context)
         if paste_masks is None:
             return outputs
         if "detection_masks" not in outputs:
@@ -127,8 +145,38 @@ def make_serving_function(
         "encoded_image_string_tensor": tf.TensorSpec([None], tf.string, name="input_tensor"),
         "tf_example": tf.TensorSpec([None], tf.string, name="input_tensor"),
     }[input_type]
+
+    # Of the names by which clients call them.
+    def serve_alone(input_tensor: tf.Tensor) -> dict[str, tf.Tensor]:
+        return serve(input_tensor)
+
+    def serve_with_context(
+        input_tensor: tf.Tensor, context_features: tf.Tensor, valid_context_size: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        return serve(input_tensor, records.Context(context_features, valid_context_size))
+
     # The model decides nothing by Python's `if` on a tensor, and without autograph it is traced several times as fast.
-    return tf.function(serve, input_signature=[signature], autograph=False)
+    if context is None or input_type == "tf_example":
+        return tf.function(serve_alone, input_signature=[signature], autograph=False)
+    num_rows = context.max_num if jit_compile else None
+    side_inputs = (
+        tf.TensorSpec([None, num_rows, context.length], tf.float32, name=SIDE_INPUTS[0]),
+        tf.TensorSpec([None], tf.int32, name=SIDE_INPUTS[1]),
+    )
+    return tf.function(serve_with_context, input_signature=[signature, *side_inputs], autograph=False)
+
+
+def _decode_contexts(serialized: tf.Tensor, context: ContextDecoding) -> records.Context:
+    """Of records [B]."""
+
+    def decode(element: tf.Tensor) -> records.Context:
+        return decode_context(tf.io.parse_single_example(element, context.features()), context)[0]
+
+    specs = records.Context(
+        features=tf.TensorSpec([context.max_num, context.length], tf.float32), num_features=tf.TensorSpec([], tf.int32)
+    )
+    with tf.device("CPU:0"):
+        return tf.map_fn(decode, serialized, fn_output_signature=specs)
 
 
 def to_api_outputs(detections: records.Detections) -> dict[str, tf.Tensor]:
@@ -156,10 +204,10 @@ def export_saved_model(
     input_type: str,
     output_dir: str,
     pipeline_config_text: str,
-    checkpoint: tf.train.Checkpoint | None = None,
     variables: Mapping[str, tf.Variable] | None = None,
     num_channels: int = 3,
     decode_record: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    context: ContextDecoding | None = None,
     mask_pasting: MaskPasting | None = None,
     paste_masks: bool = False,
     jit_compile: bool = False,
@@ -174,11 +222,11 @@ def export_saved_model(
         input_type: one of `INPUT_TYPES`.
         output_dir: folder to write, made if missing.
         pipeline_config_text: content of `pipeline.config`.
-        checkpoint: what to write to `checkpoint/`; None = `tf.train.Checkpoint(model=model)`, as in the API.
         variables: {path: variable}, all of the model's as its checkpoint files them; the SavedModel then holds them under
             the same names, and its weights can be restored like a checkpoint's. None = they stay nameless.
         num_channels: as in `make_serving_function`.
         decode_record: as in `make_serving_function`.
+        context: likewise; the SavedModel says the length, see `CONTEXT_LENGTH`.
         mask_pasting: how the masks of the model become pixels of an image, which the SavedModel says, see `MASK_PASTING`; None
             for a model without masks.
         paste_masks: whether the SavedModel pastes them itself.
@@ -199,6 +247,7 @@ def export_saved_model(
         input_type=input_type,
         num_channels=num_channels,
         decode_record=decode_record,
+        context=context,
         folding=folding,
         paste_masks=mask_pasting if paste_masks else None,
         jit_compile=jit_compile,
@@ -211,9 +260,16 @@ def export_saved_model(
         module.model = _as_modules(variables)
     traced = serve.get_concrete_function()
     # Around what is traced already: saving traces anew each function that it finds.
-    call = tf.function(
-        lambda input_tensor: traced(input_tensor), input_signature=serve.input_signature, autograph=False
-    )
+    options = {"input_signature": serve.input_signature, "autograph": False}
+    if len(serve.input_signature) == 1:
+        call = tf.function(lambda input_tensor: traced(input_tensor), **options)
+    else:
+        call = tf.function(
+            lambda input_tensor, context_features, valid_context_size: traced(
+                input_tensor, context_features, valid_context_size
+            ),
+            **options,
+        )
     module.__call__ = call  # an attribute of the object is what makes the loaded one callable
     # Beside the weights they were made of, by which the SavedModel can still be trained further.
     module.folded_variables = folding.variables
@@ -221,15 +277,18 @@ def export_saved_model(
         # A function: a variable would stand among the weights, and a file beside the SavedModel is easily left behind.
         say = tf.function(lambda: tf.constant(mask_pasting), input_signature=[], autograph=False)
         setattr(module, MASK_PASTING, say)
+    if context is not None:
+        say_length = tf.function(lambda: tf.constant(context.length), input_signature=[], autograph=False)
+        setattr(module, CONTEXT_LENGTH, say_length)
 
     tf.io.gfile.makedirs(output_dir)
-    checkpoint = checkpoint or tf.train.Checkpoint(model=model)
+    checkpoint = tf.train.Checkpoint(model=model)
     manager = tf.train.CheckpointManager(checkpoint, os.path.join(output_dir, "checkpoint"), max_to_keep=1)
     manager.save(checkpoint_number=0)
     saved_model_dir = os.path.join(output_dir, "saved_model")
     # Nobody asks a served model for gradients, but loading one whose gradients were left out warns of it.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
-    tf.saved_model.save(module, saved_model_dir, signatures=call.get_concrete_function(), options=options)
+    save_options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+    tf.saved_model.save(module, saved_model_dir, signatures=call.get_concrete_function(), options=save_options)
     with tf.io.gfile.GFile(os.path.join(output_dir, "pipeline.config"), "w") as file:
         file.write(pipeline_config_text)
     return saved_model_dir

@@ -54,6 +54,8 @@ def make_record(number: int) -> bytes:
     put("image/encoded", [tf.io.encode_png(pixels).numpy()])
     put("image/additional_channels/encoded", [tf.io.encode_png(pixels[..., :1]).numpy()])
     put("image/source_id", [f"id{number}".encode()])
+    put("image/context_features", [0.5 + number, 1.0, 2.0])
+    put("image/context_feature_length", [3])
     if number % 3 == 1:
         put("image/class/text", [b"animal"])  # somebody looked for animals only; record 2 says nothing
     if number % 3 == 0:
@@ -209,6 +211,16 @@ MASK_EFFECTS = {
 def test_a_field_of_masks_changes_the_batches_of_a_model_with_masks(batches_without, field):
     without, with_it = (batches_without(reader, True, model=WITH_MASKS) for reader in MASK_EFFECTS[field])
     assert without != with_it
+
+
+CONTEXT = "load_context_features: true"
+
+
+def test_context_is_loaded_for_a_model_that_looks_at_it(batches_without):
+    model = "context_config { max_num_context_features: 2 context_feature_length: 3 }"
+    without, with_it = (batches_without(reader, True, model=model) for reader in ("", CONTEXT))
+    assert without != with_it
+    assert batches_without(CONTEXT, True) == batches_without("", True)
 
 
 def test_a_model_without_masks_gets_none(batches_without):
@@ -535,6 +547,7 @@ def test_a_field_of_the_label_map_changes_it(tmp_path, field):
 # All of them ----------------------------------------------------------------------------------------------------------
 
 ELSEWHERE = {
+    "InputReader.load_context_features",
     "InputReader.name",
     "InputReader.input_type",
     "InputReader.cache_dir",

@@ -42,7 +42,7 @@ from object_detection_fpn.protos import (
     roi_pooling_pb2,
     rpn_pb2,
 )
-from object_detection_fpn.records import Groundtruth, Inputs, MaskOutputs, Proposals
+from object_detection_fpn.records import Context, Groundtruth, Inputs, MaskOutputs, Proposals
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -89,6 +89,7 @@ RPN = "rpn {{ {} }}".format
 MASKS = "second_stage_box_predictor {{ mask_rcnn_box_predictor {{ mask_height: 28 mask_width: 28 {} }} }}".format
 TARGETS = "mask_targets {{ {} }}".format
 MASK_ALIGN = "mask_roi_pooling {{ roi_align {{ output_size: 14 {} }} }}".format
+CONTEXT = "context_config {{ {} }}".format
 CURVE = "x_y_pair {{ x: {} y: 0.2 }} x_y_pair {{ x: 0.9 y: {} }}".format
 
 LEVELS = ("min_level: 4", "max_level: 6")  # an anchor generator must follow its pyramid
@@ -98,6 +99,7 @@ ALL = "score_threshold: 0 max_detections_per_class: 40 max_total_detections: 120
 MANY = NMS(ALL)
 MANY_CLIPPED = NMS(ALL + "clip_before_suppression: true")
 TRAINED_NORM = "feature_extractor { batch_norm_trainable: true conv_hyperparams { batch_norm { } } }"
+LOOKING = CONTEXT("context_feature_length: 7 attention_bottleneck_dimension: 5")
 SOFT = NMS("soft_nms_sigma: 0.5")
 SMALL_ROIS = POOLING("canonical_size: 16")  # whose levels are then not all the same
 WIDE_BINS = POOLING("max_level: 3 roi_align { output_size: 1 sampling_ratio: 0 }")
@@ -481,6 +483,13 @@ EFFECTS = [
         "",
         CALIBRATE("temperature_scaling_calibration { scaler: 2 }"),
     ),
+    # context
+    ("Context.max_num_context_features", "rows of context", LOOKING, CONTEXT("max_num_context_features: 9")),
+    ("Context.attention_bottleneck_dimension", "variables", LOOKING, CONTEXT("attention_bottleneck_dimension: 6")),
+    ("Context.attention_temperature", "inference", LOOKING, CONTEXT("attention_temperature: 0.5")),
+    ("Context.context_feature_length", "variables", LOOKING, CONTEXT("context_feature_length: 8")),
+    ("Context.attention_position", "variables", LOOKING, CONTEXT("attention_position: POST_RPN")),
+    ("Context.pool_by_level", "inference", LOOKING + SMALL_ROIS, CONTEXT("pool_by_level: true")),
     ("FasterRcnn.mask_pasting", "pasted", "number_of_stages: 3", "mask_pasting: ZERO_BORDER"),
     # images
     ("ImageResizer.identity_resizer", "image", "", RESIZER("identity_resizer { }")),
@@ -546,6 +555,9 @@ REFUSED_BY_RULES = {
     "BatchNonMaxSuppression.change_coordinate_frame": NMS("change_coordinate_frame: false"),
     "MaskRCNNBoxPredictor.box_code_size": HEAD("box_code_size: 5"),
     "MultiscaleAnchorGenerator.normalize_coordinates": ANCHORS("normalize_coordinates: true"),
+    "Context.use_long_term_attention": CONTEXT("use_long_term_attention: false"),
+    "Context.num_attention_heads": CONTEXT("num_attention_heads: 2"),
+    "Context.num_attention_layers": CONTEXT("num_attention_layers: 2"),
 }
 """Fields that may have one value only, and another value."""
 
@@ -561,7 +573,8 @@ OF_RETINANET = {
 RANDOM = np.random.RandomState(0)
 IMAGES = tf.constant(RANDOM.uniform(0, 255, [2, 64, 64, 3]), tf.float32)
 TRUE_SHAPES = tf.constant([[64, 64, 3], [40, 44, 3]])
-INPUTS = Inputs(IMAGES, TRUE_SHAPES)
+IMAGE_CONTEXT = Context(tf.constant(RANDOM.normal(size=[2, 3, 7]), tf.float32), tf.constant([3, 2]))
+INPUTS = Inputs(IMAGES, TRUE_SHAPES, IMAGE_CONTEXT)
 GROUNDTRUTH = Groundtruth(
     boxes=tf.constant([[[8.0, 8, 24, 24], [30, 34, 62, 62]], [[4.0, 6, 36, 40], [0, 0, 0, 0]]]),
     classes=tf.constant([[0, 2], [1, 0]]),
@@ -686,6 +699,11 @@ def stages(config):
     return [np.array(len(list(problems)))]
 
 
+def rows_of_context(config):
+    model = model_pb2.DetectionModel(faster_rcnn=config)
+    return builder.build_context_decoding(pipeline_pb2.TrainEvalPipelineConfig(model=model)).max_num
+
+
 def image(config):
     picture = tf.constant(np.random.RandomState(0).randint(0, 256, [24, 36, 3]), tf.uint8)
     return builder.build_resizer(config.image_resizer)(picture)
@@ -720,6 +738,7 @@ OBSERVATIONS = {
     "suppression": suppression,
     "masks": masks,
     "stages": stages,
+    "rows of context": rows_of_context,
     "image": image,
     "training image": training_image,
 }

@@ -88,6 +88,12 @@ def test_a_required_flag_with_a_typo_is_named_both_ways(scripts, capfd):
             "error: pipeline config: model.faster_rcnn.number_of_stages = 2 predicts no masks, which were to be pasted. "
             "Allowed: 3 with paste_masks.",
         ),
+        (
+            "exporter_main_v2",
+            ["--trained_checkpoint_dir=x", "--output_directory=FOLDER", "--use_side_inputs"],
+            "error: --use_side_inputs: the model takes none, model.faster_rcnn.context_config is not set. Allowed: to leave it "
+            "out.",
+        ),
     ],
 )
 def test_a_path_or_flag_that_cannot_be_used_ends_with_one_line(scripts, tmp_path, capfd, script, arguments, message):

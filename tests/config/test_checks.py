@@ -349,7 +349,6 @@ def test_config_is_accepted(config, changes, change, refusals):
             "train_input_reader.mask_side = 0 is out of range. Allowed: 1 to 1024.",
         ),
         (["train_input_reader.num_keypoints=17"], "train_input_reader.num_keypoints = 17 asks for keypoints"),
-        (["train_input_reader.load_context_features=true"], "asks for Context R-CNN, which is not supported yet."),
         (
             ["train_input_reader.max_number_of_boxes=0"],
             "train_input_reader.max_number_of_boxes = 0 is out of range. Allowed: 1 or more.",

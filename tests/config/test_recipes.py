@@ -14,7 +14,7 @@ from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
 from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.records import Groundtruth, Inputs
+from object_detection_fpn.records import Context, Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
@@ -43,7 +43,7 @@ def one_recipe_a_model() -> list[Path]:
     shallow = [path for path in RECIPES if not DEEPER.search(path.stem) and not IMPORTED.search(path.stem)]
     return list(
         {
-            re.sub(r"\d+x\d+", "", re.sub(r"^(faster|mask)_rcnn_", "", path.stem.removesuffix("_tpu-8"))): path
+            re.sub(r"\d+x\d+|^(faster|mask)_rcnn_", "", path.stem.removesuffix("_tpu-8")): path
             for path in sorted(shallow, reverse=True, key=lambda path: (not path.stem.startswith("mask_rcnn"), path))
         }.values()
     )
@@ -61,6 +61,21 @@ def test_a_deeper_recipe_is_that_of_resnet_50_with_another_backbone(path):
             weights = weights.replace(deeper, shallower)
         ours.train_config.fine_tune_checkpoint = weights
     assert ours == config.load_config(str(path.with_name(DEEPER.sub("resnet50", path.name))))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50_v1_640x640_tpu-8", "resnet50_v1_fpn_recipe_640x640_tpu-8", "resnet18_fpn_recipe_shapes_160x160"]
+)
+def test_a_recipe_with_context_is_that_of_single_images_that_looks_at_it(name):
+    folder = RECIPES[0].parent
+    ours = config.load_config(str(folder / f"context_rcnn_{name}.config"))
+    single = name.replace("640x640", "640x640_coco17")
+    theirs = config.load_config(str(folder / f"faster_rcnn_{single}.config"))
+    assert ours.model.faster_rcnn.HasField("context_config")
+    ours.model.faster_rcnn.ClearField("context_config")
+    ours.model.faster_rcnn.num_classes = theirs.model.faster_rcnn.num_classes
+    assert ours.model == theirs.model and ours.train_config == theirs.train_config
+    assert all(reader.load_context_features for reader in (ours.train_input_reader, *ours.eval_input_reader))
 
 
 def without_masks(recipe) -> None:
@@ -112,7 +127,9 @@ def test_recipe_takes_a_train_step(path):
         mask_frames=tf.constant([[[8.0, 8.0, 40.0, 48.0]]]),
     )
     images = tf.random.uniform([1, 64, 64, 3], 0, 255, seed=1)
-    inputs = model.preprocess(Inputs(images, tf.constant([[64, 64, 3]])))
+    length = message.model.faster_rcnn.context_config.context_feature_length
+    context = Context(tf.random.uniform([1, 3, length], seed=1), tf.constant([2]))
+    inputs = model.preprocess(Inputs(images, tf.constant([[64, 64, 3]]), context))
     with tf.GradientTape() as tape:
         predictions = model.predict(inputs, training=True, groundtruth=groundtruth)
         losses = mean_losses(model, predictions, groundtruth)

@@ -27,7 +27,6 @@ def parsed(text: str = "") -> pipeline_pb2.TrainEvalPipelineConfig:
             "model { center_net {} }",
             r'my.config:1: "center_net" of DetectionModel is not supported: CenterNet is not here. Detectors here: faster_',
         ),
-        ("model { faster_rcnn { context_config {} } }", "Context R-CNN is not supported yet"),
         (
             "model { faster_rcnn { second_stage_box_predictor { rfcn_box_predictor {} } } }",
             "write mask_rcnn_box_predictor instead",

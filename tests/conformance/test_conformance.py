@@ -1,6 +1,6 @@
 """What holds for every backbone and every way to run the detector: eager, traced, compiled, in bfloat16, on two replicas.
 
-A row of the table is a backbone; ResNet-34, -101 and -152 are built by the code of the first two. Two rows more are other
+A row of the table is a backbone; ResNet-34, -101 and -152 are built by the code of the first two. Three rows more are other
 detectors, on a small backbone. What takes long on a whole ResNet, such as compiling its gradient, is shown on this one, which
 has all its kinds of layers: a strided stem, pooling, blocks with and without projection.
 """
@@ -19,13 +19,14 @@ from object_detection_fpn import builder
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import layers
 from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.records import Groundtruth, Inputs
+from object_detection_fpn.records import Context, Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
 
-ONE_LEVEL, RETINANET = "one_level", "retinanet"  # on the small backbone
-ROWS = ["resnet18", "resnet50", ONE_LEVEL, RETINANET]
-SHALLOW = pytest.mark.parametrize("row", ["resnet18", RETINANET], indirect=True)  # ResNet-50 takes long to trace, compile
+CONTEXT, ONE_LEVEL, RETINANET = "context", "one_level", "retinanet"  # on the small backbone
+ROWS = ["resnet18", "resnet50", CONTEXT, ONE_LEVEL, RETINANET]
+# ResNet-50 takes long to trace and to compile.
+SHALLOW = pytest.mark.parametrize("row", ["resnet18", CONTEXT, RETINANET], indirect=True)
 
 # The samplers take everything: what they draw differs between a graph and its compilation, which have other generators.
 CONFIG = """
@@ -55,6 +56,9 @@ ONE_LEVEL_CONFIG = """
     grid_anchor_generator { height: 64 width: 64 scales: [0.25, 0.5] aspect_ratios: 1 }
   }
   initial_crop_size: 8
+"""
+CONTEXT_CONFIG = """
+  context_config { context_feature_length: 9 attention_bottleneck_dimension: 12 attention_temperature: 0.1 }
 """
 RETINANET_CONFIG = """
   feature_extractor {
@@ -97,8 +101,9 @@ def build(row, *, text="", **settings):
         message = support.model_message(CONFIG, extractor, ONE_LEVEL_CONFIG, text)
         message.faster_rcnn.feature_extractor.ClearField("fpn")
     else:
-        extractor = f'feature_extractor {{ type: "faster_rcnn_{row}_fpn_keras" }}'
-        message = support.model_message(CONFIG, extractor, text)
+        backbone, more = ("small", CONTEXT_CONFIG) if row == CONTEXT else (row, "")
+        extractor = f'feature_extractor {{ type: "faster_rcnn_{backbone}_fpn_keras" }}'
+        message = support.model_message(CONFIG, extractor, more, text)
     model = builder.build_model(message, **settings)
     # Untrained, all scores are nearly equal and all boxes nearly anchors: rounding would decide their order.
     random = np.random.RandomState(0)
@@ -107,8 +112,8 @@ def build(row, *, text="", **settings):
     model.feature_extractor(
         model.feature_extractor.normalize_pixels(BATCH[0]), training=True
     )  # moving statistics that fit (decay is 0)
-    if row == ONE_LEVEL:
-        training_losses(model)(*BATCH)  # and of its last stage
+    if row in (CONTEXT, ONE_LEVEL):
+        training_losses(model)(*BATCH)  # and of the attention, and of the last stage
     return model
 
 
@@ -146,6 +151,15 @@ def make_batch(batch=2, size=64, seed=0):
     return tf.constant(images), tf.constant(shapes), groundtruth
 
 
+def context_for(model, images):
+    """Context of up to three images, half of that of the second is padding, for a model that looks at it."""
+    if getattr(model, "context_attention", None) is None:
+        return None
+    features = np.random.RandomState(3).normal(size=[3, 6, 9]).astype(np.float32)
+    batch = tf.shape(images)[0]
+    return Context(tf.constant(features)[:batch], tf.constant([6, 3, 6])[:batch])
+
+
 BATCH = make_batch()
 STATIC = Execution(static=True)
 SEED = tf.constant([1, 2])
@@ -153,7 +167,7 @@ SEED = tf.constant([1, 2])
 
 def inference(model):
     def run(images, true_shapes):
-        inputs = model.preprocess(Inputs(images, true_shapes))
+        inputs = model.preprocess(Inputs(images, true_shapes, context_for(model, images)))
         predictions = model.predict(inputs, training=False)
         return predictions, model.postprocess(predictions, inputs)
 
@@ -162,7 +176,7 @@ def inference(model):
 
 def training_losses(model):
     def run(images, true_shapes, groundtruth, seed=SEED):
-        inputs = model.preprocess(Inputs(images, true_shapes))
+        inputs = model.preprocess(Inputs(images, true_shapes, context_for(model, images)))
         predictions = model.predict(inputs, training=True, groundtruth=groundtruth, seed=seed)
         return mean_losses(model, predictions, groundtruth)
 
@@ -289,7 +303,7 @@ def test_bfloat16_stays_near_float32():
 # The train step -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["small", ONE_LEVEL, RETINANET])
+@pytest.fixture(scope="module", params=["small", CONTEXT, ONE_LEVEL, RETINANET])
 def small_row(request):
     """Those whose train step is compiled in a moment."""
     return request.param
@@ -308,6 +322,8 @@ def test_the_compiled_train_step_has_the_gradients_of_the_traced_one(small_row, 
     assert_close(compiled_losses, losses)
     for variable, a, b in zip(small.trainable_variables, compiled_gradients, gradients, strict=True):
         assert np.all(np.isfinite(a)), variable.name
+        if re.match("context_attention/.*/dense/bias", variable.name):
+            continue  # a normalization subtracts it: both gradients are rounding errors
         assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b) + 1e-5, variable.name
     assert sum(np.any(gradient != 0) for gradient in gradients) >= 0.9 * len(gradients)
     for a, b in zip(static.variables, small.variables, strict=True):  # moving statistics too

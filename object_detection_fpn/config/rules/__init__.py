@@ -9,6 +9,7 @@ from __future__ import annotations
 from object_detection_fpn.config.problems import Rule
 from object_detection_fpn.config.rules import (
     augmentations,
+    context,
     data,
     evaluation,
     feature_extractor,
@@ -28,6 +29,7 @@ _PARTS = (
     rpn,
     masks,
     retinanet,
+    context,
     resizers,
     training,
     augmentations,

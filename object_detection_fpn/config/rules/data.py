@@ -31,14 +31,31 @@ def _crop_comes_first(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -
 def _masks_are_read(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
     if not model_config.has_masks(config.model):
         return
-    readers = {f"eval_input_reader[{row}]": reader for row, reader in enumerate(config.eval_input_reader)}
-    if config.HasField("train_input_reader"):
-        readers = {"train_input_reader": config.train_input_reader, **readers}
     stages = model_config.field_path(config.model, "number_of_stages")
-    for place, reader in readers.items():
+    for place, reader in _readers(config).items():
         if not reader.load_instance_masks:
             problem = f"leaves out the masks that the model is to learn, or is measured by: {stages} = 3"
             yield single(reader, place, "load_instance_masks", problem, f"true, or {stages}: 2")
+
+
+def _context_is_read(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
+    if model_config.context(config.model) is None:
+        return
+    context = model_config.field_path(config.model, "context_config")
+    for place, reader in _readers(config).items():
+        if not reader.load_context_features:
+            problem = f"leaves out the context features that the model looks at: {context} is set"
+            yield single(reader, place, "load_context_features", problem, f"true, or no {context}")
+
+
+def _readers(config: pipeline_pb2.TrainEvalPipelineConfig) -> dict[str, input_reader_pb2.InputReader]:
+    """The readers that are set, by their places."""
+    readers = {f"eval_input_reader[{row}]": reader for row, reader in enumerate(config.eval_input_reader)}
+    return (
+        {"train_input_reader": config.train_input_reader, **readers}
+        if config.HasField("train_input_reader")
+        else readers
+    )
 
 
 def _masks_follow_augmentations(config: pipeline_pb2.TrainEvalPipelineConfig, path: str) -> Iterator[Problem]:
@@ -95,6 +112,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _scores_are_loaded,
         _crop_comes_first,
         _masks_are_read,
+        _context_is_read,
         _masks_follow_augmentations,
     ),
     "InputReader": (

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, NoReturn
 import tensorflow as tf
 from absl import logging
 
+from object_detection_fpn.data.source.capture import Capture, read_capture
+
 
 class CocoError(ValueError):
     """A COCO file, or an image it names, that cannot be used; the message says where and why."""
@@ -29,6 +31,7 @@ class CocoImage(NamedTuple):
     width: int | None
     """Pixels; None where the file does not say."""
     height: int | None
+    capture: Capture = Capture()
 
 
 class CocoAnnotation(NamedTuple):
@@ -197,7 +200,10 @@ def parse_coco(
             not listed or has no box, or (without `renumber_classes`) a category id is below 1.
     """
     coco = _parse_json(contents, path)
-    images = [CocoImage(**row) for _, row in _read_rows(coco["images"], "image", _IMAGE_FIELDS, path)]
+    images = [
+        CocoImage(**row, capture=read_capture(raw))
+        for (_, row), raw in zip(_read_rows(coco["images"], "image", _IMAGE_FIELDS, path), coco["images"], strict=True)
+    ]
     _refuse_repeated_images(images, path)
     label_of, names = _read_categories(coco["categories"], path, renumber_classes)
     annotations: dict[int | str, list[CocoAnnotation]] = {image.id: [] for image in images}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from typing import Literal, TypeAlias
 
 import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling import fpn, mask_targets, pooler, postprocess, single_level, targets
 from object_detection_fpn.modeling.detector import ClassColumns
-from object_detection_fpn.modeling.heads import box, mask, rpn
+from object_detection_fpn.modeling.heads import box, context, mask, rpn
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import (
     BoxOutputs,
+    Context,
+    ContextOutputs,
     Detections,
     Groundtruth,
     Inputs,
@@ -47,6 +50,19 @@ class MaskBranch:
     """Chooses the RoIs that train masks, and gives their targets."""
 
 
+ContextPosition: TypeAlias = Literal["before_box_features", "after_box_features"]
+"""Which features of RoIs get what these find in the context: what the pooler gives, or what the box head makes of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextBranch:
+    """What Context R-CNN has more than Faster R-CNN (Beery et al. 2020)."""
+
+    attention: context.ContextAttention
+    """Features of RoIs and `Inputs.context` -> what is added to these features."""
+    position: ContextPosition = "after_box_features"
+
+
 class FasterRCNN(tf_keras.layers.Layer):
     """The meta-architecture; it is handed its parts. A `modeling.detector.Detector`.
 
@@ -57,6 +73,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         roi_pooler: pyramid and RoIs -> features of fixed size. None, as the box head, for a model of one stage.
         box_head: RoI features -> classes and refined boxes.
         masks: predicts masks of the detections, beside the box head; None = boxes only.
+        context: lets RoIs look at the context of the image, in a model of two stages; None = at the image alone.
         outputs: optional outputs of a model of two stages, names of `OPTIONAL_OUTPUTS`.
         name: of the layer.
     """
@@ -70,6 +87,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         roi_pooler: pooler.RoIPooler | None,
         box_head: box.BoxHead | None,
         masks: MaskBranch | None = None,
+        context: ContextBranch | None = None,
         outputs: Collection[str] = (),
         name: str = "faster_rcnn",
     ):
@@ -82,7 +100,9 @@ class FasterRCNN(tf_keras.layers.Layer):
         self.roi_pooler = roi_pooler
         self.box_head = box_head
         self.mask_head = None if masks is None else masks.head
+        self.context_attention = None if context is None else context.attention
         self._masks = masks
+        self._context = context
         self._roi_sampler = roi_sampler
         self._outputs = frozenset(outputs)
         self.built = True
@@ -112,7 +132,8 @@ class FasterRCNN(tf_keras.layers.Layer):
         mask head those of them that are objects.
 
         Raises:
-            ValueError: if `groundtruth` is missing in training of a model of two stages or more.
+            ValueError: if `groundtruth` is missing in training of a model of two stages or more, or a context of the right
+                length for a model that looks at it.
         """
         if training and groundtruth is None and self.num_stages > 1:
             raise ValueError(
@@ -137,7 +158,12 @@ class FasterRCNN(tf_keras.layers.Layer):
         if self.box_head is None:
             return predictions
         assert self.roi_pooler is not None
-        outputs = self.box_head(self._pool(self.roi_pooler, predictions, rois.boxes), training=training)
+        pooled = self._pool(self.roi_pooler, predictions, rois.boxes)
+        if self._context is None:
+            outputs = self.box_head(pooled, training=training)
+        else:
+            outputs, found = self._look_at_context(pooled, rois, inputs.context, training=training)
+            predictions = predictions._replace(context=found)
         if "raw_detections" in self._outputs:
             outputs = self._with_raw_detections(outputs, rois, predictions, inputs.true_shapes)
         predictions = predictions._replace(box=outputs)
@@ -206,6 +232,27 @@ class FasterRCNN(tf_keras.layers.Layer):
     def _pool(self, pool: pooler.RoIPooler, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
         """The pyramid within boxes [B, R, 4], pixels: [B, R, S, S, F]."""
         return pool(predictions.pyramid, boxes, self.feature_extractor.covered_size(predictions.image_size))
+
+    def _look_at_context(
+        self, pooled: tf.Tensor, rois: Proposals, context: Context | None, *, training: bool
+    ) -> tuple[BoxOutputs, ContextOutputs]:
+        """What the box head says of RoIs [B, R, S, S, F] that look at the context, and what they find there."""
+        assert self._context is not None and self.box_head is not None
+        attention = self._context.attention
+        if context is None:
+            raise ValueError("The detector looks at context features; inputs.context is None. Allowed: a Context.")
+        if context.features.shape[-1] != attention.context_length:
+            raise ValueError(
+                f"inputs.context.features has {context.features.shape[-1]} numbers a feature. Allowed: "
+                f"{attention.context_length}."
+            )
+        if self._context.position == "before_box_features":
+            found = attention(pooled, rois.num_proposals, context, training=training)
+            return self.box_head(pooled + found.features[:, :, None, None], training=training), found
+        features = self.box_head.extract(pooled, training=training)
+        found = attention(features, rois.num_proposals, context, training=training)
+        addition = found.features[:, :, None, None] if features.shape.rank == 5 else found.features
+        return self.box_head.predict(features + addition, pooled, training=training), found
 
     def _pool_for_masks(self, predictions: Predictions, boxes: tf.Tensor) -> tf.Tensor:
         """What the mask head sees of boxes [B, K, 4], pixels: [B, K, S, S, F]."""

@@ -274,7 +274,10 @@ class BoxHead(tf_keras.layers.Layer):
         return tf.reshape(hidden, [batch, num_rois, *(dim(hidden, axis) for axis in range(1, hidden.shape.rank))])
 
     def call(self, roi_features: tf.Tensor, training: bool) -> BoxOutputs:
-        hidden = self.extract(roi_features, training=training)
+        return self.predict(self.extract(roi_features, training=training), roi_features, training=training)
+
+    def predict(self, hidden: tf.Tensor, roi_features: tf.Tensor, training: bool) -> BoxOutputs:
+        """What the predictors say of features as `extract` gives them; the features of RoIs are handed on."""
         batch, num_rois = dim(hidden, 0), dim(hidden, 1)
         cell_features = None
         if hidden.shape.rank == 5:

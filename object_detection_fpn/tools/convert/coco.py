@@ -198,6 +198,7 @@ def _prepare(
         file_name=image.file_name,
         source_id=str(image.id),
         objects=objects,
+        more=image.capture.fields(),
     )
     return example, sorted_rows
 

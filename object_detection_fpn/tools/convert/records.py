@@ -88,6 +88,7 @@ def make_example(
     file_name: str,
     source_id: str,
     objects: Sequence[RecordObject],
+    more: Mapping[str, str | int | None] | None = None,
 ) -> tf.train.Example:
     """The record of an image.
 
@@ -98,6 +99,7 @@ def make_example(
         file_name: of the file that the image comes from.
         source_id: of the image, by which evaluation results can be compared with those of other tools.
         objects: what is annotated in it.
+        more: further fields of one value, by their keys; those that are None are left out.
     """
     columns: dict[str, Sequence[Any]] = {
         "image/encoded": [stored.encoded],
@@ -117,9 +119,11 @@ def make_example(
         "image/object/is_crowd": [int(o.is_crowd) for o in objects],
         "image/object/mask": [o.mask for o in objects if o.mask is not None],
     }
+    for key, value in (more or {}).items():
+        columns[key] = [] if value is None else [value.encode() if isinstance(value, str) else value]
     example = tf.train.Example()
     for key, values in columns.items():
-        if not values:  # keys of images without objects are left out
+        if not values:  # keys without values, as those of images without objects, are left out
             continue
         feature = example.features.feature[key]
         if isinstance(values[0], bytes):

@@ -17,7 +17,7 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.protos import pipeline_pb2
-from object_detection_fpn.records import Batch, Groundtruth, Inputs
+from object_detection_fpn.records import Batch, Context, Groundtruth, Inputs
 from object_detection_fpn.training.selection import select_variables
 from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.step import Trainer
@@ -103,8 +103,8 @@ class DetectionStep:
         self._config = config
 
         @tf.function(jit_compile=True, autograph=False)
-        def detect(images: tf.Tensor, true_shapes: tf.Tensor) -> list[tf.Tensor]:
-            inputs = model.preprocess(Inputs(images, true_shapes))
+        def detect(images: tf.Tensor, true_shapes: tf.Tensor, *context: tf.Tensor) -> list[tf.Tensor]:
+            inputs = model.preprocess(Inputs(images, true_shapes, Context(*context) if context else None))
             detections = model.postprocess(model.predict(inputs, training=False), inputs)
             return [detections.boxes, detections.scores, detections.classes, detections.num_detections]
 
@@ -115,7 +115,7 @@ class DetectionStep:
         height, width = image_size(self._config)
         images = tf.TensorSpec([batch_size, height, width, self._num_channels], tf.float32)
         true_shapes = tf.TensorSpec([batch_size, 3], tf.int32)
-        return _lower(self._step, images, true_shapes)
+        return _lower(self._step, images, true_shapes, *(_describe_context(self._config, batch_size) or ()))
 
 
 def image_size(config: Config) -> tuple[int, int]:
@@ -142,6 +142,7 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
         inputs=Inputs(
             images=spec(height, width, model_config.num_image_channels(config.model, reader)),
             true_shapes=spec(3, dtype=tf.int32),
+            context=_describe_context(config, batch_size),
         ),
         groundtruth=Groundtruth(
             boxes=spec(num_boxes, 4),
@@ -154,6 +155,17 @@ def _describe_batch(config: Config, batch_size: int) -> Batch:
             mask_frames=spec(num_boxes, 4) if has_masks else None,
         ),
         original_shapes=spec(2, dtype=tf.int32),
+    )
+
+
+def _describe_context(config: Config, batch_size: int) -> Context | None:
+    """None for a model that looks at single images."""
+    context = builder.build_context_decoding(config)
+    if context is None:
+        return None
+    return Context(
+        features=tf.TensorSpec([batch_size, context.max_num, context.length], tf.float32),
+        num_features=tf.TensorSpec([batch_size], tf.int32),
     )
 
 

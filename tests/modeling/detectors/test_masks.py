@@ -126,7 +126,7 @@ def test_evaluation_has_a_mask_loss_of_each_image_alone():
     model = make_model("second_stage_matched_threshold: 0.02")
 
     def losses(rows):
-        inputs = model.preprocess(Inputs(*(value[rows] for value in INPUTS)))
+        inputs = model.preprocess(Inputs(INPUTS.images[rows], INPUTS.true_shapes[rows]))
         groundtruth = GROUNDTRUTH._replace(
             **{name: value[rows] for name, value in GROUNDTRUTH._asdict().items() if value is not None}
         )

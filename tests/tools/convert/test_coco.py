@@ -79,6 +79,37 @@ def test_records_hold_what_coco_says(data, tmp_path):
     assert "image/object/mask" not in first
 
 
+def test_records_hold_camera_sequence_and_date_where_coco_has_them(data):
+    contents, convert = data
+    first, second, third = contents["images"]
+    first |= {
+        "location": 7,
+        "seq_id": "a1",
+        "seq_num_frames": 3.0,
+        "frame_num": 0,
+        "date_captured": "2013-07-14 06:31:09",
+    }
+    second |= {"datetime": "2014-01-01 00:00:00", "date_captured": "", "location": "north \u00e9"}
+    third |= {
+        "location": None,
+        "seq_id": [],
+        "seq_num_frames": "3",
+        "frame_num": 2**80,
+        "date_captured": 1.5,
+        "datetime": " ",
+    }
+    found = features(tf.io.gfile.glob(convert().record_pattern)[0])
+    assert found[0]["image/location"].bytes_list.value == [b"7"]
+    assert found[0]["image/seq_id"].bytes_list.value == [b"a1"]
+    assert found[0]["image/seq_num_frames"].int64_list.value == [3]
+    assert found[0]["image/seq_frame_num"].int64_list.value == [0]
+    assert found[0]["image/date_captured"].bytes_list.value == [b"2013-07-14 06:31:09"]
+    assert found[1]["image/date_captured"].bytes_list.value == [b"2014-01-01 00:00:00"]
+    assert found[1]["image/location"].bytes_list.value == ["north \u00e9".encode()]
+    for name in ("location", "seq_id", "seq_num_frames", "seq_frame_num", "date_captured"):
+        assert f"image/{name}" not in found[2]
+
+
 def read_masks(found):
     """The masks of a record, None for those that are empty."""
     encoded = found["image/object/mask"].bytes_list.value
