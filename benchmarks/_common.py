@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 RECIPE = "faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8"
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "recipe": (RECIPE, ()),
+    "single_level": ("faster_rcnn_resnet50_v1_640x640_coco17_tpu-8", ()),
+    "retinanet": ("ssd_resnet50_v1_fpn_640x640_coco17_tpu-8", ()),
     # Its backbone trains whole, as that of peers/torchvision_detector.py does.
     "torchvision": (
         "faster_rcnn_resnet50_v1_fpn_torchvision_800x1333_coco17",
@@ -36,6 +38,14 @@ MODELS["torchvision_masks"] = (
         *MODELS["torchvision"][1],
         # Noise, too, is then detected a hundred times, and every detection has a mask.
         "model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression.score_threshold=0",
+    ),
+)
+MODELS["torchvision_retinanet"] = (
+    "retinanet_resnet50_v1_fpn_torchvision_800x1333_coco17",
+    (
+        *(change.replace("faster_rcnn", "ssd") for change in MODELS["torchvision"][1]),
+        # Untrained, no score reaches the threshold of the recipe, and there would be nothing to suppress.
+        "model.ssd.post_processing.batch_non_max_suppression.score_threshold=0",
     ),
 )
 """Recipes by the names that `--model` takes, and what is changed in them."""
@@ -95,13 +105,17 @@ def medians(runs: Sequence[dict[str, float]], keys: Sequence[str]) -> dict[str, 
 
 def load_recipe(side: int, *overrides: str, model: str = "recipe") -> pipeline_pb2.TrainEvalPipelineConfig:
     """The config of one of `MODELS` for images of `side` x `side` pixels."""
+    from object_detection_fpn.config import model as model_config
     from object_detection_fpn.config import pipeline as config
     from object_detection_fpn.config import recipes
 
-    resizer = "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer"
-    sizes = (f"{resizer}.min_dimension={side}", f"{resizer}.max_dimension={side}")
     name, changes = MODELS[model]
-    return config.load_config(recipes.recipe_path(name), [*sizes, *changes, *overrides])
+    loaded = config.load_config(recipes.recipe_path(name), [*changes, *overrides])
+    kind, resizer = model_config.chosen_resizer(loaded.model)
+    sides = ("height", "width") if kind == "fixed_shape_resizer" else ("min_dimension", "max_dimension")
+    for field in sides:
+        setattr(resizer, field, side)
+    return loaded
 
 
 def make_batch(side: int, batch_size: int, *, with_masks: bool = False) -> Batch:

@@ -9,8 +9,9 @@ What runs is the function that `odfpn export` writes for CPUs, batch norm folded
 the arithmetic of convolutions and matrix products over the time, divided by what one large matrix product reaches in the same
 process. Convolutions count as direct sums, though Winograd's algorithm needs less. `--model torchvision` is torchvision's
 fasterrcnn_resnet50_fpn with 1000 proposals, as it is imported. `--model torchvision_masks`, beside the peer's `--model
-maskrcnn_resnet50_fpn`, detects 100 objects with masks; it has no share of peak. Every run is a process of its own; a peer's
-command prints a JSON line with `first` and `step_med`.
+maskrcnn_resnet50_fpn`, detects 100 objects with masks; it has no share of peak. `--model torchvision_retinanet` goes beside
+`--model retinanet_resnet50_fpn`, `single_level` and `retinanet` beside the Object Detection API with the same config. Every run
+is a process of its own; a peer's command prints a JSON line with `first` and `step_med`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@
         'python benchmarks/peers/torchvision_detector.py train {side} {batch_size} --precision {precision}'
 
 The step is that of `odfpn train`: forward, backward, norm of the gradients, update. `--model torchvision` is that of
-torchvision's fasterrcnn_resnet50_fpn: 2000 proposals, 512 samples, and a backbone that trains whole, statistics too. Every run
-is a process of its own. With `--peer_command`, a command that prints a JSON line with the keys `first` and `step_med`, in
-seconds, and `rss_gb`, this package and the peer run in turn, and the medians of both and their ratio are printed.
+torchvision's fasterrcnn_resnet50_fpn: 2000 proposals, 512 samples, and a backbone that trains whole, statistics too;
+`single_level` and `retinanet` are the Object Detection API's. Every run is a process of its own. With `--peer_command`, a
+command that prints a JSON line with the keys `first` and `step_med`, in seconds, and `rss_gb`, this package and the peer run
+in turn, and the medians of both and their ratio are printed.
 """
 
 from __future__ import annotations

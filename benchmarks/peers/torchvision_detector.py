@@ -1,7 +1,7 @@
 """Times a torchvision detector with its 1000 proposals, 2000 in training, all of whose backbone trains.
 
     python torchvision_detector.py train|infer [SIDE] [BATCH_SIZE] [--precision float32|bfloat16] [--runs 8]
-        [--model fasterrcnn_resnet50_fpn|maskrcnn_resnet50_fpn]
+        [--model fasterrcnn_resnet50_fpn|maskrcnn_resnet50_fpn|retinanet_resnet50_fpn]
 
 Needs torch and torchvision; runs on a GPU where PyTorch finds one, with TF32 where float32 is asked for. Prints a JSON line:
 seconds from the start of building the model to the end of the first run, the median of the runs after it, and peak memory of
@@ -21,7 +21,9 @@ import torch
 import torchvision
 
 NUM_BOXES, NUM_CLASSES = 20, 91
-MODELS = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn")
+MODELS = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+# Noise, too, is then detected: every detection of a mask model has a mask, and untrained scores are suppressed like others.
+NO_THRESHOLD = {"maskrcnn_resnet50_fpn": {"box_score_thresh": 0.0}, "retinanet_resnet50_fpn": {"score_thresh": 0.0}}
 
 
 def main() -> None:
@@ -62,8 +64,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float | str]:
         min_size=side,
         max_size=side,
         trainable_backbone_layers=5,
-        # Noise, too, is then detected a hundred times, and every detection has a mask.
-        **({"box_score_thresh": 0.0} if arguments.model.startswith("mask") else {}),
+        **NO_THRESHOLD.get(arguments.model, {}),
     )
     model.to(device).train(arguments.mode == "train")
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
