@@ -17,11 +17,6 @@ from object_detection_fpn.modeling.backbones import backbone, resnet_v1
 from object_detection_fpn.protos import backbone_pb2, faster_rcnn_pb2, fpn_pb2
 
 BACKBONES: dict[str, Callable[..., backbone.Backbone]] = {
-    "ssd_resnet18_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
-    "ssd_resnet34_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
-    "ssd_resnet50_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
-    "ssd_resnet101_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 101),
-    "ssd_resnet152_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 152),
     "faster_rcnn_resnet18_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
     "faster_rcnn_resnet34_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
     "faster_rcnn_resnet50_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
@@ -32,6 +27,11 @@ BACKBONES: dict[str, Callable[..., backbone.Backbone]] = {
     "faster_rcnn_resnet50_keras": functools.partial(resnet_v1.resnet_v1, 50),
     "faster_rcnn_resnet101_keras": functools.partial(resnet_v1.resnet_v1, 101),
     "faster_rcnn_resnet152_keras": functools.partial(resnet_v1.resnet_v1, 152),
+    "ssd_resnet18_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 18),
+    "ssd_resnet34_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1_small, 34),
+    "ssd_resnet50_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 50),
+    "ssd_resnet101_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 101),
+    "ssd_resnet152_v1_fpn_keras": functools.partial(resnet_v1.resnet_v1, 152),
 }
 
 _BACKBONE_MAX_LEVEL = 5  # a ResNet's last stage
@@ -90,6 +90,7 @@ def _build_pyramid_spec(
     message: Message, execution: Execution, freeze_statistics: bool | None = None
 ) -> layers.LayerSpec:
     if freeze_statistics is None:
+        assert isinstance(message, faster_rcnn_pb2.FasterRcnnFeatureExtractor)
         freeze_statistics = not message.batch_norm_trainable
     return build_layer_spec(message.conv_hyperparams, freeze_statistics=freeze_statistics, execution=execution)
 

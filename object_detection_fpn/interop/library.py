@@ -212,4 +212,4 @@ def _loss_normalizer(model: FasterRCNN | RetinaNet) -> dict[str, np.ndarray]:
         return {}
     variable = model.dense_head.loss_normalizer
     (path,) = (path for path, each in variables_by_path(model).items() if each is variable)
-    return {path: np.float32(loss_normalization.FIRST_AVERAGE)}
+    return {path: np.array(loss_normalization.FIRST_AVERAGE, np.float32)}

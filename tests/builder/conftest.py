@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 import support
@@ -21,6 +22,6 @@ def backbone_calls(monkeypatch):
         return support.make_backbone(spec, max_level=max_level, num_channels=num_channels, **settings)
 
     for name in list(builder.BACKBONES):
-        depth = int(name.removeprefix("faster_rcnn_resnet").removesuffix("_keras").removesuffix("_fpn"))
+        depth = int(re.search(r"resnet(\d+)", name)[1])
         monkeypatch.setitem(builder.BACKBONES, name, functools.partial(make, depth))
     return calls

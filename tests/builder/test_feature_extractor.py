@@ -25,6 +25,9 @@ def test_names_of_backbones_give_their_depth():
         f"faster_rcnn_resnet{depth}{pyramid}_keras": (makers.get(depth, resnet_v1.resnet_v1), (depth,))
         for depth in (18, 34, 50, 101, 152)
         for pyramid in ("", "_fpn")
+    } | {
+        f"ssd_resnet{depth}_v1_fpn_keras": (makers.get(depth, resnet_v1.resnet_v1), (depth,))
+        for depth in (18, 34, 50, 101, 152)
     }
 
 

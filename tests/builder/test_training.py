@@ -23,7 +23,7 @@ def parse(text, message_type):
 @pytest.mark.parametrize(
     "ours, admitted",
     [
-        (builder.BACKBONES, tables.EXTRACTOR_TYPES),
+        (builder.BACKBONES, (*tables.EXTRACTOR_TYPES, *tables.SSD_EXTRACTOR_TYPES)),
         (builder.METRICS, tables.METRICS_SETS),
     ],
 )

@@ -73,8 +73,8 @@ def test_config_is_accepted(config, changes, change, refusals):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (["-model"], "model is not set. Allowed: { ... } with the fields faster_rcnn."),
-        ([f"-{MODEL}"], "model is empty. Allowed: faster_rcnn."),
+        (["-model"], "model is not set. Allowed: { ... } with the fields faster_rcnn, ssd."),
+        ([f"-{MODEL}"], "model is empty. Allowed: one of faster_rcnn, ssd."),
         ([f"-{RESIZER}"], f"{RESIZER} is not set. Allowed: {{ ... }} with the fields keep_aspect_ratio_resizer, "),
         ([f"{RESIZER}={{}}"], f"{RESIZER} is empty. Allowed: one of keep_aspect_ratio_resizer, fixed_shape_resizer, "),
         (

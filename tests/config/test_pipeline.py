@@ -73,7 +73,7 @@ def test_missing_file_is_refused(tmp_path):
 def test_what_is_allowed_can_be_built():
     from object_detection_fpn import builder
 
-    assert tuple(builder.BACKBONES) == tables.EXTRACTOR_TYPES
+    assert tuple(builder.BACKBONES) == tables.EXTRACTOR_TYPES + tables.SSD_EXTRACTOR_TYPES
     assert tuple(builder.METRICS) == tables.METRICS_SETS
     optimizers = optimizer_pb2.Optimizer.DESCRIPTOR.oneofs_by_name["optimizer"].fields
     assert set(builder.OPTIMIZERS) == {field.name for field in optimizers}

@@ -180,7 +180,7 @@ def test_override_changes_the_field(before, overrides, after):
             r'override train_config.batchsize=3: TrainConfig has no field "batchsize" \(nearest: "batch_size"\)',
         ),
         ("train_config { batchsize: 3 }", r'TrainConfig has no field "batchsize" \(nearest: "batch_size"\)'),
-        ("model.ssd.num_classes=3", '"ssd" of DetectionModel is not supported'),
+        ("model.center_net.num_classes=3", '"center_net" of DetectionModel is not supported'),
         ("train_config.batch_size=-1", "does not fit batch_size: .* Allowed: a whole number, 0 or more."),
         (
             "train_config.batch_size=1.5",
