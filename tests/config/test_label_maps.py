@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
 from object_detection_fpn.config.label_map import load_label_map
@@ -21,4 +22,4 @@ def test_label_maps_of_coco_name_the_same_classes_in_the_same_order():
 def test_imported_recipe_has_as_many_classes_as_its_label_map(name):
     message = config.load_config(recipes.recipe_path(name))
     for reader in (message.train_input_reader, *message.eval_input_reader):
-        assert load_label_map(reader.label_map_path).max_id == message.model.faster_rcnn.num_classes
+        assert load_label_map(reader.label_map_path).max_id == model_config.num_classes(message.model)
