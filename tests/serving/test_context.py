@@ -144,10 +144,10 @@ def test_a_predictor_says_which_context_it_needs(exported, context, found):
 
 def test_saved_models_of_the_object_detection_api_have_fixed_rows(tmp_path):
     """Its exporter writes the shapes that --side_input_shapes gives; further features are cut, missing ones padded."""
-    serve = make_serving_function(
-        model=ContextModel(), resizer=resize.identity(), input_type="image_tensor", context=CONTEXT
-    )
+    model = ContextModel()
+    serve = make_serving_function(model=model, resizer=resize.identity(), input_type="image_tensor", context=CONTEXT)
     module = tf.Module()
+    module.model_variables = model.variables
     signature = [
         tf.TensorSpec([1, None, None, 3], tf.uint8, name="input_tensor"),
         tf.TensorSpec([1, 4, 3], tf.float32, name="context_features"),
