@@ -5,13 +5,14 @@
     python benchmarks/small_data.py recipe --data bccd --bccd BCCD --output DIR
     python benchmarks/small_data.py groups --data shapes --output DIR
     python benchmarks/small_data.py levels --data shapes --output DIR [--num_steps 300]
+    python benchmarks/small_data.py detectors --data shapes --output DIR
     python benchmarks/small_data.py custom_backbone --output DIR
 
 eight_images: ResNet-34 FPN, trained and evaluated on the same eight drawn images. recipe: the Object Detection API's semantics
-and the recipe. groups: each group of options by itself, added to the API's semantics. levels: the recipe with a
-pyramid, and with the same backbone on one level. custom_backbone: the backbone of
-docs/adding_a_backbone.md on the eight images. A row is `small_data/api.config` with the parts that `ROWS` names merged into it;
-each is trained and evaluated in a process of its own.
+and the recipe. groups: each group of options by itself, added to the API's semantics. levels: the recipe with a pyramid, and
+with the same backbone on one level. detectors: the recipe, which is a Faster R-CNN, and a RetinaNet. custom_backbone: the
+backbone of docs/adding_a_backbone.md on the eight images. A row is `small_data/api.config` with the parts that `ROWS` names
+merged into it; each is trained and evaluated in a process of its own.
 
 `shapes` are 400 drawn scenes of 256 pixels with 10 to 30 objects of 6 to 60 pixels, and 100 others to evaluate; `bccd` is the
 unpacked BCCD_Dataset (its lists train and test). DIR/results.json has every row as soon as it is measured; a row that is there
@@ -58,6 +59,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "multi_scale": ("multi_scale",),
     "pyramid": (*_RECIPE, "few_regions"),
     "one_level": (*_RECIPE, "few_regions", "one_level"),
+    "retinanet": ("retinanet",),
     "eight_images": (*_RECIPE, "eight_images"),
     "custom_backbone": (*_RECIPE, "eight_images", "custom_backbone"),
 }
@@ -68,11 +70,12 @@ COMMANDS = {
     "recipe": ("api", "recipe"),
     "groups": ("api", "rpn", "roi", "losses", "shared_boxes", "giou", "box_head", "fpn", "jitter", "multi_scale"),
     "levels": ("one_level", "pyramid"),
+    "detectors": ("recipe", "retinanet"),
     "custom_backbone": ("custom_backbone",),
 }
 _ON_EIGHT_IMAGES = ("eight_images", "custom_backbone")
 _WITHOUT_PYRAMID = ("one_level",)
-_OVER_SEEDS = ("recipe", "levels")
+_OVER_SEEDS = ("recipe", "levels", "detectors")
 
 _OF_CLASS = "DetectionBoxes_PerformanceByCategory/mAP/"
 _BCCD_CLASSES = ("RBC", "WBC", "Platelets")
@@ -262,7 +265,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--bccd", type=Path, metavar="DIR", help="unpacked BCCD_Dataset: the folder with ImageSets in it"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 for recipe and levels, otherwise 0")
+    parser.add_argument("--seeds", type=int, nargs="+", help="0 1 2 for recipe, levels and detectors, otherwise 0")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), metavar="ROW", help="other rows than the command's")
     parser.add_argument("--num_steps", type=int, help="train steps, to try it out; otherwise those of the configs")
     parser.add_argument("--num_images", type=int, default=400, help="drawn scenes to train on")

@@ -63,7 +63,7 @@ def bccd(tmp_path):
 
 ROWS = (
     "api", "recipe", "roi", "rpn", "fpn", "losses", "giou", "shared_boxes", "box_head", "jitter", "multi_scale",
-    "pyramid", "one_level", "eight_images", "custom_backbone",
+    "pyramid", "one_level", "retinanet", "eight_images", "custom_backbone",
 )  # fmt: skip
 
 
