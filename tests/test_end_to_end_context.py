@@ -57,6 +57,7 @@ def context_config(shapes_data, tmp_path_factory):
         "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.min_dimension=64",
         "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension=64",
         "model.faster_rcnn.first_stage_max_proposals=20",
+        "model.faster_rcnn.second_stage_batch_size=16",
         "model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression.score_threshold=0",
         "model.faster_rcnn.context_config.max_num_context_features=3",
         f"model.faster_rcnn.context_config.context_feature_length={_LENGTH}",

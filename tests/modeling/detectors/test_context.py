@@ -25,7 +25,8 @@ INPUTS = Inputs(
 GROUNDTRUTH = support.make_groundtruth(
     [{"box": (4, 4, 30, 30), "class": 0}, {"box": (20, 30, 60, 60), "class": 2}], [{"box": (10, 5, 45, 40), "class": 1}]
 )
-CONTEXT = "context_config {{ context_feature_length: 7 attention_bottleneck_dimension: 6 {} }}".format
+# A temperature at which regions of an untrained model look at more than one feature.
+CONTEXT = "context_config {{ context_feature_length: 7 attention_bottleneck_dimension: 6 attention_temperature: 1 {} }}".format
 POSITIONS = ("attention_position: POST_BOX_CLASSIFIER", "attention_position: POST_RPN")
 MESSAGES = {"pyramid": support.model_message, "single level": support.single_level_message}
 
@@ -55,7 +56,7 @@ def train(model, inputs=INPUTS):
 @pytest.mark.parametrize("kind", MESSAGES)
 def test_context_changes_classes_and_boxes_and_nothing_before(kind, position):
     model = make_model(kind, CONTEXT(position))
-    other = INPUTS._replace(context=INPUTS.context._replace(num_features=tf.constant([1, 2])))
+    other = INPUTS._replace(context=INPUTS.context._replace(features=INPUTS.context.features * [[[-1.0]], [[1.0]]]))
     one, two = predict(model), predict(model, other)
     np.testing.assert_array_equal(one.rois.boxes, two.rois.boxes)
     assert np.any(one.box.class_logits[0] != two.box.class_logits[0])
