@@ -49,7 +49,7 @@ def test_label_map_of_evaluation_stands_in_for_that_of_training(tmp_path):
         ({}, "no pipeline.config beside it names one"),
         ({"pipeline.config": named("PATH_TO_BE_CONFIGURED")}, "PATH_TO_BE_CONFIGURED, which its pipeline.config names"),
         ({"a.pbtxt": CATS, "b.pbtxt": CATS}, "no pipeline.config beside it names one"),
-        ({"pipeline.config": "model { ssd { } }"}, "The label map of a checkpoint is not read from its config."),
+        ({"pipeline.config": "model { center_net { } }"}, "The label map of a checkpoint is not read from its config."),
     ],
 )
 def test_an_unknown_label_map_is_worth_a_warning(tmp_path, caplog, files, words):

@@ -50,6 +50,10 @@ def test_training_computes_what_torchvision_does(training, check):
     check(training)
 
 
+def test_normalizations_that_train_use_the_batch_as_torchvision_does(v2):
+    retinanets.RetinaNetTraining(v2).check_batch_statistics()
+
+
 @pytest.mark.parametrize("version, number", [("v1", 34_014_999), ("v2", 38_198_935)])
 def test_a_published_file_has_as_many_parameters_as_torchvision_says(request, version, number):
     """Of 91 columns; frozen normalizations have none."""
