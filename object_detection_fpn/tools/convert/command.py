@@ -17,7 +17,7 @@ SOURCE is COCO JSON (a file, or a folder such as Roboflow's), a PASCAL VOC folde
 file of boxes, a LabelMe folder, CVAT's XML for images, or Open Images' CSV files. OUTPUT is a folder: the records of each
 split, label_map.pbtxt and report.json are written to it."""
 
-_FORMATS = ("coco", "voc", "yolo", "csv", "labelme", "cvat", "open_images")
+FORMATS = ("coco", "voc", "yolo", "csv", "labelme", "cvat", "open_images")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_source_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--format", choices=_FORMATS, help="what SOURCE is, where it may be several")
+    group.add_argument("--format", choices=FORMATS, help="what SOURCE is, where it may be several")
     group.add_argument(
         "--split",
         nargs="+",

@@ -11,6 +11,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from object_detection_fpn.data.source.coco import shown
 from object_detection_fpn.tools.convert import sources
@@ -34,6 +35,14 @@ _WITHOUT_HEADER = {"file": 0, "xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4, "class
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
+class _Layout(NamedTuple):
+    """Where the columns are."""
+
+    columns: dict[str, int]
+    """Index of each column that is known."""
+    has_header: bool
+
+
 def recognize(path: str) -> str | None:
     """The first CSV file, if the source is of this format."""
     return next(iter(_find(path).values()), None)
@@ -42,24 +51,24 @@ def recognize(path: str) -> str | None:
 def _find(path: str) -> dict[str, str]:
     """CSV files by split: the file itself, the only one of a folder, or that of each of its subfolders."""
     if os.path.isfile(path):
-        return {sources.UNSPLIT: path} if path.lower().endswith((".csv", ".tsv")) and _columns(path) else {}
+        return {sources.UNSPLIT: path} if path.lower().endswith((".csv", ".tsv")) and _find_columns(path) else {}
     folders = sources.split_folders(path, lambda folder: bool(_in_folder(folder)))
     return {split: _in_folder(folder)[0] for split, folder in folders.items()}
 
 
 def _in_folder(folder: str) -> list[str]:
     found = [os.path.join(folder, name) for name in sources.list_files(folder, ".csv", ".tsv")]
-    usable = [each for each in found if _columns(each)]
+    usable = [each for each in found if _find_columns(each)]
     if len(usable) > 1:
         raise SourceError(f"{folder}: has several files of boxes: {sources.listed(usable)}. Allowed: name one of them.")
     return usable
 
 
-def _columns(path: str) -> dict[str, int]:
-    """Index of each column; none if the file is of another kind."""
+def _find_columns(path: str) -> _Layout | None:
+    """Of a file of boxes; None if it is of another kind."""
     first = sources.head_and_tail(path).decode("utf-8-sig", "replace").splitlines()[:1]
     if not first:
-        return {}
+        return None
     words = next(csv.reader(first, delimiter=_delimiter(first[0])), [])
     names = [word.strip().lower() for word in words]
     found: dict[str, int] = {}
@@ -68,23 +77,24 @@ def _columns(path: str) -> dict[str, int]:
         if index is not None:
             found[key] = index
     if found.keys() >= _COLUMNS.keys():
-        return found
+        return _Layout(found, has_header=True)
     is_retinanet = len(words) == 6 and all(re.fullmatch(r"\s*(-?\d+(\.\d*)?)?\s*", word) for word in words[1:5])
-    return dict(_WITHOUT_HEADER) if is_retinanet else {}
+    return _Layout(_WITHOUT_HEADER, has_header=False) if is_retinanet else None
 
 
 def _delimiter(line: str) -> str:
     return max(",;\t", key=line.count)
 
 
-def _rows(path: str, columns: dict[str, int]) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(path: str, layout: _Layout) -> Iterator[tuple[str, dict[str, str]]]:
     """What names each row in messages, and its words by column."""
+    columns = layout.columns
     text = sources.read_text(path)
     delimiter = _delimiter(text.splitlines()[0])
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
     try:
         for i, words in enumerate(reader):
-            if not any(word.strip() for word in words) or (i == 0 and columns != _WITHOUT_HEADER):
+            if not any(word.strip() for word in words) or (i == 0 and layout.has_header):
                 continue
             where = f"{path}: line {reader.line_num}"
             if len(words) <= max(columns[key] for key in _COLUMNS):
@@ -109,10 +119,12 @@ def read(path: str, options: Options) -> Source:
         finder = sources.ImageFinder(
             [root, beside, os.path.join(beside, "images"), os.path.join(beside, "..", "images")]
         )
-        columns = _columns(csv_path)
+        layout = _find_columns(csv_path)
+        if layout is None:
+            continue  # `_find` gives files of boxes alone
         images: dict[tuple[str, str], list[SourceObject]] = {}
         sizes: dict[tuple[str, str], tuple[int | None, int | None]] = {}
-        for where, row in _rows(csv_path, columns):
+        for where, row in _rows(csv_path, layout):
             if not row["file"]:
                 raise SourceError(f"{where} names no file. Allowed: the name of an image file.")
             image = (row.get("split", "").lower() or split, row["file"])

@@ -15,6 +15,7 @@ from object_detection_fpn.tools.convert.sources import Options, Source, SourceEr
 
 FORMAT = "PASCAL VOC"
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", ".")
+_NUM_SNIFFED = 3  # files of a folder that are looked into
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -41,11 +42,9 @@ def _annotation_folders(path: str) -> dict[str, str]:
 
 
 def _has_annotations(folder: str) -> bool:
-    names = sources.list_files(folder, ".xml")
-    return (
-        bool(names)
-        and re.search(rb"<annotation[\s>]", sources.head_and_tail(os.path.join(folder, names[0]))) is not None
-    )
+    names = sources.list_files(folder, ".xml")[:_NUM_SNIFFED]
+    heads = [sources.head_and_tail(os.path.join(folder, name)) for name in names]
+    return any(re.search(rb"<annotation[\s>]", head) for head in heads)
 
 
 def read(path: str, options: Options) -> Source:
