@@ -37,6 +37,9 @@ class UnusableImage(CocoError):
         super().__init__(text)
         self.kind = kind
 
+    def __reduce__(self) -> tuple[type[UnusableImage], tuple[Unusable, str]]:
+        return type(self), (self.kind, str(self))  # as processes hand it on
+
 
 class Header(NamedTuple):
     """What the first bytes of an image file say."""

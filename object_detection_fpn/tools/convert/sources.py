@@ -120,6 +120,8 @@ def make_source(
     """
     used = sorted({row.name for rows in images.values() for image in rows for row in image.objects})
     order = list(options.class_names or names or used)
+    for text in (*used, *order, *(image.file_name for rows in images.values() for image in rows)):
+        _check_text(text, path)
     if not any(images.values()):
         raise SourceError(f"{path}: has no images ({format}).")
     if not order:
@@ -138,6 +140,16 @@ def make_source(
             splits.append(Split(re.sub(r"[^\w.-]+", "_", split).lower(), dataset, image_dir))
         first_id += len(rows)
     return Source(format, path, splits, notes)
+
+
+def _check_text(text: str, path: str) -> None:
+    """Refuses what a record cannot hold as a name of a class or a file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{path}: the name {shown(text)} is no text in Unicode. Allowed: names in UTF-8.") from error
+    if "\0" in text:
+        raise SourceError(f"{path}: the name {shown(text)} has a character 0. Allowed: names without.")
 
 
 def _to_annotation(

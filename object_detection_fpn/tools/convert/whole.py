@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
@@ -162,7 +163,7 @@ def _in_processes(prepare_chunk, splits: Sequence[Split], num_processes: int) ->
         num_workers = min(num_processes, math.ceil(sum(len(s.dataset.images) for s in splits) / _CHUNK_SIZE))
         # Spawned: a copy of a process in which TensorFlow has threads may hang.
         context = multiprocessing.get_context("spawn")
-        pool = concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread)
+        pool = concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_process)
     waiting: list[tuple[str, concurrent.futures.Future[list[_Prepared]]]] = []
     try:
         while True:
@@ -178,8 +179,9 @@ def _in_processes(prepare_chunk, splits: Sequence[Split], num_processes: int) ->
         pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """TensorFlow in a process of several: one core each."""
+def _start_process() -> None:
+    """One core for TensorFlow. Ctrl-C, which all processes of a terminal get, is left to the first, which ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
@@ -202,6 +204,7 @@ def _prepare_chunk(
         except UnusableImage as error:
             found.append(_Prepared(b"", None, b"", (error.kind, str(error))))
             continue
+        objects.kept = [row._replace(segmentation=None) for row in objects.kept]  # the most of what would be sent back
         sha256 = example.features.feature["image/key/sha256"].bytes_list.value[0]
         found.append(_Prepared(example.SerializeToString(deterministic=True), objects, sha256))
     return found

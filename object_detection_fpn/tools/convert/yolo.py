@@ -134,7 +134,12 @@ def _list_images(value: Any, root: str, where: str) -> list[str]:
         if place is None:
             raise SourceError(f"{where} = {_show(each)}, which does not exist in {root}. Allowed: a folder or a file.")
         if os.path.isdir(place):
+            seen: set[str] = set()
             for folder, folders, _ in os.walk(place, followlinks=True):
+                if os.path.realpath(folder) in seen:  # a link to a folder above
+                    folders.clear()
+                    continue
+                seen.add(os.path.realpath(folder))
                 folders.sort()
                 found.update(dict.fromkeys(os.path.join(folder, name) for name in sources.list_images(folder)))
         else:

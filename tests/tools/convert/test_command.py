@@ -34,7 +34,8 @@ def test_the_command_as_a_process(source, tmp_path):
     assert result.returncode == 0 and "Traceback" not in output, output
     assert f"{source} is CSV of boxes: 4 images; splits: data (4)." in output
     assert "1 missing images, left out:" in output
-    assert load_label_map(str(out / "label_map.pbtxt")) == {1: "dog", 2: "cat"}
+    items = load_label_map(str(out / "label_map.pbtxt")).items
+    assert [(item.id, item.name) for item in items] == [(1, "dog"), (2, "cat")]
     assert sum(split["images"] for split in json.loads((out / "report.json").read_text())["splits"].values()) == 3
     files = sorted(path.name for path in out.glob("*"))
     assert "label_map.pbtxt" in files and "report.json" in files and not any("part" in name for name in files)

@@ -73,6 +73,8 @@ def test_a_circle_has_the_mask_of_its_disk(scene, source):
         (1, r"shape 1 of .*a.json is 1. Allowed: an object."),
         ({"label": "", "shape_type": "polygon"}, r'shape 1 of .*a.json: label = "". Allowed: the name of a class.'),
         ({"label": "a", "shape_type": "blob"}, r'shape_type = "blob". Allowed: rectangle, polygon, circle, point'),
+        (rectangle("\ud800", (1, 2, 3, 4)), r'the name "\\ud800" is no text in Unicode. Allowed: names in UTF-8.'),
+        (rectangle("a\0", (1, 2, 3, 4)), r"has a character 0. Allowed: names without."),
         ({"label": "a", "points": [[1, 2]]}, r"points = \[\[1, 2\]\]. Allowed: 3 points \[x, y\] or more."),
         ({"label": "a", "points": [[1], [2], [3]]}, r"points has \[1\]. Allowed: \[x, y\] in pixels."),
         ({"label": "a", "points": [[1, "x"], [2, 2], [3, 3]]}, r'y = "x". Allowed: a finite number.'),

@@ -92,6 +92,23 @@ def test_the_bytes_are_the_same_whatever_the_processes(scene, source, tmp_path, 
     assert found[0] == found[1] == found[2] and len(found[0]) == 6
 
 
+def test_masks_and_what_is_odd_about_them_come_back_from_processes(scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "_CHUNK_SIZE", 1)
+    square, far = [10, 5, 20, 5, 20, 15, 10, 15], [90, 5, 95, 5, 95, 15]
+    fields = [
+        {"category_id": 1, "bbox": [10, 5, 10, 10], "segmentation": [square]},
+        {"category_id": 1, "bbox": [10, 5, 10, 10], "segmentation": [far]},
+        {"category_id": 2, "bbox": [10, 5, 10, 10]},
+        {"category_id": 2, "bbox": [10, 5, 10, 10], "iscrowd": 1},
+    ]
+    folder = scene.draw(tmp_path / "coco")
+    (folder / "coco.json").write_text(json.dumps(scene.coco(objects={"a.jpg": fields})))
+    report = scene.convert(folder, num_processes=2).report.to_json()
+    assert report["bad_masks"]["count"] == 1 and "lies outside of the image" in report["bad_masks"]["first"][0]
+    assert report["odd_masks"]["count"] == 2 and report["crowds"]["count"] == 1 and report["masks"] == 1
+    assert report["crowds"]["first"] == ["data: a.jpg: annotation 4"]
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
