@@ -115,7 +115,7 @@ class Report:
 
     def classes(self) -> dict[str, int]:
         """Boxes of each class, those without any too, in the order of their ids."""
-        totals = sum(self._boxes.values(), collections.Counter())
+        totals: collections.Counter[str] = sum(self._boxes.values(), collections.Counter())
         return {name: totals[name] for _, name in sorted(self._names.items())}
 
     def to_json(self) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import json
 import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
@@ -30,6 +33,9 @@ LABEL_MAP_NAME = "label_map.pbtxt"
 _CHUNK_SIZE = 16  # images that a process gets at a time
 _CHUNKS_AHEAD = 3  # of each process, so that none waits and memory stays bounded
 _MIN_IMAGES_OF_PROCESS = 500  # below, importing TensorFlow in a process takes longer than it saves
+
+
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # of the processes
 
 
 class Written(NamedTuple):
@@ -110,7 +116,7 @@ def convert_source(
     patterns: dict[str, str] = {}
     try:
         with contextlib.ExitStack() as stack:
-            files = {}
+            files: dict[str, records.RecordFiles] = {}
             for split in source.splits:
                 shards = min(num_shards, len(split.dataset.images))
                 files[split.name] = records.RecordFiles(os.path.join(output_dir, split.name), shards)
@@ -153,7 +159,9 @@ def convert_source(
     return Written(patterns, label_map_path, report_path, report)
 
 
-def _in_processes(prepare_chunk, splits: Sequence[Split], num_processes: int) -> Iterator[tuple[str, _Prepared]]:
+def _in_processes(
+    prepare_chunk: Callable[[CocoDataset, str], list[_Prepared]], splits: Sequence[Split], num_processes: int
+) -> Iterator[tuple[str, _Prepared]]:
     """The images of all splits in their order, with the name of their split."""
     chunks = ((split, begin) for split in splits for begin in range(0, len(split.dataset.images), _CHUNK_SIZE))
     if num_processes == 1:
@@ -164,26 +172,50 @@ def _in_processes(prepare_chunk, splits: Sequence[Split], num_processes: int) ->
         # Spawned: a copy of a process in which TensorFlow has threads may hang.
         context = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_process)
-    waiting: list[tuple[str, concurrent.futures.Future[list[_Prepared]]]] = []
+    waiting: collections.deque[tuple[str, concurrent.futures.Future[list[_Prepared]]]] = collections.deque()
+
+    def submit(number: int) -> None:
+        for split, begin in itertools.islice(chunks, number):
+            waiting.append((split.name, pool.submit(prepare_chunk, _part(split.dataset, begin), split.image_dir)))
+
     try:
-        while True:
-            while len(waiting) < num_workers * _CHUNKS_AHEAD and (chunk := next(chunks, None)) is not None:
-                split, begin = chunk
-                waiting.append((split.name, pool.submit(prepare_chunk, _part(split.dataset, begin), split.image_dir)))
-            if not waiting:
-                break
-            name, future = waiting.pop(0)
-            for prepared in future.result():
-                yield name, prepared
+        with _prepared_for_processes():  # `submit` starts them
+            submit(num_workers * _CHUNKS_AHEAD)
+        while waiting:
+            name, future = waiting.popleft()
+            yield from ((name, prepared) for prepared in future.result())
+            submit(1)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_process() -> None:
-    """One core for TensorFlow. Ctrl-C, which all processes of a terminal get, is left to the first, which ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One core for TensorFlow, and no GPU."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.set_visible_devices([], "GPU")
+
+
+@contextlib.contextmanager
+def _prepared_for_processes() -> Iterator[None]:
+    """What processes that are started inside inherit: no GPU, silence about it, and no Ctrl-C.
+
+    A terminal sends Ctrl-C to all processes. The first one ends the others; each of them would print a traceback.
+    """
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    is_main = threading.current_thread() is threading.main_thread()  # which alone may set signals
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _part(dataset: CocoDataset, begin: int) -> CocoDataset:
