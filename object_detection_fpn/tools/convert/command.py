@@ -124,6 +124,8 @@ def _run_source(arguments: argparse.Namespace) -> None:
     from object_detection_fpn.tools.convert.sources import Options, SourceError, read_class_names
 
     check_folder("OUTPUT", arguments.output_dir)
+    if os.path.realpath(arguments.source) == os.path.realpath(arguments.output_dir):
+        raise UsageError(f"OUTPUT = {arguments.output_dir} is SOURCE. Allowed: another folder.")
     try:
         if arguments.split:
             splits.check_ratios(arguments.split)

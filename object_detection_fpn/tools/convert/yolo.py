@@ -43,7 +43,7 @@ def read(path: str, options: Options) -> Source:
         raise SourceError(f"{path}: has no data.yaml. Allowed: a data.yaml, or the folder that it is in.")
     contents = _parse_yaml(yaml_path)
     names = _read_names(contents, yaml_path)
-    root = _find_root(contents, yaml_path)
+    root = options.image_dir or _find_root(contents, yaml_path)
     splits: dict[str, list[SourceImage]] = {}
     notes: list[str] = []
     for key in ("train", "val", "test"):

@@ -59,7 +59,8 @@ def test_the_command_as_a_process(source, tmp_path):
             "none.txt: cannot be read (No such file or directory).",
         ),
         (["{source}", "{out}", "--format", "voc"], "is not PASCAL VOC (--format voc)."),
-        (["{out}", "{out}"], "there is no such file or folder."),
+        (["{out}/none", "{out}"], "there is no such file or folder."),
+        (["{source}", "{source}/"], "is SOURCE. Allowed: another folder."),
     ],
 )
 def test_mistakes_are_one_line(source, tmp_path, capfd, words, message):

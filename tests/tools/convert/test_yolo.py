@@ -70,6 +70,12 @@ def test_a_missing_image_is_left_to_the_conversion(scene, source):
     assert report["missing"]["count"] == 1 and "none.jpg, which does not exist" in report["missing"]["first"][0]
 
 
+def test_the_user_names_the_folder_that_the_paths_start_from(scene, source):
+    (source / "data.yaml").rename(source.parent / "data.yaml")
+    found = yolo.read(str(source.parent / "data.yaml"), Options(image_dir=str(source)))
+    assert found.splits[0].image_dir == str(source) and len(found.splits[0].dataset.images) == 3
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
