@@ -37,7 +37,7 @@ COMMANDS = {
     "eval": Command(evaluate, "Evaluate a checkpoint, or with --wait every checkpoint that appears in a folder."),
     "export": Command(export, "Write a checkpoint as a SavedModel."),
     "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
-    "convert": Command(convert, "Convert COCO JSON and images to TFRecords and a label map."),
+    "convert": Command(convert, "Convert a data set of any of seven formats to TFRecords and a label map."),
     "context-features": Command(
         context_features, "Add memory banks of a first detector's features to records, for Context R-CNN."
     ),

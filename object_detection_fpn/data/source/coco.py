@@ -47,6 +47,8 @@ class CocoAnnotation(NamedTuple):
     is_crowd: bool
     segmentation: Any = None
     """Polygons or run lengths as the file has them, not checked; None where it has none or an empty list. Only if asked for."""
+    is_difficult: bool = False
+    """As PASCAL VOC marks objects; COCO has no such mark."""
 
 
 class CocoDataset(NamedTuple):

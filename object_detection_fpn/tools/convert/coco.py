@@ -6,17 +6,15 @@ import concurrent.futures
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 from tqdm import tqdm
 
-from object_detection_fpn.data import exif
-from object_detection_fpn.data.source.coco import CocoAnnotation, CocoDataset, CocoError, CocoImage, read_coco
-from object_detection_fpn.tools.convert import images, masks, records
+from object_detection_fpn.data.source.coco import CocoError, CocoImage, read_coco
+from object_detection_fpn.tools.convert import records
 from object_detection_fpn.tools.convert.counts import Counts, ImageObjects
-
-ExifBoxes = Literal["stored", "upright"]
+from object_detection_fpn.tools.convert.prepare import ExifBoxes, prepare
 
 
 class Conversion(NamedTuple):
@@ -109,12 +107,12 @@ def coco_to_tfrecords(
     files = records.RecordFiles(output_prefix, num_shards)
     counts = Counts(dataset.path)
     has_masks = any(row.segmentation is not None for rows in dataset.annotations.values() for row in rows)
-    prepare = functools.partial(
-        _prepare, dataset=dataset, image_dir=image_dir, exif_boxes=exif_boxes, has_masks=has_masks
+    prepare_image = functools.partial(
+        prepare, dataset=dataset, image_dir=image_dir, exif_boxes=exif_boxes, has_masks=has_masks
     )
     try:
         with files.open():
-            for example, objects in _in_threads(prepare, dataset.images, show_progress):
+            for example, objects in _in_threads(prepare_image, dataset.images, show_progress):
                 files.write(example)
                 counts.add(objects)
             counts.check(allow_no_boxes=allow_no_boxes)
@@ -146,138 +144,3 @@ def _in_threads(
             for prepared in pool.map(prepare, rows[begin : begin + _CHUNK_SIZE]):
                 yield prepared
                 progress.update()
-
-
-def _prepare(
-    image: CocoImage, *, dataset: CocoDataset, image_dir: str, exif_boxes: ExifBoxes | None, has_masks: bool
-) -> tuple[tf.train.Example, ImageObjects]:
-    """The record of an image, and what became of its annotations."""
-    row = f"image {image.id} of {dataset.path}"
-    path = images.find_image_file(image_dir, image.file_name)
-    encoded = _read_file(path, f"{dataset.path}: image {image.id}")
-    header = images.read_header(encoded, f"{path} ({row})")
-    annotations = dataset.annotations[image.id]
-    is_stored = _are_boxes_of_stored_pixels(image, header, exif_boxes, bool(annotations), dataset.path, path)
-    stored = images.to_stored(encoded, header, f"{path} ({row})")
-
-    swaps = exif.swaps_axes(header.orientation)
-    upright_size = (header.height, header.width) if swaps else (header.width, header.height)
-    width, height = (header.width, header.height) if is_stored else upright_size
-    objects: list[records.RecordObject] = []
-    sorted_rows = ImageObjects(image, is_turned=header.orientation != exif.UPRIGHT)
-    orientation = header.orientation if is_stored else exif.UPRIGHT
-    for annotation in annotations:
-        x, y, w, h = annotation.bbox
-        xmin, xmax = max(x, 0.0) / width, min(x + w, float(width)) / width
-        ymin, ymax = max(y, 0.0) / height, min(y + h, float(height)) / height
-        if xmin >= xmax or ymin >= ymax:
-            sorted_rows.dropped.append(annotation)
-            continue
-        try:
-            mask = _encode_mask(annotation, width, height, orientation, sorted_rows) if has_masks else None
-        except masks.BrokenMask as error:
-            sorted_rows.broken_masks.append((annotation, error))
-            continue
-        sorted_rows.kept.append(annotation)
-        sorted_rows.num_clipped += x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1
-        label = dataset.label_of[annotation.category_id]
-        objects.append(
-            records.RecordObject(
-                box=exif.turn_box((ymin, xmin, ymax, xmax), orientation),
-                label=label,
-                name=dataset.names[label],
-                area=w * h if annotation.area is None else annotation.area,
-                is_crowd=annotation.is_crowd,
-                mask=mask,
-            )
-        )
-    example = records.make_example(
-        stored,
-        width=upright_size[0],
-        height=upright_size[1],
-        file_name=image.file_name,
-        source_id=str(image.id),
-        objects=objects,
-        more=image.capture.fields(),
-    )
-    return example, sorted_rows
-
-
-def _encode_mask(annotation: CocoAnnotation, width: int, height: int, orientation: int, objects: ImageObjects) -> bytes:
-    """The upright mask of an annotation as a PNG file; empty where it has none. Counts the mask, and what is odd about it.
-
-    Args:
-        annotation: of an image.
-        width: pixels of that image, as the annotation has them.
-        height: of the same.
-        orientation: of the same, see `data.exif`.
-        objects: of the same, where the mask is counted.
-
-    Raises:
-        masks.BrokenMask: if the segmentation gives no mask, and the annotation is no crowd, which does without.
-    """
-    if annotation.segmentation is None:
-        objects.notices.append((annotation, masks.Notice.ABSENT))
-        return b""
-    try:
-        mask = masks.make_mask(annotation, width, height)
-    except masks.BrokenMask:
-        if not annotation.is_crowd:
-            raise
-        objects.notices.append((annotation, masks.Notice.BROKEN_CROWD))
-        return b""
-    objects.num_masks += 1
-    objects.notices += [(annotation, notice) for notice in mask.notices]
-    is_upright = orientation == exif.UPRIGHT
-    return masks.encode_png(mask.pixels if is_upright else exif.turn_pixels(mask.pixels, orientation))
-
-
-def _read_file(path: str, where: str) -> bytes:
-    try:
-        if tf.io.gfile.isdir(path):
-            raise CocoError(f"{where} names {path}, which is a folder.")
-        with tf.io.gfile.GFile(path, "rb") as file:
-            encoded = file.read()
-    except tf.errors.NotFoundError as error:
-        raise CocoError(f"{where} names {path}, which does not exist.") from error
-    except tf.errors.OpError as error:
-        raise CocoError(f"{where} names {path}, which cannot be read ({error.message}).") from error
-    if not encoded:
-        raise CocoError(f"{where} names {path}, which is empty.")
-    return encoded
-
-
-def _are_boxes_of_stored_pixels(
-    image: CocoImage,
-    header: images.Header,
-    exif_boxes: ExifBoxes | None,
-    has_boxes: bool,
-    annotations_path: str,
-    path: str,
-) -> bool:
-    """Whether the boxes are of the pixels as the file stores them, not as viewers show them; refuses other sizes."""
-    stored = (header.width, header.height)
-    upright = stored[::-1] if exif.swaps_axes(header.orientation) else stored
-    fits_stored, fits_upright = (
-        image.width in (None, width) and image.height in (None, height) for width, height in (stored, upright)
-    )
-    is_turned = header.orientation != exif.UPRIGHT
-    if not fits_stored and not fits_upright:
-        shown = f" ({upright[0]} x {upright[1]} upright)" if is_turned else ""
-        said = (
-            header.width if image.width is None else image.width,
-            header.height if image.height is None else image.height,
-        )
-        raise CocoError(
-            f"{annotations_path}: image {image.id} is said to be {said[0]} x {said[1]} pixels, "
-            f"but {path} is {stored[0]} x {stored[1]}{shown}; its boxes would be misplaced."
-        )
-    if is_turned and has_boxes and fits_stored and fits_upright:
-        if exif_boxes is None:
-            raise CocoError(
-                f"{annotations_path}: {path} of image {image.id} has EXIF orientation {header.orientation}, and its annotated "
-                "size does not tell whether its boxes are of the pixels as they are stored or as viewers show them. "
-                "Choose --exif_boxes upright or --exif_boxes stored; tools in which one draws boxes mostly mean upright."
-            )
-        return exif_boxes == "stored"
-    return fits_stored

@@ -38,6 +38,8 @@ class Counts:
     """What became of the boxes of a data set; reports what was dropped."""
 
     path: str
+    logs_rows: bool = True
+    """Whether the first dropped objects are logged one by one."""
     num_kept: int = 0
     num_dropped: int = 0
     num_clipped: int = 0
@@ -49,7 +51,7 @@ class Counts:
     first_clipped: str = ""
 
     def __post_init__(self) -> None:
-        self.masks = MaskCounts(self.path)
+        self.masks = MaskCounts(self.path, self.logs_rows)
 
     def add(self, objects: ImageObjects) -> None:
         """Counts the annotations of an image."""
@@ -72,7 +74,7 @@ class Counts:
                     if has_size
                     else "a width or height is not above 0: is bbox x, y, width, height in all of them?"
                 )
-            if self.num_dropped <= _MAX_DROP_LINES:
+            if self.logs_rows and self.num_dropped <= _MAX_DROP_LINES:
                 where = f"{self.path}: annotation {annotation.id} of image {objects.image.id}"
                 logging.warning("%s dropped: bbox %s has no area inside the image.", where, list(annotation.bbox))
 
@@ -117,8 +119,9 @@ class Counts:
 class MaskCounts:
     """What became of the segmentations of a data set; reports what is odd about them."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, logs_rows: bool = True):
         self._path = path
+        self._logs_rows = logs_rows
         self.num_masks = 0
         self._faults: collections.Counter[Fault] = collections.Counter()
         self._notices: collections.Counter[Notice] = collections.Counter()
@@ -138,7 +141,7 @@ class MaskCounts:
         for annotation, broken in objects.broken_masks:
             where = self._count(self._faults, broken.fault, annotation)
             self._first_reason = self._first_reason or f"{where}: {broken}"
-            if self.num_dropped <= _MAX_DROP_LINES:
+            if self._logs_rows and self.num_dropped <= _MAX_DROP_LINES:
                 logging.warning("%s: %s dropped: %s.", self._path, where, broken)
 
     def check(self, num_kept: int) -> None:
@@ -155,8 +158,9 @@ class MaskCounts:
                 f"{self._path}: no object is left, and {self.num_dropped} were dropped because their segmentation gives no "
                 f"mask. The first is {self._first_reason}. --no_masks converts the boxes alone."
             )
-        self._log(self._faults, "dropped, which ")
-        self._log(self._notices, "")
+        if self._logs_rows:
+            self._log(self._faults, "dropped, which ")
+            self._log(self._notices, "")
         if self.num_dropped > _MANY * (num_kept + self.num_dropped):
             logging.warning(
                 "%s: %d of %d objects were dropped because their segmentation gives no mask; --no_masks keeps their boxes.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import os
 import re
@@ -19,6 +20,25 @@ from object_detection_fpn.serving.images import PILLOW_ERRORS, to_pixels
 # MPO: a JPEG with more pictures behind it, as many telephones write; decoders read the first. Other formats become PNGs.
 _STORED_AS_IS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
 _JPEG_QUALITY = 95  # of photographs that had to be turned
+
+
+class Unusable(enum.Enum):
+    """Why an image cannot be used; the text says it of several files."""
+
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    OTHER_SIZE = "of another size than the annotations say"
+
+
+class UnusableImage(CocoError):
+    """An image file that cannot become a record; a conversion may do without it."""
+
+    def __init__(self, kind: Unusable, text: str):
+        super().__init__(text)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[UnusableImage], tuple[Unusable, str]]:
+        return type(self), (self.kind, str(self))  # as processes hand it on
 
 
 class Header(NamedTuple):
@@ -64,9 +84,10 @@ def read_header(encoded: bytes, where: str) -> Header:
         with Image.open(io.BytesIO(encoded)) as image:
             return Header(*image.size, image.format or "", exif.read_orientation(image))
     except Image.DecompressionBombError as error:
-        raise CocoError(f"{where}: {error}") from error
+        raise UnusableImage(Unusable.UNREADABLE, f"{where}: {error}") from error
     except PILLOW_ERRORS as error:
-        raise CocoError(f"{where}: the image ({len(encoded):,} bytes) cannot be read: unknown format.") from error
+        reason = f"{where}: the image ({len(encoded):,} bytes) cannot be read: unknown format."
+        raise UnusableImage(Unusable.UNREADABLE, reason) from error
 
 
 def to_stored(encoded: bytes, header: Header, where: str) -> StoredImage:
@@ -93,7 +114,8 @@ def to_stored(encoded: bytes, header: Header, where: str) -> StoredImage:
             with Image.open(io.BytesIO(encoded)) as image:
                 pixels = to_pixels(image, num_channels=3)
         except PILLOW_ERRORS as error:
-            raise CocoError(f"{where}: the image ({len(encoded):,} bytes) cannot be decoded: {error}.") from error
+            reason = f"{where}: the image ({len(encoded):,} bytes) cannot be decoded: {error}."
+            raise UnusableImage(Unusable.UNREADABLE, reason) from error
     upright = Image.fromarray(exif.turn_pixels(pixels, header.orientation))
     buffer = io.BytesIO()
     if header.is_jpeg:
@@ -109,7 +131,8 @@ def _decode(encoded: bytes, where: str) -> np.ndarray:
             return decode_whole(tf.constant(encoded)).numpy()
     except tf.errors.OpError as error:
         reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip().splitlines()[0].strip(" .")
-        raise CocoError(
+        raise UnusableImage(
+            Unusable.UNREADABLE,
             f"{where}: the image ({len(encoded):,} bytes) cannot be decoded; the file is truncated, damaged, or of a kind that "
-            f"TensorFlow does not read ({reason})."
+            f"TensorFlow does not read ({reason}).",
         ) from error

@@ -53,6 +53,9 @@ class BrokenMask(ValueError):
         super().__init__(text)
         self.fault = fault
 
+    def __reduce__(self) -> tuple[type[BrokenMask], tuple[Fault, str]]:
+        return type(self), (self.fault, str(self))  # as processes hand it on
+
 
 class Mask(NamedTuple):
     """The mask of an object."""

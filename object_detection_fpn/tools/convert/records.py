@@ -29,6 +29,8 @@ class RecordObject(NamedTuple):
     mask: bytes | None = None
     """A PNG file of the size of the image, 0 outside of the object; empty for an object without a mask. None for all objects
     of a data set without masks."""
+    is_difficult: bool = False
+    """As PASCAL VOC marks objects."""
 
 
 class RecordFiles:
@@ -68,7 +70,11 @@ class RecordFiles:
 
     def write(self, example: tf.train.Example) -> None:
         """Writes a record to the next file in turn."""
-        self._writers[self._num_written % len(self._writers)].write(example.SerializeToString())
+        self.write_serialized(example.SerializeToString())
+
+    def write_serialized(self, record: bytes) -> None:
+        """Writes a serialized record to the next file in turn."""
+        self._writers[self._num_written % len(self._writers)].write(record)
         self._num_written += 1
 
     def _remove(self, ending: str, kept: Collection[str] = ()) -> None:
@@ -117,6 +123,9 @@ def make_example(
         "image/object/class/text": [o.name.encode() for o in objects],
         "image/object/area": [o.area for o in objects],
         "image/object/is_crowd": [int(o.is_crowd) for o in objects],
+        "image/object/difficult": [int(o.is_difficult) for o in objects]
+        if any(o.is_difficult for o in objects)
+        else [],
         "image/object/mask": [o.mask for o in objects if o.mask is not None],
     }
     for key, value in (more or {}).items():
@@ -143,9 +152,20 @@ def write_label_map(path: str, names: Mapping[int, str]) -> None:
         names: from class id to name.
     """
     items = [f'item {{\n  id: {label}\n  name: "{_escape(name)}"\n}}\n' for label, name in sorted(names.items())]
+    write_whole(path, "\n".join(items))
+
+
+def write_whole(path: str, text: str) -> None:
+    """Writes a file that appears as a whole: after an error an older one is left as it is."""
     tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write("\n".join(items))
+    part = path + ".part"
+    try:
+        with tf.io.gfile.GFile(part, "w") as file:
+            file.write(text)
+        tf.io.gfile.rename(part, path, overwrite=True)
+    finally:
+        if tf.io.gfile.exists(part):
+            tf.io.gfile.remove(part)
 
 
 def _escape(name: str) -> str:
