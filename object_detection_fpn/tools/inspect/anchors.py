@@ -28,7 +28,7 @@ class Grid(NamedTuple):
     """[N, 2], rows and columns."""
 
     def rows(self, chosen: np.ndarray | slice) -> Grid:
-        return Grid(self.first[chosen], self.stride[chosen], self.count[chosen])
+        return Grid(self.first[chosen], self.stride[chosen], self.num[chosen])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from object_detection_fpn.tools.inspect.anchors import Coverage
 from object_detection_fpn.tools.inspect.layout import AnchorLayout
 
 _MIN_GAIN_50 = 0.005  # share of the boxes; less is not worth other anchors than those of a checkpoint
-_MIN_GAIN_70 = 0.02
+_MIN_GAIN_70 = 0.05
 _STEPS_PER_EPOCH = 20  # fewer: most of what a batch tells is told twice before the weights have moved
 _SPARE_BOXES = 1.1  # rows of groundtruth beyond those of the image with the most boxes
 _WASTE = 4  # times as many rows as are needed, from which on fewer are suggested
@@ -53,7 +53,7 @@ def suggest_anchors(
     if generator is None or after is None:
         return
     gain_50, gain_70 = after.covered_50 - before.covered_50, after.covered_70 - before.covered_70
-    if gain_50 < 0 or (gain_50 < _MIN_GAIN_50 and gain_70 < _MIN_GAIN_70):
+    if gain_50 < -_MIN_GAIN_50 or (gain_50 < _MIN_GAIN_50 and gain_70 < _MIN_GAIN_70):
         return
     if layout.is_grid:
         grid = generator.grid_anchor_generator
@@ -119,8 +119,8 @@ def suggest_batch_size(config: pipeline_pb2.TrainEvalPipelineConfig, num_images:
         return
     yield Suggestion(
         "batch_size",
-        f"{num_images:,} images are {num_images / present:.3g} batches of {present}: smaller ones give {_STEPS_PER_EPOCH} "
-        "or more steps for each image. The learning rates shrink with the batch.",
+        f"{num_images:,} images are {num_images / present:.3g} batches of {present}: smaller ones give more than "
+        f"{_STEPS_PER_EPOCH - 1} steps for each pass through the data. The learning rates shrink with the batch.",
         (f"train_config.batch_size={suggested}",),
         scales_learning_rates=True,
     )
