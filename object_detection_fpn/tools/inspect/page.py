@@ -112,15 +112,14 @@ def _look(inspection: Inspection) -> str:
                 (each.image, " / ".join(each.classes), ", ".join(f"{value:g}" for value in each.box))
                 for each in suspects.listed
             ]
-            title = f"{suspects.count:,} {text.KINDS[suspects.kind]}"
+            title = f"{text.KINDS[suspects.kind]}: {suspects.count:,}"
             if len(rows) < suspects.count:
                 title += f"; the first {len(rows)}"
             parts.append(_table(text.Table(title, ("image", "class", "ymin, xmin, ymax, xmax (pixels)"), rows)))
     lines = list(inspection.faults)
     if inspection.rare_classes:
-        lines.append(
-            f"{len(inspection.rare_classes):,} classes with fewer than {RARE} boxes: {', '.join(inspection.rare_classes)}."
-        )
+        count, names = len(inspection.rare_classes), ", ".join(inspection.rare_classes)
+        lines.append(f"Classes with fewer than {RARE} boxes: {count:,} ({names})")
     if not inspection.num_boxes:
         lines.append("No image has a box: nothing can be learned.")
     return _paragraphs(lines) + "".join(parts) or '<p class="good">Nothing was found.</p>'

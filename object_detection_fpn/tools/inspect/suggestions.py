@@ -16,6 +16,7 @@ from object_detection_fpn.tools.inspect.layout import AnchorLayout
 
 _MIN_GAIN_50 = 0.005  # share of the boxes; less is not worth other anchors than those of a checkpoint
 _MIN_GAIN_70 = 0.05
+_SHOWN = 0.0005  # less is not seen in tenths of a percent
 _STEPS_PER_EPOCH = 20  # fewer: most of what a batch tells is told twice before the weights have moved
 _SPARE_BOXES = 1.1  # rows of groundtruth beyond those of the image with the most boxes
 _WASTE = 4  # times as many rows as are needed, from which on fewer are suggested
@@ -66,12 +67,13 @@ def suggest_anchors(
             f"{path}.anchor_scale={multiscale.anchor_scale:.4g}",
             f"{path}.aspect_ratios={_listed(multiscale.aspect_ratios)}",
         )
-    yield Suggestion(
-        "anchors",
-        f"They cover {after.covered_50:.1%} of the boxes at IoU 0.5 instead of {before.covered_50:.1%}, and "
-        f"{after.covered_70:.1%} at IoU 0.7 instead of {before.covered_70:.1%}; a cell has as many as before.",
-        overrides,
+    at_50 = f"{after.covered_50:.1%} of the boxes at IoU 0.5"
+    at_50 += " as before" if abs(gain_50) < _SHOWN else f" instead of {before.covered_50:.1%}"
+    reason = (
+        f"Others cover {at_50}, and {after.covered_70:.1%} at IoU 0.7 instead of {before.covered_70:.1%}; "
+        "a cell has as many as now."
     )
+    yield Suggestion("anchors", reason, overrides)
 
 
 def suggest_max_boxes(

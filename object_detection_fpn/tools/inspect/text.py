@@ -19,9 +19,9 @@ _MOST_SUSPECTS = 5  # of a kind on the screen; JSON and the page have more
 _MOST_NAMES = 12
 
 KINDS = {
-    "two_classes": "boxes nearly equal (IoU 0.9 or more) with two classes",
-    "marked_twice": "objects marked twice: nearly equal boxes of one class",
-    "one_pixel": "boxes of one pixel: a side of at most a pixel in the stored image",
+    "two_classes": "Boxes nearly equal (IoU 0.9 or more) with two classes",
+    "marked_twice": "Objects marked twice: nearly equal boxes of one class",
+    "one_pixel": "Boxes of one pixel: a side of at most a pixel in the stored image",
 }
 """What the kinds of `Suspects` are."""
 
@@ -43,7 +43,8 @@ def print_inspection(inspection: Inspection, console: rich.console.Console | Non
     for line in summary(inspection):
         console.print(rich.text.Text(line))
     for table in tables(inspection):
-        shown = rich.table.Table(title=rich.text.Text(table.title), title_justify="left")
+        console.print(rich.text.Text(f"{table.title}:"))  # as a title of the table it would be as narrow
+        shown = rich.table.Table()
         for place, name in enumerate(table.header):
             shown.add_column(rich.text.Text(name), justify="right" if place else "left")
         for row in table.rows:
@@ -51,7 +52,7 @@ def print_inspection(inspection: Inspection, console: rich.console.Console | Non
         console.print(shown)
     console.print("Worth a look:")
     for line in worth_a_look(inspection):
-        console.print(rich.text.Text(f"  {line}"))
+        console.print(rich.text.Text(f"  {line}"), soft_wrap=True)
     console.print("Suggestions:")
     for line in suggestion_lines(inspection):
         console.print(rich.text.Text(f"  {line}"), soft_wrap=True)
@@ -72,7 +73,7 @@ def summary(inspection: Inspection) -> list[str]:
         lines.append(f"Training size with padding (height x width): {sizes} pixels.")
     dropped = "no box of these images is dropped"
     if inspection.num_dropped:
-        dropped = f"{inspection.num_dropped:,} boxes of {inspection.num_images_cut:,} images are dropped"
+        dropped = f"{inspection.num_dropped:,} boxes are dropped, in {inspection.num_images_cut:,} of the images"
     lines.append(f"max_number_of_boxes = {inspection.max_number_of_boxes}: {dropped}.")
     if inspection.pixel_mean:
         mean, deviation = (
@@ -80,9 +81,8 @@ def summary(inspection: Inspection) -> list[str]:
             for values in (inspection.pixel_mean, inspection.pixel_deviation)
         )
         lines.append(f"Pixels, by channel: mean {mean}; standard deviation {deviation}.")
-    lines.append(
-        f"batch_size = {inspection.batch_size}: training goes through the data {inspection.num_epochs:.3g} times."
-    )
+    epochs = f"{inspection.num_epochs:,.0f}" if inspection.num_epochs >= 10 else f"{inspection.num_epochs:.2g}"
+    lines.append(f"batch_size = {inspection.batch_size}: training goes through the data {epochs} times.")
     return lines
 
 
@@ -153,7 +153,7 @@ def coverage_table(title: str, coverage: Coverage) -> Table:
     rows = [
         (
             f"P{level.level}",
-            f"{level.min_side:.4g} to {level.max_side:.4g}",
+            _range(level.min_side, level.max_side),
             f"{level.num_best:,}",
             f"{level.covered_50:.1%}",
             f"{level.covered_70:.1%}",
@@ -168,10 +168,14 @@ def coverage_table(title: str, coverage: Coverage) -> Table:
     )
 
 
+def _range(low: float, high: float) -> str:
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+
+
 def worth_a_look(inspection: Inspection) -> list[str]:
     """What may be wrong with the labels."""
     lines = list(_worth_a_look(inspection))
-    return lines or ["nothing was found."]
+    return lines or ["Nothing was found."]
 
 
 def _worth_a_look(inspection: Inspection) -> Iterator[str]:
@@ -179,7 +183,7 @@ def _worth_a_look(inspection: Inspection) -> Iterator[str]:
     for suspects in inspection.suspects:
         if not suspects.count:
             continue
-        yield f"{suspects.count:,} {KINDS[suspects.kind]}:"
+        yield f"{KINDS[suspects.kind]}: {suspects.count:,}"
         for suspect in suspects.listed[:_MOST_SUSPECTS]:
             box = ", ".join(f"{value:g}" for value in suspect.box)
             yield f"  image {suspect.image}: {' / '.join(suspect.classes)} at (ymin, xmin, ymax, xmax) = ({box})"
@@ -189,9 +193,9 @@ def _worth_a_look(inspection: Inspection) -> Iterator[str]:
         names = ", ".join(inspection.rare_classes[:_MOST_NAMES])
         more = len(inspection.rare_classes) - _MOST_NAMES
         names += f" and {more} more" if more > 0 else ""
-        yield f"{len(inspection.rare_classes):,} classes with fewer than {statistics.RARE} boxes: {names}."
+        yield f"Classes with fewer than {statistics.RARE} boxes: {len(inspection.rare_classes):,} ({names})"
     if inspection.num_records and not inspection.num_boxes:
-        yield "no image has a box: nothing can be learned."
+        yield "No image has a box: nothing can be learned."
 
 
 def suggestion_lines(inspection: Inspection) -> list[str]:

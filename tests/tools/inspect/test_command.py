@@ -122,7 +122,12 @@ def test_what_stands_in_records_is_found(tmp_path, run):
     }
     assert kinds["two_classes"]["listed"][0] == {"image": "photo 0", "box": [10, 10, 30, 50], "classes": ["cat", "dog"]}
     assert found["rare_classes"] == ["cat", "dog", "rare"]
-    for text in ("3 images, 6 boxes", "cat / dog", "3 classes with fewer than 20 boxes", "image photo 0"):
+    for text in (
+        "3 images, 6 boxes",
+        "cat / dog",
+        "Classes with fewer than 20 boxes: 3 (cat, dog, rare)",
+        "image photo 0",
+    ):
         assert text in printed, printed
 
 
@@ -131,7 +136,7 @@ def test_boxes_beyond_the_limit_are_counted_and_room_is_suggested(tmp_path, run)
     arguments = write_records(tmp_path, [(64, 64, many, [1] * 25), (64, 64, many[:3], [2] * 3)])
     printed, found = run(tmp_path, *arguments)
     assert (found["max_number_of_boxes"], found["num_dropped"], found["num_images_cut"]) == (20, 5, 1)
-    assert "5 boxes of 1 images are dropped" in printed
+    assert "5 boxes are dropped, in 1 of the images" in printed
     overrides = [override for each in found["suggestions"] for override in each["overrides"]]
     assert "train_input_reader.max_number_of_boxes=30" in overrides
     assert "eval_input_reader.0.max_number_of_boxes=30" in overrides
