@@ -35,6 +35,7 @@ from object_detection_fpn.builder.losses import (
 from object_detection_fpn.builder.masks import build_mask_branch
 from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
 from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
+from object_detection_fpn.builder.retinanet import build_dense_anchors
 from object_detection_fpn.builder.roi_pooling import build_roi_pooler
 from object_detection_fpn.builder.rpn import build_anchor_generator, build_box_coder, build_rpn
 from object_detection_fpn.builder.training import (
@@ -65,6 +66,7 @@ __all__ = [
     "build_context_branch",
     "build_context_decoding",
     "build_dataset",
+    "build_dense_anchors",
     "build_detector",
     "build_feature_extractor",
     "build_layer_spec",

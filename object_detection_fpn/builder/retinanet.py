@@ -8,10 +8,11 @@ from object_detection_fpn.builder.layer_spec import build_layer_spec
 from object_detection_fpn.builder.losses import build_classification_loss, build_localization_loss
 from object_detection_fpn.builder.postprocess import build_score_converter, build_suppression
 from object_detection_fpn.builder.rpn import build_anchor_generator, build_box_coder
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import dense_postprocess, fpn, loss_normalization, targets
 from object_detection_fpn.modeling.detectors import retinanet
-from object_detection_fpn.modeling.heads import dense
+from object_detection_fpn.modeling.heads import dense, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.protos import box_predictor_pb2, ssd_pb2
 
@@ -36,12 +37,7 @@ def build_retinanet(
     )
     predictor = config.box_predictor.weight_shared_convolutional_box_predictor
     limits = predictor.box_encodings_clip_range
-    offsets = anchor_ops.offsets_by_size(
-        build_resizer(config.image_resizer).static_size,
-        min_level=extractor.min_level,
-        num_levels=extractor.max_level - extractor.min_level + 1,
-    )
-    generate_anchors, num_anchors = build_anchor_generator(config.anchor_generator, offset=offsets)
+    generate_anchors, num_anchors = build_dense_anchors(config)
     return retinanet.RetinaNet(
         feature_extractor=extractor,
         head=build_dense_head(config, extractor, num_anchors=num_anchors, execution=execution),
@@ -53,6 +49,15 @@ def build_retinanet(
         converts_to_scores=predictor.score_converter == predictor.SIGMOID,
         execution=execution,
     )
+
+
+def build_dense_anchors(config: ssd_pb2.Ssd) -> tuple[rpn.AnchorGenerator, int]:
+    """The anchors of `anchor_generator` on the pyramid, and how many of them a cell has."""
+    min_level, max_level = model_config.feature_levels(config.feature_extractor)
+    offsets = anchor_ops.offsets_by_size(
+        build_resizer(config.image_resizer).static_size, min_level=min_level, num_levels=max_level - min_level + 1
+    )
+    return build_anchor_generator(config.anchor_generator, offset=offsets)
 
 
 def build_dense_head(

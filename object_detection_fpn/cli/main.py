@@ -15,6 +15,7 @@ from object_detection_fpn.cli.process import guarded
 from object_detection_fpn.tools import data_service, demo, import_weights
 from object_detection_fpn.tools.context_features import command as context_features
 from object_detection_fpn.tools.convert import command as convert
+from object_detection_fpn.tools.inspect import command as inspect
 from object_detection_fpn.tools.planning import command as planning
 
 
@@ -38,6 +39,9 @@ COMMANDS = {
     "export": Command(export, "Write a checkpoint as a SavedModel."),
     "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
     "convert": Command(convert, "Convert a data set of any of seven formats to TFRecords and a label map."),
+    "inspect": Command(
+        inspect, "Look at the training data of a config: classes, sizes, anchors, labels; suggest changes."
+    ),
     "context-features": Command(
         context_features, "Add memory banks of a first detector's features to records, for Context R-CNN."
     ),
