@@ -16,6 +16,8 @@ from object_detection_fpn.tools import data_service, demo, import_weights
 from object_detection_fpn.tools.context_features import command as context_features
 from object_detection_fpn.tools.convert import command as convert
 from object_detection_fpn.tools.planning import command as planning
+from object_detection_fpn.tools.report import command as report
+from object_detection_fpn.tools.report import compare
 
 
 class Module(Protocol):
@@ -35,6 +37,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(train, "Train a detector; continue from the newest checkpoint in --model_dir."),
     "eval": Command(evaluate, "Evaluate a checkpoint, or with --wait every checkpoint that appears in a folder."),
+    "report": Command(report, "Write a page that shows what a detector gets right and wrong."),
+    "compare": Command(compare, "Compare two detectors on the same images, with intervals."),
     "export": Command(export, "Write a checkpoint as a SavedModel."),
     "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
     "convert": Command(convert, "Convert COCO JSON and images to TFRecords and a label map."),

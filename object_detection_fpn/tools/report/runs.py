@@ -1,0 +1,205 @@
+"""The runs that `odfpn compare` compares: a report's JSON, or detections with the groundtruth of a COCO JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+import tensorflow as tf
+
+from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
+from object_detection_fpn.ops.rle import Rle
+from object_detection_fpn.tools.report.matching import Matches, gather, match_image
+from object_detection_fpn.tools.report.stored import FORMAT, NotAReportError, Run, parse
+
+_NAME = "report.json"
+
+
+class RunError(ValueError):
+    """A run cannot be read, or two cannot be compared. The message names the file."""
+
+
+def read_runs(paths: Sequence[str], groundtruth: str | None) -> list[Run]:
+    """Reads runs.
+
+    Args:
+        paths: files that `odfpn report --json` wrote, or their folders; or files of detections: COCO's list of results, or what
+            `odfpn predict` writes.
+        groundtruth: COCO JSON file, for detections; None if there are none.
+
+    Raises:
+        RunError: if a file is none of these.
+    """
+    truth = None if groundtruth is None else _read_json(groundtruth)
+    runs = []
+    for path in paths:
+        if tf.io.gfile.isdir(path):
+            path = os.path.join(path, _NAME)
+        content = _read_json(path)
+        try:
+            if isinstance(content, dict) and content.get("format") == FORMAT:
+                runs.append(parse(content))
+            elif truth is None:
+                raise RunError(
+                    f"{path} is no report of `odfpn report --json`. Files of detections need --groundtruth, a COCO JSON file."
+                )
+            else:
+                runs.append(match_coco(truth, content))
+        except NotAReportError as error:
+            raise RunError(f"{path} {error}.") from error
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise RunError(
+                f"{path}, with {groundtruth}, is no file of detections as COCO has them: {error!r}."
+            ) from error
+    return runs
+
+
+def in_order_of(first: Run, second: Run) -> Run:
+    """The second run with its images and classes numbered as the first one's.
+
+    Raises:
+        RunError: if the images, the classes or the groundtruth differ.
+    """
+    places: dict[tuple[str, int], int] = {key: place for place, key in enumerate(_keys(first.image_ids))}
+    keys = _keys(second.image_ids)
+    odd = sorted(set(places) ^ set(keys))
+    if odd:
+        raise RunError(
+            f"The runs are of different images: A has {len(places)}, B has {len(keys)}, and {len(odd)} are in one alone, "
+            f"such as {odd[0][0]!r}. Allowed: runs on the same images."
+        )
+    if first.names != second.names:
+        raise RunError(
+            f"The runs have different classes: {_listed(first.names)} and {_listed(second.names)}. Allowed: the same label map."
+        )
+    numbers = np.array([places[key] for key in keys], int)
+    matches = {
+        region: table._replace(images=numbers[table.images], gt_images=numbers[table.gt_images])
+        for region, table in second.matches.items()
+        if region in first.matches
+    }
+    for region, table in matches.items():
+        if _objects(table) != _objects(first.matches[region]):
+            raise RunError(f"The runs have different groundtruth of {region}. Allowed: the same objects in each image.")
+    return Run(first.image_ids, first.names, matches)
+
+
+def match_coco(truth: Mapping[str, Any], found: Any) -> Run:
+    """Matches detections with the groundtruth of a COCO JSON file.
+
+    Args:
+        truth: `images`, `annotations`, `categories`.
+        found: COCO's list of results, or an object that has it as `detections`, with `images` whose `file_name` is that of the
+            groundtruth.
+    """
+    results, image_of = (found, {}) if isinstance(found, list) else (found["detections"], _image_ids(truth, found))
+    categories = sorted(truth["categories"], key=lambda category: category["id"])
+    index_of = {category["id"]: index for index, category in enumerate(categories)}
+    sizes = {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in truth["images"]}
+    ids = sorted(sizes)
+    annotations: dict[Any, list[Any]] = {image_id: [] for image_id in ids}
+    detections: dict[Any, list[Any]] = {image_id: [] for image_id in ids}
+    for annotation in truth["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+    for result in results:
+        image_id = image_of.get(result["image_id"], result["image_id"])
+        if result["category_id"] in index_of and image_id in detections:
+            detections[image_id].append(result)
+    has_masks = bool(results) and all("segmentation" in each for each in results)
+    has_masks &= any(annotation.get("segmentation") for annotation in truth["annotations"])
+    images = [
+        (
+            _groundtruth(image_id, annotations[image_id], index_of, sizes[image_id], has_masks),
+            _detections(detections[image_id], index_of, has_masks),
+        )
+        for image_id in ids
+    ]
+    matches: dict[str, Matches] = {
+        region: gather(
+            [match_image(*image, use_masks=region == "masks") for image in images], num_classes=len(categories)
+        )
+        for region in (("boxes", "masks") if has_masks else ("boxes",))
+    }
+    names = {index: str(category["name"]) for index, category in enumerate(categories)}
+    return Run([str(image_id) for image_id in ids], names, matches)
+
+
+def _image_ids(truth: Mapping[str, Any], found: Mapping[str, Any]) -> dict[Any, Any]:
+    """From the image ids of `odfpn predict`, which counts its images, to those of the groundtruth, by file name."""
+    by_name = {os.path.basename(image["file_name"]): image["id"] for image in truth["images"] if "file_name" in image}
+    return {
+        image["id"]: by_name[os.path.basename(image["file_name"])]
+        for image in found.get("images", ())
+        if os.path.basename(image["file_name"]) in by_name
+    }
+
+
+def _groundtruth(
+    image_id: Any, annotations: Sequence[Any], index_of: Mapping[Any, int], size: tuple[int, int], has_masks: bool
+) -> ImageGroundtruth:
+    return ImageGroundtruth(
+        source_id=str(image_id),
+        boxes=_boxes(annotations),
+        classes=np.array([index_of[annotation["category_id"]] for annotation in annotations], int),
+        is_crowd=np.array([bool(annotation.get("iscrowd", 0)) for annotation in annotations], bool),
+        masks=[_mask(annotation.get("segmentation"), size) for annotation in annotations] if has_masks else None,
+        image_size=size,
+    )
+
+
+def _detections(results: Sequence[Any], index_of: Mapping[Any, int], has_masks: bool) -> ImageDetections:
+    return ImageDetections(
+        boxes=_boxes(results),
+        scores=np.array([result["score"] for result in results], float),
+        classes=np.array([index_of[result["category_id"]] for result in results], int),
+        masks=[result["segmentation"] for result in results] if has_masks else None,
+    )
+
+
+def _boxes(entries: Sequence[Any]) -> np.ndarray:
+    xywh = np.array([entry["bbox"] for entry in entries], float).reshape(-1, 4)
+    return np.concatenate([xywh[:, 1::-1], xywh[:, 1::-1] + xywh[:, 3:1:-1]], axis=1)
+
+
+def _mask(segmentation: Any, size: tuple[int, int]) -> Rle | None:
+    """Polygons and run lengths as compressed run lengths."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, *size)
+    return segmentation
+
+
+def _keys(image_ids: Sequence[str]) -> list[tuple[str, int]]:
+    """Ids that occur several times are told apart by their order."""
+    times: dict[str, int] = {}
+    keys = []
+    for image_id in image_ids:
+        keys.append((image_id, times.get(image_id, 0)))
+        times[image_id] = times.get(image_id, 0) + 1
+    return keys
+
+
+def _objects(matches: Matches) -> list[tuple[int, int]]:
+    return sorted(zip(matches.gt_images.tolist(), matches.gt_classes.tolist(), strict=True))
+
+
+def _listed(names: Mapping[int, str]) -> str:
+    shown = ", ".join(names[index] for index in sorted(names)[:5])
+    return f"{len(names)} ({shown}{', ...' if len(names) > 5 else ''})"
+
+
+def _read_json(path: str) -> Any:
+    if not tf.io.gfile.exists(path):
+        raise RunError(f"{path} is missing. Allowed: what `odfpn report --json` wrote, or a JSON file of detections.")
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return json.loads(file.read())
+    except (UnicodeDecodeError, json.JSONDecodeError, tf.errors.OpError) as error:
+        raise RunError(f"{path} is no JSON file: {error}.") from error

@@ -1,0 +1,54 @@
+"""Drawn cases of one image: groundtruth and detections as metrics take them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from object_detection_fpn.tools.report.matching import match_image
+
+
+@pytest.fixture(scope="session")
+def match(make_image):
+    """`match_image` of what `make_image` makes."""
+
+    def make(*boxes, use_masks=False, **settings):
+        groundtruth, detections = make_image(*boxes, **settings)
+        groundtruth = groundtruth._replace(boxes=groundtruth.boxes.astype(float))
+        return match_image(groundtruth, detections._replace(boxes=detections.boxes.astype(float)), use_masks=use_masks)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_images(make_image):
+    """Given a seed and a number: images of three classes whose boxes overlap in many ways, crowds among them."""
+
+    def make(seed: int, number: int):
+        generator = np.random.default_rng(seed)
+        images = []
+        for image in range(number):
+            num_gt, num = generator.integers(0, 7), generator.integers(0, 25)
+            corners = generator.integers(0, 100, (num_gt, 2))
+            gt_boxes = np.concatenate([corners, corners + generator.integers(10, 90, (num_gt, 2))], axis=1)
+            source = generator.integers(0, max(num_gt, 1), num)
+            boxes = (
+                gt_boxes[source] + generator.integers(-8, 9, (num, 4))
+                if num_gt
+                else np.tile([10, 10, 60, 60], (num, 1)) + generator.integers(0, 9, (num, 1))
+            )
+            scores = np.sort(generator.integers(1, 20, num) / 20)[::-1]  # with many ties
+            images.append(
+                make_image(
+                    gt_boxes,
+                    boxes,
+                    gt_classes=generator.integers(0, 3, num_gt).tolist(),
+                    classes=generator.integers(0, 3, num).tolist(),
+                    scores=scores,
+                    crowd=(generator.random(num_gt) < 0.2).tolist(),
+                    source_id=str(image),
+                )
+            )
+        return images
+
+    return make
