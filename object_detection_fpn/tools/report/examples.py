@@ -66,6 +66,8 @@ class Examples:
     def add(self, seen: DetectedImage, matches: ImageMatches, errors: ImageErrors) -> None:
         """Takes in one image, with the matches of its boxes."""
         self._num_seen += 1
+        if not self._num:
+            return
         quality = image_quality(matches)
         is_false = (errors.kinds != TRUE) & (errors.kinds != IGNORED) & (matches.scores >= MIN_SCORE)
         weight_of_false = float(matches.scores[is_false].sum())
@@ -80,7 +82,7 @@ class Examples:
             missed = np.sum(matches.gt_classes[errors.is_missed] == class_index)
             ranks["class", int(class_index)] = (float(of_class + missed),)
         wanted = [key for key, rank in ranks.items() if self._wants(key, rank)]
-        if not wanted or not self._num:
+        if not wanted:
             return
         kept = _Kept(
             quality, _thumbnail(seen.image.pixels()), seen.groundtruth, seen.detections, matches, errors,
@@ -177,9 +179,9 @@ def _image_to_json(image: _Kept) -> dict[str, Any]:
 
 
 def _box(box: np.ndarray, scale: np.ndarray) -> list[float]:
-    """Left, top, width, height in pixels of the thumbnail."""
+    """Left, top, width, height in pixels of the thumbnail; a box turned inside out has no width or height."""
     ymin, xmin, ymax, xmax = box
-    return np.round(np.array([xmin, ymin, xmax - xmin, ymax - ymin]) * scale, 1).tolist()
+    return np.round(np.array([xmin, ymin, max(0.0, xmax - xmin), max(0.0, ymax - ymin)]) * scale, 1).tolist()
 
 
 def _mask(mask: rle.Rle | None, size: tuple[int, int]) -> dict[str, Any]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
+from object_detection_fpn.jobs.detect import Detected, DetectedImage
 from object_detection_fpn.tools.report.matching import match_image
+
+# These tests need a browser, which no Python package brings.
+collect_ignore = [] if shutil.which("chromium") and shutil.which("chromedriver") else ["test_browser.py"]
 
 
 @pytest.fixture(scope="session")
@@ -50,5 +56,27 @@ def random_images(make_image):
                 )
             )
         return images
+
+    return make
+
+
+class Picture:
+    """What is asked of an `EvaluatedImage`: its pixels."""
+
+    def __init__(self, value: int, size: tuple[int, int] = (300, 300)):
+        self._pixels = np.full((*size, 3), value, np.float32)
+
+    def pixels(self) -> np.ndarray:
+        return self._pixels
+
+
+@pytest.fixture(scope="session")
+def detected():
+    """A model and a data set made of `make_image`'s images, for `analyse`."""
+
+    def make(images, *, names=("a", "b", "c"), has_masks=False, step=7):
+        categories = [{"id": index + 1, "name": name} for index, name in enumerate(names)]
+        images = (DetectedImage(Picture(20 * (i % 12)), *image) for i, image in enumerate(images))
+        return Detected(images, categories, has_masks, step)
 
     return make

@@ -31,9 +31,7 @@ def test_an_image_without_weight_is_not_there(random_images):
     matches = gathered(images)
     weights = np.array([[1, 1, 0, 1, 0, 1, 1, 1]])
     alone = gathered([image for image, weight in zip(images, weights[0], strict=True) if weight])
-    np.testing.assert_allclose(
-        class_aps(matches, weights), class_aps(alone, np.ones((1, 6), int)), atol=1e-12
-    )
+    np.testing.assert_allclose(class_aps(matches, weights), class_aps(alone, np.ones((1, 6), int)), atol=1e-12)
 
 
 def test_an_image_that_is_drawn_twice_counts_twice(make_image):

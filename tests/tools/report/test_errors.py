@@ -112,9 +112,7 @@ ONE_FOUND = 51 / 101
 
 def test_gains_worked_by_hand(match):
     def gains(box, class_index, **settings):
-        found = cost_of(
-            match([SQUARE, FAR], [box, FAR], classes=[class_index, 0], **settings), num_classes=2
-        )
+        found = cost_of(match([SQUARE, FAR], [box, FAR], classes=[class_index, 0], **settings), num_classes=2)
         return found.ap50, found.gains
 
     ap50, gained = gains(SHIFTED, 0)
@@ -139,9 +137,7 @@ def test_of_mended_detections_of_an_object_the_best_alone_stays(match):
 
 
 def test_a_duplicate_is_removed(match):
-    found = cost_of(
-        match([SQUARE, FAR], [SQUARE, SQUARE, FAR], scores=[0.9, 0.8, 0.7]), num_classes=1
-    )
+    found = cost_of(match([SQUARE, FAR], [SQUARE, SQUARE, FAR], scores=[0.9, 0.8, 0.7]), num_classes=1)
     expected = (51 + 50 * 2 / 3) / 101
     assert found.ap50 == pytest.approx(expected)
     assert found.gains[DUPLICATE] == pytest.approx(1 - expected)
@@ -149,8 +145,6 @@ def test_a_duplicate_is_removed(match):
 
 
 def test_both_wrong_is_removed(match):
-    found = cost_of(
-        match([SQUARE, FAR], [SHIFTED, FAR], gt_classes=[0, 1], classes=[1, 1]), num_classes=2
-    )
+    found = cost_of(match([SQUARE, FAR], [SHIFTED, FAR], gt_classes=[0, 1], classes=[1, 1]), num_classes=2)
     assert found.ap50 == pytest.approx(0.25)
     assert found.gains[BOTH] == pytest.approx(0.25)

@@ -33,7 +33,7 @@ function cell(content) {
   if (content.bar === undefined) return el("td", { class: content.class }, content.text);
   const width = isNumber(content.bar) ? 100 * Math.max(0, Math.min(1, content.bar)) : 0;
   const inside = el("span", { style: `width:${width}%` + (content.color ? `;background:${content.color}` : "") });
-  return el("td", { class: "bar" }, el("span", { class: "track" }, inside), content.text);
+  return el("td", { class: "bar" }, el("span", { class: "track" }, inside), el("span", { class: "number" }, content.text));
 }
 
 const sortValue = (content) => (typeof content === "object" && content !== null ? content.value : content);
@@ -60,7 +60,7 @@ function sortedTable(headings, rows) {
     );
   };
   const heading = (text, column) =>
-    el("th", { class: "sortable", scope: "col", title: "sort", onclick: () => {
+    el("th", { class: "sortable" + (rows.some((row) => (row.cells[column] || {}).class === "text") ? " text" : ""), scope: "col", title: "sort", onclick: () => {
       order = { column, sign: order !== null && order.column === column ? -order.sign : 1 };
       show();
     } }, text);
@@ -75,7 +75,7 @@ const py = (y) => FRAME.height - FRAME.bottom - y * (FRAME.height - FRAME.top - 
 // Axes from 0 to 1; yTicks are [place, text].
 function chart(title, xLabel, yLabel, yTicks, ...content) {
   const ticks = [0, 0.2, 0.4, 0.6, 0.8, 1];
-  return svg("svg", { width: FRAME.width, height: FRAME.height, viewBox: `0 0 ${FRAME.width} ${FRAME.height}`, role: "img", "aria-label": title },
+  return svg("svg", { class: "chart", viewBox: `0 0 ${FRAME.width} ${FRAME.height}`, role: "img", "aria-label": title },
     ticks.map((x) => svg("text", { x: px(x), y: py(0) + 16, "text-anchor": "middle" }, x.toFixed(1))),
     yTicks.map(([y, text]) => [
       svg("line", { class: "axis", x1: px(0), x2: px(1), y1: py(y), y2: py(y) }),

@@ -74,7 +74,7 @@ function figure(image, names, chosenClass) {
     el("div", { class: "picture" },
       el("img", { src: `data:image/jpeg;base64,${image.jpeg}`, width: image.width, height: image.height, alt: image.name }), canvas, overlay),
     el("figcaption", {}, image.name || `image ${image.number}`,
-      el("small", {}, `AP50 ${percent(image.quality)} · ${image.groundtruth.length} objects, ${missed} missed · ${errors} false from 0.5`)));
+      el("small", {}, `AP50 ${percent(image.quality)} · ${image.groundtruth.length} objects · ${missed} missed · ${errors} false`)));
   draw(false);
   return node;
 }

@@ -105,8 +105,8 @@
       const style = num ? `background:rgba(${isRight ? "26,127,55" : "207,34,46"},${0.08 + 0.8 * share});color:${share > 0.55 ? "#fff" : "inherit"}` : "background:#f6f8fa";
       return el("td", { style, title: `${nameOf(row)} detected as ${nameOf(column)}: ${num} (${percent(share)} %)` }, num ? count(num) : "");
     };
-    const matrix = el("table", { class: "matrix" },
-      el("thead", {}, el("tr", {}, el("th", {}, "object ↓  detected as →"), shown.map((column) => el("th", { scope: "col", title: nameOf(column) }, nameOf(column))))),
+    const matrix = el("table", { class: "matrix" + (shown.length > 10 ? " many" : "") },
+      el("thead", {}, el("tr", {}, el("th", {}, "object ↓ found as →"), shown.map((column) => el("th", { scope: "col", title: nameOf(column) }, nameOf(column))))),
       el("tbody", {}, shown.map((row) => el("tr", {}, el("th", { scope: "row", title: nameOf(row) }, nameOf(row)), shown.map((column) => square(row, column))))));
     const pairs = wrong.filter(([row, column]) => state.chosen === null || row === state.chosen || column === state.chosen).sort((a, b) => b[2] - a[2]).slice(0, 15);
     put("confusion", el("div", { class: "row" }, el("div", { class: "scroll" }, matrix),
