@@ -1,7 +1,7 @@
 """The page in a real browser: it opens without an error, filters by class, and shows and hides boxes and masks.
 
-Collected only where `chromium` and `chromedriver` are on the PATH (Debian: apt install chromium chromium-driver): a browser is no
-Python package. The page's structure is tested everywhere, in `test_page.py`.
+Collected only where `chromium` and `chromedriver` are on the PATH (Debian: apt install chromium chromium-driver): a browser is
+no Python package. The structure of the page is tested everywhere, in `test_page.py`.
 """
 
 from __future__ import annotations

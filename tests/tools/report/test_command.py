@@ -7,10 +7,10 @@ import json
 import pytest
 
 from object_detection_fpn.cli import main as cli
-from object_detection_fpn.config import recipes
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet18_throughout")
 
+MASK_RECIPE = "mask_rcnn_resnet18_fpn_recipe_shapes_160x160"
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 
 
@@ -82,3 +82,27 @@ def test_mistakes_end_with_one_line(arguments, tmp_path, capfd, words, message):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_stand_beside_boxes(small_overrides, untraced, tmp_path):
+    changes = [
+        *small_overrides,
+        "model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression.score_threshold=0.0",
+        "model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression.max_total_detections=10",
+    ]
+    arguments = ["--config", MASK_RECIPE, *(word for change in changes for word in ("--config_override", change))]
+    model_dir, exported = str(tmp_path / "model"), str(tmp_path / "exported")
+    with untraced():
+        assert cli.main(["train", *arguments, "--model_dir", model_dir, "--num_steps", "1"]) == 0
+    export = ["export", *arguments, "--checkpoint", model_dir, "--output_dir", exported]
+    assert cli.main([*export, "--paste_masks"]) == 0
+    summaries = []
+    for flag, path in (("--checkpoint", model_dir), ("--saved_model", exported)):
+        command = ["report", *arguments, flag, path, "--output_dir", str(tmp_path / "out"), "--json"]
+        with untraced():
+            assert cli.main(command) == 0
+        assert '"mask":{"frame":' in (tmp_path / "out" / "report.html").read_text()
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["regions"].keys() == report["matches"].keys() == {"boxes", "masks"}
+        summaries.append(report["regions"]["masks"]["summary"])
+    assert summaries[0] == pytest.approx(summaries[1], abs=0.02)
