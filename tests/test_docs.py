@@ -12,7 +12,7 @@ import pytest
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import tables
 
-PAGES = ("README.md", "docs/context.md", "docs/masks.md", "docs/scale.md", "docs/migrating.md")
+PAGES = ("README.md", "docs/context.md", "docs/masks.md", "docs/scale.md", "docs/migrating.md", "docs/report.md")
 
 
 @pytest.fixture(scope="module")

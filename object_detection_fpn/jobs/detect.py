@@ -112,9 +112,13 @@ def detect_with_saved_model(
 def _predict(predictor: Predictor, batch: records.Batch, *, has_masks: bool) -> DetectedImage:
     height, width = batch.inputs.true_shapes[0, :2].numpy()
     pixels = np.rint(batch.inputs.images[0, :height, :width].numpy()).astype(np.uint8)
-    context = None
-    if predictor.context_length is not None and batch.inputs.context is not None:
-        of_image = batch.inputs.context
+    context, of_image = None, batch.inputs.context
+    if predictor.context_length is not None:
+        if of_image is None:
+            raise EvaluationError(
+                "The SavedModel looks at context features, which the input reader does not load. Does the config have "
+                "context_config and load_context_features: true?"
+            )
         context = of_image.features[0, : int(of_image.num_features[0])].numpy()
     prediction = predictor.predict(pixels, context)
     detections = records.Detections(

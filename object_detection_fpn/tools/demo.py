@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     of_masks = f" of boxes, {metrics['DetectionMasks_Precision/mAP@.50IOU']:.3f} of masks" if arguments.masks else ""
     say(
         f"AP50 {metrics['DetectionBoxes_Precision/mAP@.50IOU']:.3f}{of_masks} on held-out images; training and evaluation took "
-        f"{minutes:.1f} minutes.\nReport, for a browser: {report_path}; drawn detections: {output_dir / 'predictions'}; SavedModel: "
-        f"{export_dir}; TensorBoard: tensorboard --logdir {model_dir}"
+        f"{minutes:.1f} minutes.\nReport, for a browser: {report_path}; drawn detections: {output_dir / 'predictions'}; "
+        f"SavedModel: {export_dir}; TensorBoard: tensorboard --logdir {model_dir}"
     )
     return status

@@ -42,8 +42,10 @@ class _Kept(NamedTuple):
     """What is kept of a chosen image."""
 
     quality: float
-    pixels: np.ndarray
-    """[h, w, 3] uint8, a thumbnail."""
+    jpeg: bytes
+    """A thumbnail."""
+    size: tuple[int, int]
+    """Its height and width."""
     groundtruth: ImageGroundtruth
     detections: ImageDetections
     matches: ImageMatches
@@ -85,7 +87,7 @@ class Examples:
         if not wanted:
             return
         kept = _Kept(
-            quality, _thumbnail(seen.image.pixels()), seen.groundtruth, seen.detections, matches, errors,
+            quality, *_thumbnail(seen.image.pixels()), seen.groundtruth, seen.detections, matches, errors,
             seen.groundtruth.source_id,
         )  # fmt: skip
         for key in wanted:
@@ -136,16 +138,17 @@ def image_quality(matches: ImageMatches) -> float:
     return float(np.mean(precision_at_recalls(scores, is_true, num_objects)))
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
+def _thumbnail(image: np.ndarray) -> tuple[bytes, tuple[int, int]]:
+    """A JPEG file, with its height and width."""
     picture = Image.fromarray(to_rgb(image))
     picture.thumbnail((_SIDE, _SIDE))
-    return np.asarray(picture)
+    jpeg = io.BytesIO()
+    picture.save(jpeg, format="JPEG", quality=_QUALITY)
+    return jpeg.getvalue(), (picture.height, picture.width)
 
 
 def _image_to_json(image: _Kept) -> dict[str, Any]:
-    jpeg = io.BytesIO()
-    Image.fromarray(image.pixels).save(jpeg, format="JPEG", quality=_QUALITY)
-    height, width = image.pixels.shape[:2]
+    height, width = image.size
     truth, found = image.groundtruth, image.detections
     original = truth.image_size or (height, width)
     scale = np.array([width / original[1], height / original[0]] * 2)
@@ -155,7 +158,7 @@ def _image_to_json(image: _Kept) -> dict[str, Any]:
         "quality": round(image.quality, 3),
         "width": width,
         "height": height,
-        "jpeg": base64.b64encode(jpeg.getvalue()).decode(),
+        "jpeg": base64.b64encode(image.jpeg).decode(),
         "detections": [
             {
                 "box": _box(found.boxes[image.matches.rows[row]], scale),

@@ -17,6 +17,7 @@ from object_detection_fpn.tools.report.matching import Matches, gather, match_im
 from object_detection_fpn.tools.report.stored import FORMAT, NotAReportError, Run, parse
 
 _NAME = "report.json"
+_MIN_COORDINATES = 6  # of a polygon: three points
 
 
 class RunError(ValueError):
@@ -41,21 +42,26 @@ def read_runs(paths: Sequence[str], groundtruth: str | None) -> list[Run]:
             path = os.path.join(path, _NAME)
         content = _read_json(path)
         try:
-            if isinstance(content, dict) and content.get("format") == FORMAT:
-                runs.append(parse(content))
-            elif truth is None:
-                raise RunError(
-                    f"{path} is no report of `odfpn report --json`. Files of detections need --groundtruth, a COCO JSON file."
-                )
-            else:
-                runs.append(match_coco(truth, content))
+            runs.append(_read_run(path, content, truth))
+        except RunError:
+            raise
         except NotAReportError as error:
             raise RunError(f"{path} {error}.") from error
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise RunError(
                 f"{path}, with {groundtruth}, is no file of detections as COCO has them: {error!r}."
             ) from error
     return runs
+
+
+def _read_run(path: str, content: Any, truth: Any) -> Run:
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return parse(content)
+    if truth is None:
+        raise RunError(
+            f"{path} is no report of `odfpn report --json`. Files of detections need --groundtruth, a COCO JSON file."
+        )
+    return match_coco(truth, content)
 
 
 def in_order_of(first: Run, second: Run) -> Run:
@@ -96,7 +102,7 @@ def match_coco(truth: Mapping[str, Any], found: Any) -> Run:
         found: COCO's list of results, or an object that has it as `detections`, with `images` whose `file_name` is that of the
             groundtruth.
     """
-    results, image_of = (found, {}) if isinstance(found, list) else (found["detections"], _image_ids(truth, found))
+    results = found if isinstance(found, list) else _with_image_ids(truth, found)
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     index_of = {category["id"]: index for index, category in enumerate(categories)}
     sizes = {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in truth["images"]}
@@ -106,9 +112,8 @@ def match_coco(truth: Mapping[str, Any], found: Any) -> Run:
     for annotation in truth["annotations"]:
         annotations[annotation["image_id"]].append(annotation)
     for result in results:
-        image_id = image_of.get(result["image_id"], result["image_id"])
-        if result["category_id"] in index_of and image_id in detections:
-            detections[image_id].append(result)
+        if result["category_id"] in index_of and result["image_id"] in detections:
+            detections[result["image_id"]].append(result)
     has_masks = bool(results) and all("segmentation" in each for each in results)
     has_masks &= any(annotation.get("segmentation") for annotation in truth["annotations"])
     images = [
@@ -128,14 +133,16 @@ def match_coco(truth: Mapping[str, Any], found: Any) -> Run:
     return Run([str(image_id) for image_id in ids], names, matches)
 
 
-def _image_ids(truth: Mapping[str, Any], found: Mapping[str, Any]) -> dict[Any, Any]:
-    """From the image ids of `odfpn predict`, which counts its images, to those of the groundtruth, by file name."""
+def _with_image_ids(truth: Mapping[str, Any], found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The detections of `odfpn predict`, which counts its images, with the image ids of the groundtruth, by file name."""
     by_name = {os.path.basename(image["file_name"]): image["id"] for image in truth["images"] if "file_name" in image}
-    return {
-        image["id"]: by_name[os.path.basename(image["file_name"])]
-        for image in found.get("images", ())
-        if os.path.basename(image["file_name"]) in by_name
-    }
+    names = {image["id"]: os.path.basename(image["file_name"]) for image in found["images"]}
+    ids = {number: by_name[name] for number, name in names.items() if name in by_name}
+    if not ids:
+        raise ValueError("no image has the file name of one of the groundtruth")
+    return [
+        {**result, "image_id": ids[result["image_id"]]} for result in found["detections"] if result["image_id"] in ids
+    ]
 
 
 def _groundtruth(
@@ -167,10 +174,11 @@ def _boxes(entries: Sequence[Any]) -> np.ndarray:
 
 def _mask(segmentation: Any, size: tuple[int, int]) -> Rle | None:
     """Polygons and run lengths as compressed run lengths."""
+    if isinstance(segmentation, list):
+        polygons = [part for part in segmentation if len(part) >= _MIN_COORDINATES]
+        return coco_mask.merge(coco_mask.frPyObjects(polygons, *size)) if polygons else None
     if not segmentation:
         return None
-    if isinstance(segmentation, list):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, *size)
     return segmentation

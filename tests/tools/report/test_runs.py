@@ -110,7 +110,11 @@ def test_detections_of_predict_are_found_by_file_name():
         "images": [{"id": 1, "file_name": "other/b.jpg"}, {"id": 2, "file_name": "a.jpg"}],
         "detections": [{**RESULTS[1], "image_id": 1}, {**RESULTS[0], "image_id": 2}],
     }
-    assert match_coco(coco(), found).matches["boxes"].is_true.all()
+    matches = match_coco(coco(), found).matches["boxes"]
+    assert matches.images.tolist() == [0, 1]
+    assert matches.is_true.all()
+    found["images"][1]["file_name"] = "elsewhere.jpg"  # and its detection is left out
+    assert match_coco(coco(), found).matches["boxes"].images.tolist() == [1]
 
 
 @pytest.mark.parametrize("kind", ["polygon", "compressed", "counts"])
@@ -166,6 +170,8 @@ def test_detections_need_groundtruth(tmp_path, capsys):
         ("\x00", "is no JSON file"),
         (json.dumps({"format": stored.FORMAT}), "is a damaged report: KeyError('image_ids')"),
         (json.dumps([{"image_id": 7}]), "is no file of detections as COCO has them: KeyError('category_id')"),
+        (json.dumps([{**RESULTS[0], "bbox": [1, 2, 3]}]), "is no file of detections"),
+        (json.dumps({"images": [], "detections": RESULTS}), "no image has the file name of one of the groundtruth"),
         (json.dumps({"a": 1}), "is no file of detections"),
         (json.dumps(3), "is no file of detections"),
     ],
