@@ -180,7 +180,10 @@ def test_masks_boxes_and_sorting(browser, page):
         values = browser.run(column)
         assert values == expected(values)
     browser.run("document.querySelector('figure').click()")
+    browser.choose("show-labels", False)
     assert browser.run("document.querySelectorAll('figure.large').length") == 1
+    browser.run("document.querySelector('figure.large').click()")
+    assert browser.run("document.querySelectorAll('figure.large').length") == 0
     assert browser.errors() == []
 
 

@@ -10,6 +10,7 @@ const WORDS = {
 const IMAGES_AT_ONCE = 24;
 const NO_ERRORS = ["true", "ignored", "object", "crowd"];
 
+const enlarged = new Set();  // numbers of images
 const checked = (id) => document.getElementById(id).checked;
 
 // What is drawn of an image as the toggles say; chosenClass is null for all.
@@ -63,25 +64,29 @@ function drawBox(box, image, names, isLarge) {
 function figure(image, names, chosenClass) {
   const canvas = el("canvas", {});
   const overlay = svg("svg", { viewBox: `0 0 ${image.width} ${image.height}`, preserveAspectRatio: "none" });
-  const draw = (isLarge) => {
+  const draw = () => {
+    const isLarge = enlarged.has(image.number);
+    node.classList.toggle("large", isLarge);
     const boxes = visibleBoxes(image, chosenClass);
     drawMasks(canvas, image, checked("show-masks") ? boxes : []);
     overlay.replaceChildren(...boxes.map((box) => drawBox(box, image, names, isLarge)).flat());
   };
   const errors = image.detections.filter((box) => !NO_ERRORS.includes(box.kind) && box.score >= 0.5).length;
   const missed = image.groundtruth.filter((box) => box.kind === "missed").length;
-  const node = el("figure", { "data-number": image.number, onclick: () => draw(node.classList.toggle("large")) },
+  const node = el("figure", { "data-number": image.number, onclick: () => { enlarged.delete(image.number) || enlarged.add(image.number); draw(); } },
     el("div", { class: "picture" },
       el("img", { src: `data:image/jpeg;base64,${image.jpeg}`, width: image.width, height: image.height, alt: image.name }), canvas, overlay),
     el("figcaption", {}, image.name || `image ${image.number}`,
       el("small", {}, `AP50 ${percent(image.quality)} · ${image.groundtruth.length} objects · ${missed} missed · ${errors} false`)));
-  draw(false);
+  draw();
   return node;
 }
 
 function showImages(container, images, names, chosenClass, numShown = IMAGES_AT_ONCE) {
   const role = document.getElementById("role").value;
-  const hasClass = (image) => chosenClass === null || [...image.groundtruth, ...image.detections].some((box) => box.class === chosenClass);
+  const minScore = Number(document.getElementById("min-score").value);
+  const isOfClass = (box) => box.class === chosenClass && (box.score === undefined || box.score >= minScore);
+  const hasClass = (image) => chosenClass === null || [...image.groundtruth, ...image.detections].some(isOfClass);
   const wanted = images.filter((image) => (role === "" || image.roles.includes(role)) && hasClass(image));
   // The images stand worst first.
   if (role === "best") wanted.sort((a, b) => b.quality - a.quality);

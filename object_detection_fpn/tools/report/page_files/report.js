@@ -162,7 +162,7 @@
       });
     document.getElementById("toggles").addEventListener("submit", (event) => event.preventDefault());
     document.getElementById("legend").append(
-      ...["true", "classification", "localization", "both", "duplicate", "background", "object", "missed"].map((kind) => key(COLORS[kind], WORDS[kind] || kind)));
+      ...["true", "classification", "localization", "both", "duplicate", "background", "object", "missed", "ignored"].map((kind) => key(COLORS[kind], WORDS[kind] || kind)));
   }
 
   setUp();
