@@ -163,8 +163,6 @@ def _dataset(
         config, reader, label_map=load_label_map(reader), batch_size=batch_size, is_training=False, seed=0,
         report=report, sample_1_of_n=sample_1_of_n,
     )  # fmt: skip
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise EvaluationError("The evaluation dataset repeats for ever. Evaluation needs one that ends.")
     return dataset.map(as_one_class) if model_config.is_class_agnostic(config.model) else dataset
 
 
