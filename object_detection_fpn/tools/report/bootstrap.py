@@ -132,11 +132,17 @@ def _nanmean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 
 
 def _compare(a: np.ndarray, b: np.ndarray) -> Compared:
-    return Compared(_interval(a), _interval(b), _interval(b - a))
+    return Compared(_interval(a, low=0.0), _interval(b, low=0.0), _interval(b - a, low=-1.0))
 
 
-def _interval(values: np.ndarray) -> Interval:
-    """Of [1 + B] values, the first as measured; samples in which the metric is undefined are left out."""
+def _interval(values: np.ndarray, *, low: float) -> Interval:
+    """Of [1 + B] values, the first as measured; samples in which the metric is undefined are left out.
+
+    The samples' spread around their mean is put around what was measured. As they are, they would lie above it: they hold
+    copies of images, which agree with each other, and the fewer different objects, the higher AP's envelope of precision.
+    """
     first, samples = values[0], values[1:][~np.isnan(values[1:])]
-    low, high = np.percentile(samples, [2.5, 97.5]).tolist() if len(samples) else (None, None)
-    return Interval(None if np.isnan(first) else float(first), low, high)
+    if np.isnan(first) or not len(samples):
+        return Interval(None if np.isnan(first) else float(first), None, None)
+    ends = first + np.percentile(samples, [2.5, 97.5]) - samples.mean()
+    return Interval(float(first), *np.clip(ends, low, 1.0).tolist())

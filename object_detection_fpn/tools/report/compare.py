@@ -16,7 +16,7 @@ _MAX_CLASSES = 20  # that the table shows
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "The intervals hold 95 %% of the values that other images of the same kind would give, found by drawing the images "
+        "The intervals hold 95 % of the values that other images of the same kind would give, found by drawing the images "
         "anew with replacement, for A and B the same ones. A difference whose interval leaves out 0 is marked."
     )
     parser.add_argument(

@@ -52,7 +52,7 @@ def test_a_model_does_not_differ_from_itself(random_images):
     matches = gathered(random_images(1, 12))
     of_metrics, of_classes = compare_metrics(matches, matches, num_samples=40, seed=0)
     for compared in (*of_metrics.values(), *of_classes.values()):
-        assert compared.difference == (0, 0, 0)
+        assert compared.difference == pytest.approx((0, 0, 0))
         assert not compared.is_clear
         assert compared.a == compared.b
     assert of_metrics["AP50"].a.low < of_metrics["AP50"].a.value < of_metrics["AP50"].a.high
@@ -76,3 +76,22 @@ def test_without_objects_nothing_is_defined(make_image):
     assert of_metrics["AP"].difference == (None, None, None)
     assert not of_metrics["AP"].is_clear
     assert of_classes == {}
+
+
+def test_intervals_are_as_wide_as_other_images_make_them(make_image):
+    """Each image holds an object that is found or not: AP50 is a share, of which the deviation is known."""
+    generator = np.random.default_rng(0)
+    images = [make_image([SQUARE], [SQUARE] * int(found)) for found in generator.random(400) < 0.5]
+    matches = gathered(images, num_classes=1)
+    of_metrics, _ = compare_metrics(matches, matches, num_samples=400, seed=0)
+    found = of_metrics["AP50"].a
+    deviation = np.sqrt(found.value * (1 - found.value) / 400)
+    assert found.low == pytest.approx(found.value - 1.96 * deviation, abs=0.2 * deviation)
+    assert found.high == pytest.approx(found.value + 1.96 * deviation, abs=0.2 * deviation)
+
+
+def test_what_is_measured_lies_in_its_interval(random_images):
+    matches = gathered(random_images(3, 12))
+    of_metrics, of_classes = compare_metrics(matches, matches, num_samples=100, seed=0)
+    for compared in (*of_metrics.values(), *of_classes.values()):
+        assert 0 <= compared.a.low <= compared.a.value <= compared.a.high <= 1
