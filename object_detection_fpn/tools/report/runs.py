@@ -65,7 +65,7 @@ def _read_run(path: str, content: Any, truth: Any) -> Run:
 
 
 def in_order_of(first: Run, second: Run) -> Run:
-    """The second run with its images and classes numbered as the first one's.
+    """The second run with its images and classes numbered as the first one's; classes are known by their names.
 
     Raises:
         RunError: if the images, the classes or the groundtruth differ.
@@ -78,13 +78,22 @@ def in_order_of(first: Run, second: Run) -> Run:
             f"The runs are of different images: A has {len(places)}, B has {len(keys)}, and {len(odd)} are in one alone, "
             f"such as {odd[0][0]!r}. Allowed: runs on the same images."
         )
-    if first.names != second.names:
+    if set(first.names.values()) != set(second.names.values()):
         raise RunError(
             f"The runs have different classes: {_listed(first.names)} and {_listed(second.names)}. Allowed: the same label map."
         )
     numbers = np.array([places[key] for key in keys], int)
+    classes = np.zeros(max(second.names) + 1, int)
+    for index, name in first.names.items():
+        classes[_index_of(second.names, name)] = index
     matches = {
-        region: table._replace(images=numbers[table.images], gt_images=numbers[table.gt_images])
+        region: table._replace(
+            images=numbers[table.images],
+            classes=classes[table.classes],
+            gt_images=numbers[table.gt_images],
+            gt_classes=classes[table.gt_classes],
+            num_classes=max(first.names) + 1,
+        )
         for region, table in second.matches.items()
         if region in first.matches
     }
@@ -192,6 +201,10 @@ def _keys(image_ids: Sequence[str]) -> list[tuple[str, int]]:
         keys.append((image_id, times.get(image_id, 0)))
         times[image_id] = times.get(image_id, 0) + 1
     return keys
+
+
+def _index_of(names: Mapping[int, str], wanted: str) -> int:
+    return next(index for index, name in names.items() if name == wanted)
 
 
 def _objects(matches: Matches) -> list[tuple[int, int]]:

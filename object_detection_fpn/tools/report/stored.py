@@ -1,7 +1,7 @@
 """The JSON file of a report, which `odfpn compare` reads: the page's numbers, and what became of every detection.
 
-Of each region there is one column for each of the detections' images (numbers in `image_ids`),
-scores and classes, and a number of ten bits each for the thresholds at which they are true, and at which they are ignored.
+Each region has columns with one value a detection: the number of its image in `image_ids`, score, class, and two numbers of ten
+bits, one a threshold: whether the detection is true there, and whether it is ignored. Objects have an image and a class.
 """
 
 from __future__ import annotations

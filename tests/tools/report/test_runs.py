@@ -222,6 +222,19 @@ def test_runs_that_differ_in_more_than_the_model_are_refused(report_text):
         in_order_of(a, other)
 
 
+def test_classes_are_known_by_their_names(report_text):
+    a = stored.parse(json.loads(report_text()[0]))
+    table = a.matches["boxes"]
+    gap = np.array([3, 0, 1])  # class ids of another label map
+    other = a._replace(
+        names={3: "a", 0: "b", 1: "c"},
+        matches={"boxes": table._replace(classes=gap[table.classes], gt_classes=gap[table.gt_classes], num_classes=4)},
+    )
+    found = in_order_of(a, other).matches["boxes"]
+    for name in ("classes", "gt_classes", "num_classes"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(table, name))
+
+
 def test_repeated_image_ids_are_told_apart_by_order(report_text):
     a = stored.parse(json.loads(report_text()[0]))._replace(image_ids=[""] * 6)
     assert in_order_of(a, a).matches["boxes"].images.tolist() == a.matches["boxes"].images.tolist()
