@@ -72,12 +72,13 @@ function figure(image, names, chosenClass) {
     overlay.replaceChildren(...boxes.map((box) => drawBox(box, image, names, isLarge)).flat());
   };
   const errors = image.detections.filter((box) => !NO_ERRORS.includes(box.kind) && box.score >= 0.5).length;
+  const objects = image.groundtruth.filter((box) => box.kind !== "crowd").length;
   const missed = image.groundtruth.filter((box) => box.kind === "missed").length;
   const node = el("figure", { "data-number": image.number, onclick: () => { enlarged.delete(image.number) || enlarged.add(image.number); draw(); } },
     el("div", { class: "picture" },
       el("img", { src: `data:image/jpeg;base64,${image.jpeg}`, width: image.width, height: image.height, alt: image.name }), canvas, overlay),
     el("figcaption", {}, image.name || `image ${image.number}`,
-      el("small", {}, `AP50 ${percent(image.quality)} · ${image.groundtruth.length} objects · ${missed} missed · ${errors} false`)));
+      el("small", {}, (objects ? `AP50 ${percent(image.quality)} · ${objects} objects · ${missed} missed` : "no objects") + ` · ${errors} false`)));
   draw();
   return node;
 }
