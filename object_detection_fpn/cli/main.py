@@ -17,6 +17,8 @@ from object_detection_fpn.tools.context_features import command as context_featu
 from object_detection_fpn.tools.convert import command as convert
 from object_detection_fpn.tools.inspect import command as inspect
 from object_detection_fpn.tools.planning import command as planning
+from object_detection_fpn.tools.report import command as report
+from object_detection_fpn.tools.report import compare
 
 
 class Module(Protocol):
@@ -36,6 +38,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(train, "Train a detector; continue from the newest checkpoint in --model_dir."),
     "eval": Command(evaluate, "Evaluate a checkpoint, or with --wait every checkpoint that appears in a folder."),
+    "report": Command(report, "Write a page that shows what a detector gets right and wrong."),
+    "compare": Command(compare, "Compare two detectors on the same images, with intervals."),
     "export": Command(export, "Write a checkpoint as a SavedModel."),
     "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
     "convert": Command(convert, "Convert a data set of any of seven formats to TFRecords and a label map."),

@@ -143,7 +143,7 @@ def evaluate(
     num_evaluated = num_objects = num_without_mask = 0
     unnamed: collections.Counter[int] = collections.Counter()
     started = time.monotonic()
-    images = _run(eval_step, dataset, strategy, description=f"evaluating step {step}")
+    images = run_model(eval_step, dataset, strategy, description=f"evaluating step {step}")
     for image, groundtruth, detections in in_original_pixels(
         images, mask_pasting if any(metric.needs_masks for metric in metrics) else None
     ):
@@ -200,14 +200,21 @@ def evaluate(
     return results
 
 
-def _run(
+def run_model(
     eval_step: EvalStep,
     dataset: tf.data.Dataset,
     strategy: tf.distribute.Strategy,
     *,
     description: str,
 ) -> Iterator[EvaluatedImage]:
-    """Runs the step over the dataset and takes the batches apart into their real images, in order."""
+    """Runs the step over the dataset and takes the batches apart into their real images, in order.
+
+    Args:
+        eval_step: what `make_eval_step` gave for the model under `strategy`.
+        dataset: as for `evaluate`.
+        strategy: the one the model was built under.
+        description: what the progress bar says.
+    """
     # Batches stay on the host until the step takes them: their strings and original shapes never enter an accelerator.
     options = tf.distribute.InputOptions(experimental_fetch_to_device=False)
     is_terminal = sys.stderr.isatty()

@@ -172,7 +172,7 @@ class Evaluator:
                 sample_1_of_n=self._sample_1_of_n,
             )
             if model_config.is_class_agnostic(self._config.model):
-                dataset = dataset.map(_as_one_class)
+                dataset = dataset.map(as_one_class)
             categories = list_categories(self._config, label_map)
             metrics = evaluation_loop.evaluate(
                 eval_step=self._eval_step,
@@ -234,7 +234,7 @@ def list_categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequen
     return [{"id": 1, "name": "object"}] if model_config.is_class_agnostic(config.model) else label_map.categories
 
 
-def _as_one_class(batch: records.Batch) -> records.Batch:
+def as_one_class(batch: records.Batch) -> records.Batch:
     """Groundtruth for proposals, which are of no class, so that it does not matter which classes were looked for."""
     groundtruth = batch.groundtruth._replace(classes=tf.zeros_like(batch.groundtruth.classes))
     return batch._replace(groundtruth=groundtruth, labeled_classes=None, not_exhaustive_classes=None)

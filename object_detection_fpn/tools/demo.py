@@ -1,4 +1,4 @@
-"""`odfpn demo`: draws data, trains a small detector on it, evaluates, exports and uses it."""
+"""`odfpn demo`: draws data, trains a small detector on it, evaluates, exports, reports and uses it."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from object_detection_fpn.jobs import export as export_job
     from object_detection_fpn.jobs import train as train_job
     from object_detection_fpn.tools import shapes
+    from object_detection_fpn.tools.report.command import write_report
 
     default_dir = "demo_masks_output" if arguments.masks else "demo_output"
     output_dir = Path(
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     minutes = (time.monotonic() - start) / 60
     export_job.export(config, checkpoint=str(model_dir), output_dir=str(export_dir))
 
+    report_path = write_report(config, checkpoint=str(model_dir), output_dir=str(output_dir / "report"))
+
     # A process of its own, as a server would be: nothing of this one helps it.
     images = sorted(Path(data.eval_images).iterdir())[:_NUM_DRAWN]
     status = subprocess.run(
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     of_masks = f" of boxes, {metrics['DetectionMasks_Precision/mAP@.50IOU']:.3f} of masks" if arguments.masks else ""
     say(
         f"AP50 {metrics['DetectionBoxes_Precision/mAP@.50IOU']:.3f}{of_masks} on held-out images; training and evaluation took "
-        f"{minutes:.1f} minutes.\nDrawn detections: {output_dir / 'predictions'}; SavedModel: {export_dir}; TensorBoard: "
-        f"tensorboard --logdir {model_dir}"
+        f"{minutes:.1f} minutes.\nReport, for a browser: {report_path}; drawn detections: {output_dir / 'predictions'}; "
+        f"SavedModel: {export_dir}; TensorBoard: tensorboard --logdir {model_dir}"
     )
     return status
