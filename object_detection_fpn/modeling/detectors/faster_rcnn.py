@@ -248,7 +248,8 @@ class FasterRCNN(tf_keras.layers.Layer):
             )
         if self._context.position == "before_box_features":
             found = attention(pooled, rois.num_proposals, context, training=training)
-            return self.box_head(pooled + found.features[:, :, None, None], training=training), found
+            features = self.box_head.extract(pooled + found.features[:, :, None, None], training=training)
+            return self.box_head.predict(features, pooled, training=training), found
         features = self.box_head.extract(pooled, training=training)
         found = attention(features, rois.num_proposals, context, training=training)
         addition = found.features[:, :, None, None] if features.shape.rank == 5 else found.features
