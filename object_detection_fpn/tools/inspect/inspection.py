@@ -14,7 +14,7 @@ from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.tools.inspect import anchors, search, statistics, suggestions
 from object_detection_fpn.tools.inspect.anchors import Coverage
-from object_detection_fpn.tools.inspect.layout import anchor_layout, training_sizes
+from object_detection_fpn.tools.inspect.layout import AnchorLayout, anchor_layout, training_sizes
 from object_detection_fpn.tools.inspect.reading import Records, read_records
 from object_detection_fpn.tools.inspect.statistics import ClassStatistics, Spread, Suspect
 from object_detection_fpn.tools.inspect.suggestions import Suggestion
@@ -119,11 +119,12 @@ def inspect(config: Config, *, source: str, max_images: int | None = None, show_
 
     layout = anchor_layout(config)
     box_sizes = padded_sizes[records.images][objects]
-    coverage = cover(layout, training_boxes[objects], box_sizes)
+    grids = layout.grids(box_sizes)  # other anchors stand at the same places
+    coverage = cover(layout, training_boxes[objects], box_sizes, grids)
     found = search.search(layout, training_boxes[objects], box_sizes)
-    found_coverage = (
-        None if found is None else cover(search.with_generator(layout, found), training_boxes[objects], box_sizes)
-    )
+    found_coverage = None
+    if found is not None:
+        found_coverage = cover(search.with_generator(layout, found), training_boxes[objects], box_sizes, grids)
 
     per_image = np.bincount(records.images, minlength=len(records.image_sizes))
     limit = builder.max_number_of_boxes(config, config.train_input_reader)
@@ -178,10 +179,10 @@ def inspect(config: Config, *, source: str, max_images: int | None = None, show_
     )
 
 
-def cover(layout: Any, boxes: np.ndarray, image_sizes: np.ndarray) -> Coverage:
-    """How well the anchors of a layout cover boxes [N, 4] in padded images of sizes [N, 2]."""
+def cover(layout: AnchorLayout, boxes: np.ndarray, image_sizes: np.ndarray, grids: Sequence[anchors.Grid]) -> Coverage:
+    """How well the anchors of a layout, which stand on the grids, cover boxes [N, 4] in padded images of sizes [N, 2]."""
     shapes = layout.shapes()
-    ious = anchors.best_ious(boxes, image_sizes, layout.grids(image_sizes), shapes, layout.borders)
+    ious = anchors.best_ious(boxes, image_sizes, grids, shapes, layout.borders)
     return anchors.summarize(ious, shapes, min_level=layout.min_level)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import model as model_config
-from object_detection_fpn.protos import anchor_generator_pb2, model_pb2, pipeline_pb2, rpn_pb2
+from object_detection_fpn.data import resize
+from object_detection_fpn.protos import anchor_generator_pb2, image_resizer_pb2, model_pb2, pipeline_pb2, rpn_pb2
 from object_detection_fpn.tools.inspect.anchors import Borders, Grid
 
 _NUM_COLOURS = 3
@@ -146,15 +147,20 @@ def training_sizes(
     return found[:, :2], found[:, 2:]
 
 
-def _resizers(model: model_pb2.DetectionModel) -> list:
+def _resizers(model: model_pb2.DetectionModel) -> list[resize.Resizer]:
     """One for each size of training."""
     message = type(model_config.image_resizer(model))()
     message.CopyFrom(model_config.image_resizer(model))
     kind = message.WhichOneof("image_resizer_oneof")
     chosen = getattr(message, kind)
     sides = list(getattr(chosen, "min_dimensions_in_training", ()))
-    if kind == "keep_aspect_ratio_resizer":
-        chosen.ClearField("per_channel_pad_value")  # of all channels, where three stand here
+    fields = chosen.DESCRIPTOR.fields_by_name
+    # Pad values are of all channels, where three stand here; only the size counts, which the quickest method gives too.
+    for name in ("per_channel_pad_value", "half_pixel_centers", "antialias", "round_pixels"):
+        if name in fields:
+            chosen.ClearField(name)
+    if "resize_method" in fields:
+        chosen.resize_method = image_resizer_pb2.NEAREST_NEIGHBOR
     if not sides:
         return [builder.build_resizer(message)]
     resizers = []

@@ -52,6 +52,7 @@ def draw_batches(
     copy.CopyFrom(config)
     reader = copy.train_input_reader
     reader.load_instance_masks = False
+    reader.load_context_features = False
     reader.num_epochs = 0  # small data fill a batch too
     reader.shuffle_buffer_size = min(reader.shuffle_buffer_size, _MAX_BUFFER)
     reader.num_prefetch_batches = 1

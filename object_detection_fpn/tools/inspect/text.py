@@ -169,7 +169,8 @@ def coverage_table(title: str, coverage: Coverage) -> Table:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    least, most = f"{low:.4g}", f"{high:.4g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def worth_a_look(inspection: Inspection) -> list[str]:

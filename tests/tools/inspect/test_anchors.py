@@ -7,6 +7,7 @@ import pytest
 import support
 import tensorflow as tf
 
+from object_detection_fpn import builder
 from object_detection_fpn.ops import boxes as box_ops
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.tools.inspect import anchors, layout, search
@@ -131,6 +132,29 @@ def test_training_sizes_are_those_of_the_resizer():
     true, padded = layout.training_sizes(config, np.array([[30, 40], [20, 80]]))
     assert true.tolist() == [[60, 80], [25, 100]]
     assert padded.tolist() == [[100, 100], [100, 100]]
+
+
+@pytest.mark.parametrize(
+    "resizer",
+    [
+        "keep_aspect_ratio_resizer { min_dimension: 50 max_dimension: 70 size_rounding: ROUND antialias: true "
+        "half_pixel_centers: true pad_to_multiple: 32 per_channel_pad_value: [1, 2, 3] }",
+        "keep_aspect_ratio_resizer { min_dimension: 50 max_dimension: 70 resize_method: BICUBIC convert_to_grayscale: true }",
+        "fixed_shape_resizer { height: 40 width: 60 resize_method: AREA }",
+        "pad_to_multiple_resizer { multiple: 16 }",
+        "conditional_shape_resizer { condition: SMALLER size_threshold: 64 resize_method: BICUBIC }",
+        "identity_resizer { }",
+    ],
+)
+def test_training_sizes_of_all_resizers(resizer):
+    model = support.model_message()
+    model.faster_rcnn.image_resizer.CopyFrom(
+        support.model_message(f"image_resizer {{ {resizer} }}").faster_rcnn.image_resizer
+    )
+    true, padded = layout.training_sizes(pipeline_pb2.TrainEvalPipelineConfig(model=model), np.array([[33, 47]]))
+    image, true_shape = builder.build_resizer(model.faster_rcnn.image_resizer)(np.zeros([33, 47, 3], np.uint8))
+    assert true.tolist() == [true_shape[:2].numpy().tolist()]
+    assert padded.tolist() == [list(image.shape[:2])]
 
 
 def test_images_take_several_training_sizes_in_turn():

@@ -20,6 +20,7 @@ from object_detection_fpn.config import recipes
 from object_detection_fpn.tools.convert import records as records_lib
 
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
+MASKS = "mask_rcnn_resnet18_fpn_recipe_shapes_160x160"
 RETINANET = "retinanet_resnet18_fpn_shapes_160x160"
 
 
@@ -201,7 +202,7 @@ def test_all_objects_of_a_data_set_are_counted(tmp_path, run, shapes_arguments, 
     assert found["num_boxes"] + found["num_crowds"] == len(annotations)
 
 
-@pytest.mark.parametrize("recipe", [RETINANET, RECIPE])
+@pytest.mark.parametrize("recipe", [RETINANET, RECIPE, MASKS])
 def test_the_page_stands_alone(tmp_path, run, shapes_arguments, recipe):
     path = tmp_path / "page.html"
     run(tmp_path, *shapes_arguments, "--html", str(path), "--num_pictures", "5", recipe=recipe)
