@@ -125,7 +125,7 @@ def gather(images: Sequence[ImageMatches], *, num_classes: int) -> Matches:
 
 
 def _join(arrays: Sequence[np.ndarray], dtype: type, *, num_rows: int | None = None) -> np.ndarray:
-    empty = np.zeros(0 if num_rows is None else (num_rows, 0), dtype)
+    empty: np.ndarray = np.zeros(0 if num_rows is None else (num_rows, 0), dtype)
     return np.concatenate([empty, *arrays], axis=-1).astype(dtype)
 
 
