@@ -69,7 +69,7 @@ def detect_with_checkpoint(
     restored = sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     eval_step = evaluation_loop.make_eval_step(model=model, strategy=strategy, compute_losses=False)
     has_masks = _has_masks(config, reader)
-    pasting = (model_config.mask_pasting(config.model) or "CORNERS_ALIGNED") if has_masks else None
+    pasting = model_config.mask_pasting(config.model) if has_masks else None
     report = DataReport()
     dataset = _dataset(config, reader, report, batch_size=config.eval_config.batch_size, sample_1_of_n=sample_1_of_n)
 

@@ -116,7 +116,7 @@ def compare_metrics(
     ]
     of_metrics = {
         name: _compare(*(_nanmean(values[:, :, rows], axis=(1, 2)) for values in aps))
-        for name, rows in zip(METRICS, (slice(None), [AT_50], [AT_75]), strict=True)
+        for name, rows in zip(METRICS, ([*range(len(THRESHOLDS))], [AT_50], [AT_75]), strict=True)
     }
     means = [_nanmean(values, axis=2) for values in aps]
     return of_metrics, {

@@ -125,7 +125,7 @@ def gather(images: Sequence[ImageMatches], *, num_classes: int) -> Matches:
 
 
 def _join(arrays: Sequence[np.ndarray], dtype: type, *, num_rows: int | None = None) -> np.ndarray:
-    empty = np.zeros(0 if num_rows is None else (num_rows, 0), dtype)
+    empty: np.ndarray = np.zeros(0 if num_rows is None else (num_rows, 0), dtype)
     return np.concatenate([empty, *arrays], axis=-1).astype(dtype)
 
 
@@ -145,9 +145,8 @@ def _overlaps(groundtruth: ImageGroundtruth, detections: ImageDetections, *, use
     shape = len(detections.scores), len(groundtruth.classes)
     if not all(shape):
         return np.zeros(shape)
-    found, truth = (
-        list(record.masks or ()) if use_masks else _xywh(record.boxes) for record in (detections, groundtruth)
-    )
+    found = list(detections.masks or ()) if use_masks else _xywh(detections.boxes)
+    truth = list(groundtruth.masks or ()) if use_masks else _xywh(groundtruth.boxes)
     overlaps = coco_mask.iou(found, truth, groundtruth.is_crowd.astype(np.uint8).tolist())
     return np.reshape(np.asarray(overlaps, np.float64), shape)
 

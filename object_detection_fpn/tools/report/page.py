@@ -37,4 +37,4 @@ def make_page(title: str, content: Mapping[str, Any], examples: Sequence[Mapping
 
 
 def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(_FOLDER, name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath(_FOLDER).joinpath(name).read_text(encoding="utf-8")
