@@ -75,7 +75,7 @@ def read(path: str, options: Options) -> Source:
 
 
 def _read_objects(image: ElementTree.Element, where: str, left_out: collections.Counter[str]) -> list[SourceObject]:
-    objects = []
+    objects: list[SourceObject] = []
     for shape in image:
         if shape.tag in _LEFT_OUT:
             left_out[shape.tag] += 1
