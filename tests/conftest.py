@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# oneDNN's own allocator keeps what a process once needed, and each process of a suite comes to need 10 GB at some time.
+os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 # XLA's own passes stay; LLVM's, after them, take half of the time, and what they make is run once or twice here.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
