@@ -2,9 +2,11 @@
 
     python benchmarks/tpu_plan.py [--tpu v5e-8] [--batch_size 8] [--fast] [--plan_python PYTHON]
     python benchmarks/tpu_plan.py --peer_hlo 'peer_{batch_size}.hlo'
+    python benchmarks/tpu_plan.py --config NAME --only_sizes
 
 `--batch_size` is that of one core (v2 to v4) or chip; of the program of batch 2 only the size is printed. `--plan_python` is an
-interpreter of an environment with `jax[tpu]`. With `--peer_hlo`, serialized `xla.HloModuleProto`s of another
+interpreter of an environment with `jax[tpu]`. With `--only_sizes`, both programs are written out and none is compiled, which
+needs no such environment. With `--peer_hlo`, serialized `xla.HloModuleProto`s of another
 implementation's step at both batches, that of the larger one is compiled too and the ratios printed, own by peer;
 "{batch_size}" in the name stands for the batch.
 """
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8, help="of one replica")
     parser.add_argument("--fast", action="store_true", help="low effort: no time")
     parser.add_argument("--plan_python")
+    parser.add_argument("--only_sizes", action="store_true", help="compile nothing")
     parser.add_argument("--peer_hlo", metavar="FILE")
     arguments = parser.parse_args()
 
@@ -58,14 +61,19 @@ def main() -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    path = arguments.config if arguments.config.endswith(".config") else recipes.recipe_path(arguments.config)
+    step = hlo.TrainStep(config_lib.load_config(path))
+    if arguments.only_sizes:
+        large, small = (len(step.lower(size)) for size in (arguments.batch_size, SMALL_BATCH))
+        sizes = {"hlo_bytes": large, f"hlo_bytes_batch_{SMALL_BATCH}": small}
+        print(json.dumps({**sizes, "ratio": round(large / small, 4)}))
+        return
     kind = tpu.parse_slice(arguments.tpu).kind
     compiler = plan.Compiler(say, python=arguments.plan_python)
 
     def compile_program(program: bytes) -> plan.Compiled:
         return compiler.compile(program, kind, is_fast=arguments.fast)
 
-    path = arguments.config if arguments.config.endswith(".config") else recipes.recipe_path(arguments.config)
-    step = hlo.TrainStep(config_lib.load_config(path))
     result: dict = {"tpu": arguments.tpu, "batch_size": arguments.batch_size}
     result["own"] = own = measure(step.lower, compile_program, arguments, kind)
     if arguments.peer_hlo:

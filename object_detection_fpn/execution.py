@@ -13,7 +13,7 @@ class Execution:
         dtype: dtype policy of the layers, "float32", "mixed_bfloat16" or "mixed_float16".
         static: operations of static shape, which XLA compiles, in place of the native kernels of CPU and GPU.
         jit_compile: XLA compiles the step on CPU and GPU too; needs `static`. (A TPU compiles whatever this says.)
-        winograd: 3 x 3 convolutions of pyramid and RPN in float32 by `ops.winograd`: on a CPU, outside of training.
+        winograd: 3 x 3 convolutions of pyramid and heads in float32 by `ops.winograd` where that is faster: on a CPU.
         recomputed_stages: of how many stages of the backbone, from the finest, the inside is computed again for the gradient
             instead of being kept.
         is_restored: kernels of convolutions stay zero until a checkpoint gives them their values; drawing them takes two

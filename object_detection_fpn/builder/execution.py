@@ -31,12 +31,15 @@ def training_execution(
     if settings.HasField("recompute_backbone"):
         recomputed_stages = len(resnet_v1.LEVELS) if settings.recompute_backbone else 0
     else:
-        # XLA orders a step so that it needs less memory, and a TPU has much: there it is not worth the time.
-        recomputed_stages = 0 if static else 1
+        # XLA orders a step so that it needs less memory, and a TPU has much: there it is not worth the time. Nor is it without
+        # a pyramid: what is kept of the RoIs in the last stage weighs as much.
+        is_single = model_config.is_single_level(model_config.feature_extractor(config.model))
+        recomputed_stages = 0 if static or is_single else 1
     return Execution(
         dtype="float32" if precision == train_pb2.FLOAT32 else f"mixed_{dtype_name(precision)}",
         static=static,
         jit_compile=jit_compile and not is_tpu,
+        winograd=not static and _device() == "cpu",
         recomputed_stages=recomputed_stages,
     )
 
@@ -56,8 +59,7 @@ def inference_execution(
         jit_compile: whether XLA compiles it on another device.
         device: what the model is to be fast on; it runs on both. None: what this machine has.
     """
-    if device is None:
-        device = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    device = device or _device()
     static = is_tpu or jit_compile
     return Execution(
         static=static,
@@ -65,6 +67,11 @@ def inference_execution(
         winograd=device == "cpu" and not static and _has_large_maps(config.model),
         is_restored=True,
     )
+
+
+def _device() -> Literal["cpu", "gpu"]:
+    """What this machine computes on."""
+    return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
 
 
 def _has_large_maps(model: model_pb2.DetectionModel) -> bool:

@@ -112,7 +112,8 @@ def build_backbone(
     spec = dataclasses.replace(
         base,
         freeze_statistics=pyramid_spec.freeze_statistics,
-        execution=dataclasses.replace(pyramid_spec.execution, winograd=False),  # its maps of many channels gain nothing
+        has_large_maps=False,  # of those with many channels
+        execution=pyramid_spec.execution,
     )
     # Only what is set: not every backbone has these choices.
     settings: dict[str, Any] = {

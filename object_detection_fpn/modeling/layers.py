@@ -94,10 +94,19 @@ class SymmetricMaxPool(tf_keras.layers.MaxPooling2D):
 
 
 class WinogradConv(tf_keras.layers.Conv2D):
-    """A 3 x 3 convolution of stride 1 and "same" padding, computed by `ops.winograd`; weights are those of `Conv2D`."""
+    """A 3 x 3 convolution of stride 1 and "same" padding, computed by `ops.winograd` where that is faster.
+
+    Weights are those of `Conv2D`. `assume_large` says what a map of unknown size counts as.
+    """
+
+    def __init__(self, *args: Any, assume_large: bool = True, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._assume_large = assume_large
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return winograd.conv2d(inputs, kernel)
+        if winograd.is_faster(inputs.shape, filters=kernel.shape[3], assume_large=self._assume_large):
+            return winograd.conv2d(inputs, kernel)
+        return super().convolution_op(inputs, kernel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +159,7 @@ class LayerSpec:
         norm: what follows a convolution, or None.
         force_use_bias: give convolutions a bias although a normalization follows.
         freeze_statistics: batch normalization keeps its moving statistics in training, whatever `norm` says.
+        has_large_maps: what maps of unknown size count as where `execution.winograd` chooses an algorithm.
         execution: how the layers are computed.
     """
 
@@ -159,6 +169,7 @@ class LayerSpec:
     norm: BatchNormSpec | GroupNormSpec | None = None
     force_use_bias: bool = False
     freeze_statistics: bool = False
+    has_large_maps: bool = True
     execution: Execution = Execution()
 
     @property
@@ -182,13 +193,15 @@ class LayerSpec:
         padding: str = "same",
         use_bias: bool | None = None,
         dtype: str | None = None,
-        make: type[tf_keras.layers.Conv2D] | None = None,
+        make: Callable[..., tf_keras.layers.Conv2D] | None = None,
     ) -> tf_keras.layers.Conv2D:
         """A convolution without its normalization and activation; what is None follows from the specification."""
         dtype = dtype or self.dtype
         can_be_winograd = (kernel_size, strides, dilation_rate, padding, dtype) == (3, 1, 1, "same", "float32")
         if make is None:
-            make = WinogradConv if self.execution.winograd and can_be_winograd else tf_keras.layers.Conv2D
+            make = tf_keras.layers.Conv2D
+            if self.execution.winograd and can_be_winograd:
+                make = functools.partial(WinogradConv, assume_large=self.has_large_maps)
         return make(
             filters,
             kernel_size,

@@ -308,7 +308,7 @@ def test_static_reaches_every_part(static):
 def test_the_device_and_the_compiler_decide_how_a_model_is_computed():
     config = pipeline_pb2.TrainEvalPipelineConfig(model=model_message())
     config.train_config.use_bfloat16 = True
-    assert builder.training_execution(config) == Execution(recomputed_stages=1)
+    assert builder.training_execution(config) == Execution(winograd=True, recomputed_stages=1)
     assert builder.training_execution(config, jit_compile=True) == Execution(static=True, jit_compile=True)
     assert builder.training_execution(config, is_tpu=True, jit_compile=True) == Execution("mixed_bfloat16", static=True)
     assert builder.inference_execution(config, device="cpu") == Execution(winograd=True, is_restored=True)

@@ -211,6 +211,17 @@ def test_a_convolution_by_winograds_algorithm_is_a_convolution(use_bias):
     np.testing.assert_allclose(fast(features), plain(features), atol=1e-4)
 
 
+@pytest.mark.parametrize("has_large_maps", [False, True])
+@pytest.mark.parametrize("size, is_called", [((80, 80), True), ((8, 8), False), ((None, None), None)])
+def test_winograds_algorithm_is_called_where_it_is_faster(monkeypatch, has_large_maps, size, is_called):
+    calls = []
+    monkeypatch.setattr(layers.winograd, "conv2d", lambda *arguments: calls.append(arguments) or arguments[0])
+    spec = layers.LayerSpec(has_large_maps=has_large_maps, execution=Execution(winograd=True))
+    conv = spec.make_conv(256, 3, use_bias=False, name="conv")
+    tf.function(conv, autograph=False).get_concrete_function(tf.TensorSpec([1, *size, 256]))
+    assert bool(calls) == (has_large_maps if is_called is None else is_called)
+
+
 @pytest.mark.parametrize(
     "activation, expected",
     [

@@ -84,3 +84,42 @@ def test_a_graph_holds_the_algorithm_once():
     assert [op.type for op in graph.get_operations()].count("PartitionedCall") == 2
     nodes = [node.op for function in graph.as_graph_def().library.function for node in function.node_def]
     assert sum(op in ("While", "StatelessWhile") for op in nodes) == 1
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 4, 4), (2, 5, 7), (150, 7, 7), (2, 70, 65)], ids=lambda size: "x".join(map(str, size))
+)
+def test_gradients_are_those_of_a_convolution(size):
+    """Of one image, of uneven sides, of groups the last of which is smaller, and of a group for each image."""
+    inputs, kernel, gradient = draw(*size, 3), draw(3, 3, 3, 4, seed=1), draw(*size, 4, seed=2)
+
+    def gradients(convolve, dtype):
+        arguments = [tf.constant(value, dtype) for value in (inputs, kernel)]
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            outputs = convolve(*arguments)
+        return tape.gradient(outputs, arguments, tf.constant(gradient, dtype))
+
+    expected = gradients(lambda *arguments: tf.nn.conv2d(*arguments, 1, "SAME"), tf.float64)
+    for given, wanted in zip(gradients(winograd.conv2d, tf.float32), expected, strict=True):
+        np.testing.assert_allclose(given, wanted, rtol=0, atol=5e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    "shape, filters, settings, expected",
+    [
+        ((1, 80, 80, 256), 256, {}, True),
+        ((1, 80, 80, 64), 64, {}, False),  # few channels: transforming them costs more than it saves
+        ((1, 80, 80, 256), 36, {}, False),
+        ((1, 20, 20, 256), 256, {}, False),  # few pixels: so does transforming the kernel
+        ((8, 20, 20, 256), 256, {}, True),
+        ((64, 7, 7, 512), 512, {}, True),
+        ((None, 7, 7, 512), 512, {}, True),
+        ((None, 20, 20, 512), 512, {}, False),
+        ((None, None, None, 256), 256, {}, True),
+        ((1, None, None, 256), 256, {"assume_large": False}, False),
+        ((0, 7, 7, 512), 512, {}, False),
+    ],
+)
+def test_where_it_is_faster(shape, filters, settings, expected):
+    assert winograd.is_faster(tf.TensorShape(shape), filters=filters, **settings) == expected
