@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-import pytorch_retinanet as retinanets
+from pytorch_reference import retinanet as retinanets
 
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
