@@ -134,7 +134,7 @@ def run_all(
 
 
 def assert_same_detections(found: dict[str, Any], expected: dict[str, Any], *, side: int, scores: float = 1e-5) -> None:
-    """Two results of `odfpn predict` agree, one to one: classes, boxes to 1e-4 of the image, scores.
+    """Two results of `odfpn predict` agree: number, classes, boxes to 1e-4 of the image, scores.
 
     Args:
         found: of the one model.
@@ -148,8 +148,7 @@ def assert_same_detections(found: dict[str, Any], expected: dict[str, Any], *, s
         for one in (found, expected)
     )
     tolerances = np.array([0.5, 0.5, *[1e-4 * side] * 4, scores])
-    # Nearly equal scores may change places.
+    # Nearly equal scores may change places, and boxes without area may be there twice.
     distances = np.max(np.abs(ours[:, np.newaxis] - theirs) / tolerances, axis=-1)
-    nearest = distances.argmin(axis=1)
     assert distances.min(axis=1).max() <= 1.0, ours[distances.min(axis=1).argmax()]
-    assert len(set(nearest.tolist())) == len(theirs)
+    assert distances.min(axis=0).max() <= 1.0, theirs[distances.min(axis=0).argmax()]
