@@ -196,7 +196,8 @@ def test_checkpoint_of_this_package_is_known_by_its_names(build_small, fill, tmp
         assert_equal(model, original)
     report, title = sources.restore_for_fine_tuning(path, build_small(), kind="detection")
     assert all(name.startswith(EXTRACTORS) for name in report.restored)
-    assert title == f"Weights from {path} (of this package), detection"
+    of_model = "a Faster R-CNN with a feature pyramid (faster_rcnn_*_fpn_keras) of this package"
+    assert title == f"Weights from {path} ({of_model}), detection"
 
 
 def test_saved_model_of_this_package_is_read_like_its_checkpoint(build_small, fill, tmp_path):
