@@ -47,6 +47,9 @@ def pytest_configure() -> None:
 LONGEST = (
     "jobs/test_train.py",
     "builder/test_field_effects_model.py",
+    "test_end_to_end_retinanet.py",
+    "test_end_to_end_context.py",
+    "test_end_to_end_single_level.py",
     "builder/test_field_effects_data.py",
     "conformance/test_conformance.py",
     "data/source/test_service.py",
