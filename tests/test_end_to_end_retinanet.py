@@ -56,32 +56,28 @@ def test_exported_boxes_are_those_of_the_checkpoint(ran):
     commands.assert_same_detections(ran.found, ran.expected, side=96)
 
 
-@pytest.fixture(scope="module")
-def compiled(ran) -> Path:
-    """An export that XLA compiles."""
-    folder = ran.folder / "compiled"
+def serve(folder: Path, image_path: Path) -> dict[str, tf.Tensor]:
+    """What an exported model says of an image."""
+    signature = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    outputs = signature(input_tensor=tf.constant(np.asarray(Image.open(image_path)))[None])
+    num_anchors = 2 * sum(side**2 for side in (20, 10, 5, 3))
+    assert outputs["raw_detection_boxes"].shape == (1, num_anchors, 4)
+    assert outputs["raw_detection_scores"].shape == (1, num_anchors, 4)
+    return outputs
+
+
+def test_an_export_that_xla_compiles_gives_the_same_scores(ran, image_path, tmp_path):
     with measuring.unmeasured():
         export_job.export(
             ran.config,
             checkpoint=str(ran.model_dir),
-            output_dir=str(folder),
+            output_dir=str(tmp_path),
             input_type="image_tensor",
             jit_compile=True,
         )
-    return folder
-
-
-@pytest.mark.parametrize("is_compiled", [False, True])
-def test_raw_detections_are_those_of_all_anchors(request, ran, image_path, is_compiled):
-    folder = request.getfixturevalue("compiled") if is_compiled else ran.exported
-    serve = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
-    outputs = serve(input_tensor=tf.constant(np.asarray(Image.open(image_path)))[None])
-    num_anchors = 2 * sum(side**2 for side in (20, 10, 5, 3))
-    assert outputs["raw_detection_boxes"].shape == (1, num_anchors, 4)
-    assert outputs["raw_detection_scores"].shape == (1, num_anchors, 4)
-    scores = [each["score"] for each in ran.expected["detections"]]
-    assert int(outputs["num_detections"][0]) == len(scores)
-    np.testing.assert_allclose(outputs["detection_scores"][0, : len(scores)], scores, atol=1e-5)
+        expected, found = (serve(folder, image_path) for folder in (ran.exported, tmp_path))
+    assert int(found["num_detections"][0]) == int(expected["num_detections"][0]) > 0
+    np.testing.assert_allclose(found["detection_scores"], expected["detection_scores"], atol=1e-5)
 
 
 def test_four_drawn_images_are_learned_by_heart(retinanet_overrides, monkeypatch):
