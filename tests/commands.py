@@ -120,7 +120,7 @@ def run_all(
         start("eval", *common, str(folder / "evaluated")) as evaluation,
         start("export", *common, str(ran.exported)) as export,
     ):
-        with measuring.unmeasured():
+        with untraced(), measuring.unmeasured():
             predictor = predict_job.make_predictor(ran.config, checkpoint=str(ran.model_dir))
             report = predict_job.predict_files(
                 predictor, [inputs], output_dir=str(folder / "expected"), min_score=0.0, show_progress=False
