@@ -6,7 +6,13 @@ names and shapes. Boxes there are (xmin, ymin, xmax, ymax), maps [B, channels, H
 
 from pytorch_reference.agreement import CHECKS, SINGLE_LEVEL_CHECKS, Agreement, name_of, with_mask_head
 from pytorch_reference.cases import YXYX, Case, load
-from pytorch_reference.files import assert_fills_backbone, assert_refused, backbone_of
+from pytorch_reference.files import (
+    assert_fills_backbone,
+    assert_older_names_are_understood,
+    assert_refused,
+    backbone_of,
+    num_parameters,
+)
 from pytorch_reference.training import SINGLE_LEVEL_TRAINING_CHECKS, TRAINING_CHECKS, TrainingAgreement
 
 __all__ = [
@@ -19,9 +25,11 @@ __all__ = [
     "Case",
     "TrainingAgreement",
     "assert_fills_backbone",
+    "assert_older_names_are_understood",
     "assert_refused",
     "backbone_of",
     "load",
     "name_of",
+    "num_parameters",
     "with_mask_head",
 ]

@@ -1,4 +1,4 @@
-"""Files of weights: those that are refused, and those of a ResNet for ImageNet."""
+"""Files of weights: those that are refused, those of a ResNet for ImageNet, and published ones."""
 
 from __future__ import annotations
 
@@ -35,3 +35,33 @@ def assert_fills_backbone(agreement: Agreement, tensors: dict[str, np.ndarray]) 
     whole = agreement.library.weights_by_path(agreement.tensors, agreement.model, "weights.pth")
     assert ours.keys() == {path for path in variables_by_path(agreement.model) if "/backbone/" in path}
     assert all(np.array_equal(ours[path], whole[path]) for path in ours)
+
+
+def num_parameters(library: Library, model: Any) -> int:
+    """Those that a published file of this model has; frozen normalizations have none."""
+    found = 0
+    for entry in library.entries(model, "weights.pth"):
+        is_norm = entry.layer.variables and not hasattr(entry.layer, "kernel")
+        for variable in entry.layer.trainable_weights if is_norm else entry.layer.variables:
+            found += np.prod(entry.shape_there(variable), dtype=int)
+    return found
+
+
+def assert_older_names_are_understood(
+    library: Library, agreement: Agreement, older: dict[str, str], more: dict[str, np.ndarray] | None = None
+) -> None:
+    """A file with the names of older versions gives the same weights.
+
+    Args:
+        library: whose file it is.
+        agreement: with the model and its tensors.
+        older: {name of today: name of then}.
+        more: tensors that only older files have.
+    """
+    tensors = {older.get(name, name): tensor for name, tensor in agreement.tensors.items()} | (more or {})
+    assert not older.keys() & tensors.keys()
+    ours, expected = (
+        library.weights_by_path(each, agreement.model, "old.pth") for each in (tensors, agreement.tensors)
+    )
+    assert ours.keys() == expected.keys()
+    assert all(np.array_equal(ours[path], expected[path]) for path in ours)
