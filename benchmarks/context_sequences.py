@@ -18,15 +18,12 @@ is measured; DIR has the models, the configs and drawn detections beside groundt
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,19 +31,16 @@ from typing import Any, NamedTuple
 import _common
 import _rows
 import _sequences
-import small_data
+import _training
 
 _RECIPE = "faster_rcnn_resnet18_fpn_recipe_shapes_160x160"
 _IMAGE_SIZE, _NUM_FRAMES, _NUM_SHOWN = 128, 8, 2
 _NUM_SEQUENCES = {"train": 80, "eval": 30}
 _NUM_STEPS = 400
-_WARM_UP_STEPS = 50
 _FEATURE_LENGTH = 1024 + 9  # units of the recipe's box head; place and time
 
 _MODEL = "model.faster_rcnn"
 _RESIZER = f"{_MODEL}.image_resizer.keep_aspect_ratio_resizer"
-_RATE = "train_config.optimizer.adam_optimizer.learning_rate.cosine_decay_learning_rate"
-_OF_CLASS = "DetectionBoxes_PerformanceByCategory/mAP/"
 SMALL = (
     f"{_RESIZER}.min_dimension={_IMAGE_SIZE}",
     f"{_RESIZER}.max_dimension={_IMAGE_SIZE}",
@@ -110,18 +104,9 @@ def overrides_of(row: str, *, label_map: str, records: Records, first: str, num_
         first: folder of the first detector.
         num_steps: train steps.
     """
-    reading = [
-        f'{reader}.{field}="{value}"'
-        for reader, pattern in (("train_input_reader", records.train), ("eval_input_reader[0]", records.eval))
-        for field, value in (("label_map_path", label_map), ("tf_record_input_reader.input_path[0]", pattern))
-    ]
-    steps = [
-        f"train_config.num_steps={num_steps}",
-        f"{_RATE}.total_steps={num_steps}",
-        f"{_RATE}.warmup_steps={min(_WARM_UP_STEPS, num_steps // 4)}",
-    ]
     start = [] if row == "first" else [f'train_config.fine_tune_checkpoint="{first}"']
-    return [*SMALL, *reading, *steps, *start, *(WITH_CONTEXT if row == "with" else ())]
+    reading = _training.reading(label_map, records.train, records.eval)
+    return [*SMALL, *reading, *_training.number_of_steps(num_steps), *start, *(WITH_CONTEXT if row == "with" else ())]
 
 
 def make_context(records: Records, folder: Path, config_path: str, checkpoint: str) -> Records:
@@ -149,35 +134,9 @@ def make_context(records: Records, folder: Path, config_path: str, checkpoint: s
 
 def measure(config_path: str, *, seed: int, model_dir: str, pictures: str) -> _rows.Row:
     """Trains and evaluates in this process; writes drawn detections to `<pictures>_0.png` and so on."""
-    from object_detection_fpn.config import pipeline
-    from object_detection_fpn.jobs import evaluate as evaluate_job
-    from object_detection_fpn.jobs import train as train_job
-
-    config = pipeline.load_config(config_path, require_data=["train", "eval"])
     shutil.rmtree(model_dir, ignore_errors=True)  # of a run that was cut off, which training would go on with
-    start = time.perf_counter()
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the row
-        result = train_job.train(config, model_dir=model_dir, seed=seed)
-        trained = time.perf_counter()
-        metrics = evaluate_job.evaluate(config, checkpoint=result.checkpoint, output_dir=model_dir)
-    end = time.perf_counter()
-    for tag, events in small_data.read_events(os.path.join(model_dir, "eval")).items():
-        if tag.startswith("eval_side_by_side_"):
-            number = tag.split("_")[-2]
-            Path(f"{pictures}_{number}.png").write_bytes(events[-1][1][2])
-    return {
-        **{name: _percent(metrics[key]) for name, key in _rows.METRICS.items()},
-        "classes": {
-            key.removeprefix(_OF_CLASS): _percent(value) for key, value in metrics.items() if key.startswith(_OF_CLASS)
-        },
-        "num_steps": config.train_config.num_steps,
-        "train_minutes": round((trained - start) / 60, 2),
-        "evaluation_minutes": round((end - trained) / 60, 2),
-    }
-
-
-def _percent(value: float) -> float | None:
-    return None if value == -1 else round(100 * value, 2)  # COCO's value for "no groundtruth of that size"
+    trained = _training.train_and_evaluate(config_path, seed=seed, model_dir=model_dir, pictures=pictures)
+    return {**trained.box_metrics(), **trained.row}
 
 
 def measure_rows(arguments: argparse.Namespace) -> list[_rows.Row]:
@@ -238,12 +197,7 @@ def main() -> None:
     if arguments.once:
         print(json.dumps(measure(**arguments.once)))
         return
-    try:
-        rows = measure_rows(arguments)
-    except (ValueError, OSError) as error:  # of the data, or of a config
-        raise SystemExit(f"error: {error}") from error
-    except subprocess.CalledProcessError as error:  # which has said why
-        raise SystemExit(f"error: a row could not be measured (exit status {error.returncode}).") from error
+    rows = _training.rows_or_exit(lambda: measure_rows(arguments))
     summary = summarize(rows)
     print(json.dumps({"seeds": arguments.seeds, **summary}, indent=2))
     print(_rows.table(summary["rows"]), file=sys.stderr)

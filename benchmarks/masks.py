@@ -15,22 +15,17 @@ below. DIR/<command>.json has the rows, DIR the configs and the drawn detections
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import _common
 import _rows
-import small_data
+import _training
 
 _RECIPE = "mask_rcnn_resnet18_fpn_recipe_shapes_160x160"
 _MODEL = "model.faster_rcnn"
@@ -51,8 +46,7 @@ TRANSFER_ROWS: dict[str, tuple[str, ...]] = {
 _SUPPRESSION = f"{_MODEL}.second_stage_post_processing.batch_non_max_suppression"
 _RESIZER = f"{_MODEL}.image_resizer.keep_aspect_ratio_resizer"
 _ANCHORS = f"{_MODEL}.first_stage_anchor_generator.multiscale_anchor_generator"
-_RATE = "train_config.optimizer.adam_optimizer.learning_rate.cosine_decay_learning_rate"
-_BY_HEART_STEPS, _WARM_UP_STEPS = 1200, 50
+_BY_HEART_STEPS = 1200
 BY_HEART = (
     f"{_RESIZER}.min_dimension=320",
     f"{_RESIZER}.max_dimension=320",
@@ -76,47 +70,12 @@ BY_HEART = (
 """Overrides of the recipe for `by_heart`."""
 
 
-def _number_of_steps(num_steps: int) -> tuple[str, ...]:
-    return (
-        f"train_config.num_steps={num_steps}",
-        f"{_RATE}.total_steps={num_steps}",
-        f"{_RATE}.warmup_steps={min(_WARM_UP_STEPS, num_steps // 4)}",
-    )
-
-
-def _reading(label_map: str, train_records: str, eval_records: str) -> tuple[str, ...]:
-    """Overrides that say where the data are."""
-    return tuple(
-        f'{reader}.{field}="{value}"'
-        for reader, records in (("train_input_reader", train_records), ("eval_input_reader[0]", eval_records))
-        for field, value in (("label_map_path", label_map), ("tf_record_input_reader.input_path[0]", records))
-    )
-
-
 def measure(config_path: str, *, seed: int, pictures: str) -> dict[str, Any]:
     """Trains and evaluates in this process; writes drawn detections to `<pictures>_0.png` and so on."""
-    from object_detection_fpn.config import pipeline
-    from object_detection_fpn.jobs import evaluate as evaluate_job
-    from object_detection_fpn.jobs import train as train_job
-
-    config = pipeline.load_config(config_path, require_data=["train", "eval"])
     with tempfile.TemporaryDirectory() as model_dir:
-        start = time.perf_counter()
-        with contextlib.redirect_stdout(sys.stderr):  # standard output is for the row
-            result = train_job.train(config, model_dir=model_dir, seed=seed)
-            trained = time.perf_counter()
-            metrics = evaluate_job.evaluate(config, checkpoint=result.checkpoint, output_dir=model_dir)
-        end = time.perf_counter()
-        for tag, events in small_data.read_events(os.path.join(model_dir, "eval")).items():
-            if tag.startswith("eval_side_by_side_"):
-                number = tag.split("_")[-2]
-                Path(f"{pictures}_{number}.png").write_bytes(events[-1][1][2])
-    return {
-        **{name: round(value, 4) for name, value in metrics.items() if _KEPT.fullmatch(name) and value != -1},
-        "num_steps": config.train_config.num_steps,
-        "train_minutes": round((trained - start) / 60, 2),
-        "evaluation_minutes": round((end - trained) / 60, 2),
-    }
+        trained = _training.train_and_evaluate(config_path, seed=seed, model_dir=model_dir, pictures=pictures)
+    metrics = {name: value for name, value in trained.metrics.items() if _KEPT.fullmatch(name) and value != -1}
+    return {**{name: round(value, 4) for name, value in metrics.items()}, **trained.row}
 
 
 def measure_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -127,14 +86,14 @@ def measure_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.command == "by_heart":
         names = label_map.load_label_map(arguments.label_map).label_to_id
-        reading = _reading(arguments.label_map, arguments.records, arguments.records)
+        reading = _training.reading(arguments.label_map, arguments.records, arguments.records)
         overrides = {"by_heart": (*BY_HEART, f"{_MODEL}.num_classes={max(names.values())}")}
-        steps = _number_of_steps(arguments.num_steps or _BY_HEART_STEPS)
+        steps = _training.number_of_steps(arguments.num_steps or _BY_HEART_STEPS)
     else:
         data = shapes.write_dataset(str(arguments.output / "data"), with_masks=True)
-        reading = _reading(data.label_map_path, data.train_records, data.eval_records)
+        reading = _training.reading(data.label_map_path, data.train_records, data.eval_records)
         overrides = TRANSFER_ROWS
-        steps = _number_of_steps(arguments.num_steps) if arguments.num_steps else ()
+        steps = _training.number_of_steps(arguments.num_steps) if arguments.num_steps else ()
     results = _rows.Results(arguments.output / f"{arguments.command}.json")
     rows = []
     for seed in arguments.seeds:
@@ -180,13 +139,7 @@ def main() -> None:
     if arguments.once:
         print(json.dumps(measure(**arguments.once)))
         return
-    try:
-        rows = measure_rows(arguments)
-    except (ValueError, OSError) as error:  # of the data, or of a config
-        raise SystemExit(f"error: {error}") from error
-    except subprocess.CalledProcessError as error:  # which has said why
-        raise SystemExit(f"error: a row could not be measured (exit status {error.returncode}).") from error
-    print(json.dumps(rows, indent=2))
+    print(json.dumps(_training.rows_or_exit(lambda: measure_rows(arguments)), indent=2))
 
 
 if __name__ == "__main__":

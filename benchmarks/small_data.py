@@ -23,21 +23,19 @@ configs and the plots too.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import _common
 import _rows
+import _training
 import _voc
 
 if TYPE_CHECKING:
@@ -181,57 +179,22 @@ def measure(config_path: str, *, seed: int, pictures: str) -> _rows.Row:
     """Trains and evaluates in this process; writes drawn detections to `<pictures>_0.png` and so on."""
     import custom_backbone
 
-    from object_detection_fpn.config import pipeline
-    from object_detection_fpn.jobs import evaluate as evaluate_job
-    from object_detection_fpn.jobs import train as train_job
-
     custom_backbone.register()
-    config = pipeline.load_config(config_path, require_data=["train", "eval"])
     with tempfile.TemporaryDirectory() as model_dir:
-        start = time.perf_counter()
-        # Standard output is for the row.
-        with contextlib.redirect_stdout(sys.stderr):
-            result = train_job.train(config, model_dir=model_dir, seed=seed, summary_every_n=_SUMMARY_STEPS)
-            trained = time.perf_counter()
-            metrics = evaluate_job.evaluate(config, checkpoint=result.checkpoint, output_dir=model_dir)
-        end = time.perf_counter()
-        losses = read_events(os.path.join(model_dir, "train"))
-        sheets = read_events(os.path.join(model_dir, "eval"))
-    for tag, events in sheets.items():
-        if tag.startswith("eval_side_by_side_"):
-            number = tag.split("_")[-2]
-            Path(f"{pictures}_{number}.png").write_bytes(events[-1][1][2])  # after width and height
+        trained = _training.train_and_evaluate(
+            config_path, seed=seed, model_dir=model_dir, pictures=pictures, summary_every_n=_SUMMARY_STEPS
+        )
+        losses = _training.read_events(os.path.join(model_dir, "train"))
+    speed = trained.steps_per_second
     return {
-        **{name: _percent(metrics[key]) for name, key in _rows.METRICS.items()},
-        "classes": {
-            key.removeprefix(_OF_CLASS): _percent(value) for key, value in metrics.items() if key.startswith(_OF_CLASS)
-        },
-        "num_steps": config.train_config.num_steps,
-        "train_minutes": round((trained - start) / 60, 2),
-        "evaluation_minutes": round((end - trained) / 60, 2),
-        "seconds_per_step": round(1 / result.steps_per_second, 3) if result.steps_per_second else None,
+        **trained.box_metrics(),
+        **trained.row,
+        "seconds_per_step": round(1 / speed, 3) if speed else None,
         "losses": {
             tag: [[step, round(float(value), 5)] for step, value in events]
             for tag, events in losses.items()
             if tag.startswith("Loss/")
         },
-    }
-
-
-def _percent(value: float) -> float | None:
-    return None if value == -1 else round(100 * value, 2)  # COCO's value for "no groundtruth of that size"
-
-
-def read_events(folder: str) -> dict[str, list[tuple[int, Any]]]:
-    """What a folder of TensorBoard's holds: (step, array) of each tag."""
-    import tensorflow as tf
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(folder, size_guidance={"tensors": 0})
-    events.Reload()
-    return {
-        tag: [(event.step, tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
-        for tag in events.Tags()["tensors"]
     }
 
 
@@ -291,12 +254,7 @@ def main() -> None:
     if arguments.once:
         print(json.dumps(measure(**arguments.once)))
         return
-    try:
-        rows = measure_rows(arguments)
-    except ValueError as error:  # of the data, or of a config
-        raise SystemExit(f"error: {error}") from error
-    except subprocess.CalledProcessError as error:  # which has said why
-        raise SystemExit(f"error: a row could not be measured (exit status {error.returncode}).") from error
+    rows = _training.rows_or_exit(lambda: measure_rows(arguments))
     summary = _rows.summarize(rows)
     is_on_eight_images = arguments.command in _ON_EIGHT_IMAGES
     name = arguments.command if is_on_eight_images else f"{arguments.command}_{rows[0]['data']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import importlib.util
+import importlib
 import os
 import signal
 import socket
@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # oneDNN's own allocator keeps what a process once needed, and each process of a suite comes to need 10 GB at some time.
@@ -46,6 +47,9 @@ def pytest_configure() -> None:
 LONGEST = (
     "jobs/test_train.py",
     "builder/test_field_effects_model.py",
+    "test_end_to_end_retinanet.py",
+    "test_end_to_end_context.py",
+    "test_end_to_end_single_level.py",
     "builder/test_field_effects_data.py",
     "conformance/test_conformance.py",
     "data/source/test_service.py",
@@ -164,12 +168,27 @@ def root_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def parity(root_dir):
+def import_benchmark(root_dir):
+    """Given the name of a script in `benchmarks`: its module."""
+
+    def load(name: str) -> ModuleType:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(root_dir / "benchmarks")  # for what scripts import from beside them
+            return importlib.import_module(name)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def parity(import_benchmark):
     """The comparisons with the Object Detection API, which are a benchmark too."""
-    spec = importlib.util.spec_from_file_location("parity", root_dir / "benchmarks" / "parity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_benchmark("parity")
+
+
+@pytest.fixture(scope="session")
+def api_model(parity, golden_dir) -> Path:
+    """The folder of the API's Faster R-CNN of the reference: config, checkpoint, arrays, losses."""
+    return parity._parity.unpack(golden_dir, parity.ARCHIVE)
 
 
 @pytest.fixture(scope="session")
@@ -187,10 +206,7 @@ def shapes_data(tmp_path_factory):
 def small_overrides(shapes_data) -> list[str]:
     """Overrides that make the demo's recipe read `shapes_data` and take a tenth of a second a step."""
     return [
-        f'train_input_reader.label_map_path="{shapes_data.label_map_path}"',
-        f'train_input_reader.tf_record_input_reader.input_path=["{shapes_data.train_records}"]',
-        f'eval_input_reader.0.label_map_path="{shapes_data.label_map_path}"',
-        f'eval_input_reader.0.tf_record_input_reader.input_path=["{shapes_data.eval_records}"]',
+        *support.reading_overrides(shapes_data.train_records, shapes_data.eval_records, shapes_data.label_map_path),
         "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.min_dimension=64",
         "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer.max_dimension=64",
         "model.faster_rcnn.feature_extractor.fpn.max_level=5",
@@ -204,6 +220,25 @@ def small_overrides(shapes_data) -> list[str]:
         "train_config.batch_size=2",
         "eval_config.batch_size=4",
         "eval_config.num_visualizations=2",
+    ]
+
+
+@pytest.fixture(scope="session")
+def single_level_overrides(small_overrides) -> list[str]:
+    """The same of `faster_rcnn_resnet18_shapes_160x160`, every score counts."""
+    suppression = "model.faster_rcnn.second_stage_post_processing.batch_non_max_suppression"
+    kept = [each for each in small_overrides if ".fpn." not in each and "multiscale_anchor_generator" not in each]
+    return [*kept, f"{suppression}.score_threshold=0"]
+
+
+@pytest.fixture(scope="session")
+def retinanet_overrides(small_overrides) -> list[str]:
+    """The same of `retinanet_resnet18_fpn_shapes_160x160`, for images of 160 pixels."""
+    return [
+        *(each for each in small_overrides if "faster_rcnn" not in each),
+        "model.ssd.feature_extractor.fpn.additional_layer_depth=16",
+        "model.ssd.box_predictor.weight_shared_convolutional_box_predictor.depth=16",
+        "model.ssd.loss_normalization=MOVING_AVERAGE",
     ]
 
 

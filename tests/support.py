@@ -191,6 +191,15 @@ def retinanet_message(*changes: str) -> model_pb2.DetectionModel:
     return model_pb2.DetectionModel(ssd=config)
 
 
+def reading_overrides(train_records: str, eval_records: str, label_map: str) -> list[str]:
+    """Overrides of a config that say where the data are; globs and a path."""
+    return [
+        f'{reader}.{field}="{value}"'
+        for reader, records in (("train_input_reader", train_records), ("eval_input_reader[0]", eval_records))
+        for field, value in (("label_map_path", label_map), ("tf_record_input_reader.input_path[0]", records))
+    ]
+
+
 def make_extractor(
     *,
     spec: layers.LayerSpec = layers.LayerSpec(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 
 import numpy as np
@@ -18,11 +17,8 @@ from object_detection_fpn.records import Inputs
 
 
 @pytest.fixture(scope="module")
-def example(root_dir):
-    spec = importlib.util.spec_from_file_location("custom_backbone", root_dir / "benchmarks" / "custom_backbone.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(import_benchmark):
+    return import_benchmark("custom_backbone")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import numpy as np
@@ -14,14 +13,8 @@ from object_detection_fpn.data.decoder import Decoding, decode_example
 
 
 @pytest.fixture(scope="module")
-def benchmark(root_dir):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(root_dir / "benchmarks")  # for what scripts import from beside them
-        path = root_dir / "benchmarks" / "context_sequences.py"
-        spec = importlib.util.spec_from_file_location("context_sequences", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+def benchmark(import_benchmark):
+    return import_benchmark("context_sequences")
 
 
 @pytest.fixture(scope="module")

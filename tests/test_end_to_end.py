@@ -5,25 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import learning
 import measuring
 import numpy as np
 import pytest
 import support
 import tensorflow as tf
-import tf_keras
 from PIL import Image
 
-from object_detection_fpn import builder
-from object_detection_fpn.config import label_map
 from object_detection_fpn.config import pipeline as config
-from object_detection_fpn.evaluation import coco
-from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
 from object_detection_fpn.jobs import evaluate as evaluate_job
 from object_detection_fpn.jobs import export as export_job
 from object_detection_fpn.jobs import predict as predict_job
 from object_detection_fpn.jobs import train as train_job
-from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.training import schedules
 from object_detection_fpn.training.stored import latest_checkpoint
 
 
@@ -100,57 +94,8 @@ def test_exported_model_gives_the_same_detections_as_the_checkpoint(trained, sma
 
 @pytest.mark.no_cover  # two hundred steps of what others cover
 def test_four_drawn_images_are_learned_by_heart(small_config, monkeypatch):
-    """AP50 >= 0.95 on the images it saw, after 200 steps from random weights."""
     support.put_backbone(monkeypatch, num_filters=(16, 24, 32, 48), is_residual=True)
     message = type(small_config)()
     message.CopyFrom(small_config)
     message.model.faster_rcnn.feature_extractor.fpn.additional_layer_depth = 16
-    label_map_path = message.train_input_reader.label_map_path
-    labels = label_map.load_label_map(label_map_path)
-    batch = next(
-        iter(
-            builder.build_dataset(
-                message, message.eval_input_reader[0], label_map=labels, batch_size=4, is_training=False, seed=0
-            )
-        )
-    )
-    tf_keras.utils.set_random_seed(3)
-    model = builder.build_model(message.model)
-    optimizer = builder.OPTIMIZERS["adam_optimizer"](
-        message.train_config.optimizer.adam_optimizer,
-        schedules.CosineDecayLearningRate(learning_rate_base=3e-3, total_steps=200),
-    )
-    optimizer.build(model.trainable_variables)
-    inputs = model.preprocess(batch.inputs)
-
-    @tf.function(autograph=False)
-    def step(i):
-        with tf.GradientTape() as tape:
-            predictions = model.predict(inputs, training=True, groundtruth=batch.groundtruth, seed=tf.stack([i, 0]))
-            total = tf.add_n(list(mean_losses(model, predictions, batch.groundtruth).values()))
-        gradients = tape.gradient(total, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return total
-
-    for i in tf.range(200):
-        step(i)
-
-    metrics = coco.CocoBoxMetrics(labels.categories)
-    detections = model.postprocess(model.predict(inputs, training=False), inputs)
-    for i in range(4):
-        num, found = int(batch.groundtruth.num_boxes[i]), int(detections.num_detections[i])
-        size = np.tile(inputs.true_shapes[i, :2].numpy(), 2)
-        metrics.update(
-            ImageGroundtruth(
-                source_id=str(i),
-                boxes=batch.groundtruth.boxes[i, :num].numpy(),
-                classes=batch.groundtruth.classes[i, :num].numpy(),
-                is_crowd=batch.groundtruth.is_crowd[i, :num].numpy(),
-            ),
-            ImageDetections(
-                boxes=detections.boxes[i, :found].numpy() * size,
-                scores=detections.scores[i, :found].numpy(),
-                classes=detections.classes[i, :found].numpy(),
-            ),
-        )
-    assert metrics.result()["DetectionBoxes_Precision/mAP@.50IOU"] >= 0.95
+    assert learning.average_precision_by_heart(message) >= 0.95

@@ -8,6 +8,7 @@ from pathlib import Path
 import measuring
 import numpy as np
 import pytest
+import support
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
@@ -64,14 +65,6 @@ def masks_config(polygons):
         label_map_path=str(polygons / "label_map.pbtxt"), show_progress=False,
     )  # fmt: skip
     assert (converted.num_images, converted.num_boxes, converted.num_masks) == (_NUM_IMAGES, 8, 8)
-    reading = [
-        f'{reader}.{field}="{value}"'
-        for reader in ("train_input_reader", "eval_input_reader[0]")
-        for field, value in (
-            ("tf_record_input_reader.input_path[0]", converted.record_pattern),
-            ("label_map_path", converted.label_map_path),
-        )
-    ]
     resizer = "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer"
     small = [
         f"{resizer}.min_dimension=96",
@@ -81,6 +74,7 @@ def masks_config(polygons):
         "train_config.batch_size=2",
         "eval_config.batch_size=2",
     ]
+    reading = support.reading_overrides(*[converted.record_pattern] * 2, converted.label_map_path)
     recipe = recipes.recipe_path("mask_rcnn_resnet18_fpn_recipe_shapes_160x160")
     return config.load_config(recipe, [*small, *reading], require_data=["train", "eval"])
 

@@ -26,19 +26,19 @@ INPUTS = {
 
 
 @pytest.mark.parametrize("group", INPUTS)
-def test_every_array_agrees_with_the_object_detection_api(parity, golden_dir, group):
+def test_every_array_agrees_with_the_object_detection_api(parity, golden_dir, api_model, group):
     differences = parity.COMPARISONS[group](golden_dir)
     assert {name: difference for name, difference in differences.items() if not difference.is_within} == {}
-    assert _arrays(parity, golden_dir, group) - INPUTS[group] <= differences.keys()
+    assert _arrays(golden_dir, api_model, group) - INPUTS[group] <= differences.keys()
 
 
-def _arrays(parity, golden_dir, group):
+def _arrays(golden_dir, api_model, group):
     """The names in a file of the reference."""
     if group == "learning_rates":
         return set(json.loads((golden_dir / "learning_rates.json").read_text()))
     if group == "losses":
-        return set(json.loads((parity.unpack(golden_dir) / "losses.json").read_text()))
-    folder = parity.unpack(golden_dir) if group == "inference" else golden_dir / "ops"
+        return set(json.loads((api_model / "losses.json").read_text()))
+    folder = api_model if group == "inference" else golden_dir / "ops"
     return set(np.load(folder / f"{group}.npz"))
 
 

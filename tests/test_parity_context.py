@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import numpy as np
@@ -17,10 +16,8 @@ INPUTS = {"images", "true_image_shapes", "context_features", "valid_context_size
 
 
 @pytest.fixture(scope="module")
-def comparisons(root_dir):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(root_dir / "benchmarks")  # for what scripts import from beside them
-        yield importlib.import_module("parity_context")
+def comparisons(import_benchmark):
+    return import_benchmark("parity_context")
 
 
 @pytest.mark.parametrize("archive, group", [(archive, group) for archive in ARCHIVES for group in GROUPS])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import numpy as np
@@ -16,10 +15,8 @@ INPUTS = {"images", "true_image_shapes"}  # of `inference.npz`, given and not co
 
 
 @pytest.fixture(scope="module")
-def comparisons(root_dir):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(root_dir / "benchmarks")  # for what scripts import from beside them
-        yield importlib.import_module("parity_retinanet")
+def comparisons(import_benchmark):
+    return import_benchmark("parity_retinanet")
 
 
 def assert_within(differences):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
@@ -29,23 +28,14 @@ XML = """<annotation>
 """
 
 
-def load(root_dir, name):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(root_dir / "benchmarks")  # for what scripts import from beside them
-        spec = importlib.util.spec_from_file_location(name, root_dir / "benchmarks" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def small_data(import_benchmark):
+    return import_benchmark("small_data")
 
 
 @pytest.fixture(scope="module")
-def small_data(root_dir):
-    return load(root_dir, "small_data")
-
-
-@pytest.fixture(scope="module")
-def voc(root_dir):
-    return load(root_dir, "_voc")
+def voc(import_benchmark):
+    return import_benchmark("_voc")
 
 
 @pytest.fixture

@@ -262,19 +262,9 @@ NO_EFFECT = {
 DOCUMENTATION = ("Hyperparams.op", "XYPairs.training_data_type")
 """Fields that tell the reader what the message they stand in is for; nothing follows from them, here or anywhere."""
 
-_DETECTORS = "Detectors here: faster_rcnn (Faster R-CNN, Mask R-CNN), ssd (RetinaNet)"
-_OTHER_HEAD = (
-    "write mask_rcnn_box_predictor, the head of Faster R-CNN, or weight_shared_convolutional_box_predictor, that of RetinaNet, "
-    "instead"
-)
-_OTHER_ANCHORS = (
-    "is not supported: write multiscale_anchor_generator, or grid_anchor_generator for a detector without pyramid, "
-    "instead"
-)
-_OTHER_BOX_LOSS = (
-    "is not supported: write weighted_smooth_l1, l1_localization_loss, weighted_giou, distance_iou or complete_iou "
-    "instead"
-)
+_DETECTORS = "Detectors here: faster_rcnn (Faster R-CNN, Mask R-CNN, Context R-CNN), ssd (RetinaNet)"
+_OTHER_ANCHORS = "write multiscale_anchor_generator, or grid_anchor_generator for a detector without pyramid, instead"
+_OTHER_BOX_LOSS = "write weighted_smooth_l1, l1_localization_loss, weighted_giou, distance_iou or complete_iou instead"
 _OTHER_CODER = "write faster_rcnn_box_coder instead"
 _OTHER_SIMILARITY = "write iou_similarity instead"
 _NO_KEYPOINTS = "keypoints are not supported: leave it out"
@@ -286,7 +276,10 @@ LEFT_OUT = {
     "SsdFeatureExtractor.bifpn": f"EfficientDet is not here. {_DETECTORS}",
     "AnchorGenerator.ssd_anchor_generator": _OTHER_ANCHORS,
     "AnchorGenerator.flexible_grid_anchor_generator": _OTHER_ANCHORS,
-    "BoxPredictor.convolutional_box_predictor": f"an SSD with a predictor for each level is not here: {_OTHER_HEAD}",
+    "BoxPredictor.convolutional_box_predictor": (
+        f"an SSD with a predictor for each level, as on MobileNet, is not here. {_DETECTORS}, whose heads are "
+        "mask_rcnn_box_predictor and weight_shared_convolutional_box_predictor"
+    ),
     "BoxCoder.mean_stddev_box_coder": _OTHER_CODER,
     "BoxCoder.square_box_coder": _OTHER_CODER,
     "BoxCoder.keypoint_box_coder": _OTHER_CODER,

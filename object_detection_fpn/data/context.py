@@ -65,7 +65,7 @@ def decode_context(parsed: Mapping[str, tf.Tensor], decoding: ContextDecoding) -
     )  # fmt: skip
     features.require(
         length == decoding.length,
-        f"{LENGTH_KEY} is ", length, f", context_config.context_feature_length is {decoding.length}.",
+        f"{LENGTH_KEY} is ", length, f", context_config.context_feature_length is {decoding.length}: they must be equal.",
     )  # fmt: skip
     features.require(
         num_values % decoding.length == 0,

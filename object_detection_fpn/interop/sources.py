@@ -21,6 +21,7 @@ from object_detection_fpn.config.tables import IMAGENET
 from object_detection_fpn.interop import classification, label_maps, libraries, odapi, torch_files
 from object_detection_fpn.interop.object_graph import ObjectGraph
 from object_detection_fpn.modeling.detector import Detector
+from object_detection_fpn.modeling.detectors import kinds
 from object_detection_fpn.modeling.detectors.faster_rcnn import FasterRCNN
 from object_detection_fpn.modeling.detectors.retinanet import RetinaNet
 from object_detection_fpn.modeling.single_level import SingleLevel
@@ -85,7 +86,8 @@ def find(path: str, model: Detector) -> Source:
             f"{stored.path}: this checkpoint was written by TensorFlow 1, whose variables have other names. {_ALLOWED}."
         )
     if _is_ours(stored, model):
-        return Source(stored.path, "of this package", detector=stored)
+        kind = kinds.find_kind(stored.keys)
+        return Source(stored.path, f"{kind} of this package" if kind else "of this package", detector=stored)
     root = _find_detector(graph, model)
     if root is not None and isinstance(model, FasterRCNN | RetinaNet):
         if isinstance(model, FasterRCNN):
@@ -128,6 +130,7 @@ def restore_model(path: str, model: Detector, *, use_averages: bool = False) -> 
             f"{source.path}: a backbone alone ({source.origin}), with which nothing can be detected. Train with it as "
             "fine_tune_checkpoint first."
         )
+    _check_same_detector(source.detector, model)
     return weights_lib.restore_model(source.detector, model, use_averages=use_averages)
 
 
@@ -214,6 +217,16 @@ def _resolve(path: str) -> str:
 def _is_ours(stored: StoredCheckpoint, model: Detector) -> bool:
     """Whether any variable has one of our names; those of another model of ours have many of them."""
     return not stored.keys.keys().isdisjoint(weights_lib.variables_by_path(model))
+
+
+def _check_same_detector(stored: StoredCheckpoint, model: Detector) -> None:
+    """Refuses a checkpoint of another detector, of which weights would be missing or of no use."""
+    there, here = kinds.find_kind(stored.keys), kinds.find_kind(weights_lib.variables_by_path(model))
+    if there is not None and here is not None and not there.is_enough_for(here):
+        raise CheckpointError(
+            f"{stored.path}: this checkpoint is of {there}, but the model is {here}. Allowed: a checkpoint of such a model, "
+            "the config of this one, or this one as train_config.fine_tune_checkpoint, of which a training takes what fits."
+        )
 
 
 def _check_same_kind(path: str, model: FasterRCNN, *, has_pyramid: bool) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
+from object_detection_fpn.modeling.detectors import kinds
 from object_detection_fpn.training.errors import SettingsError, writing
 from object_detection_fpn.training.stored import (
     READ_ERRORS,
@@ -37,8 +38,8 @@ _LOSS_SCALE = "optimizer/loss_scale/current_loss_scale" + VALUE
 _SECONDS_UNTIL_STALE = 3600.0  # far longer than a save pauses between two writes, also on a slow remote folder
 _PART_OF_SAVE = re.compile(r"part-\d+-of-\d+\.")
 _NUM_DIFFERENCES = 5  # shown of those between a model and a checkpoint of another one
-# What a checkpoint of the Object Detection API has in every model of Faster R-CNN, and none of ours has.
-_API_ATTRIBUTE = "_feature_extractor_for_proposal_features/"
+# What a checkpoint of the Object Detection API has in every Faster R-CNN, or in every RetinaNet, and none of ours has.
+_API_ATTRIBUTES = ("_feature_extractor_for_proposal_features/", "_box_predictor/")
 
 
 def check_model_dir(model_dir: str) -> None:
@@ -198,7 +199,7 @@ class RunCheckpoints:
                 )
 
     def _check_same_model(self, stored: StoredCheckpoint) -> None:
-        if any(name.startswith(_API_ATTRIBUTE) for name in stored.keys):
+        if any(name.startswith(_API_ATTRIBUTES) for name in stored.keys):
             raise CheckpointError(
                 f"{stored.path} was written by the Object Detection API, whose runs are not continued here: its optimizer "
                 f'counts and saves otherwise. Train into an empty model_dir with fine_tune_checkpoint: "{stored.path}" and '
@@ -206,6 +207,12 @@ class RunCheckpoints:
             )
         here = {name: tuple(variable.shape) for name, variable in variables_by_path(self._model).items()}
         there = stored.model_shapes
+        found, wanted = kinds.find_kind(there), kinds.find_kind(here)
+        if found is not None and wanted is not None and found != wanted:
+            raise CheckpointError(
+                f"{stored.path}: this checkpoint is of {found}, but the model is {wanted}. Nothing was changed. Train into an "
+                "empty model_dir; to start from those weights, name the checkpoint as fine_tune_checkpoint of the new run."
+            )
         differences = [
             f"{name}: {list(shape)} in this model, {list(there[name])} there"
             for name, shape in here.items()

@@ -5,19 +5,17 @@ The rows are as those of `test_field_effects_model.py`, which has the messages t
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 import support
 import tensorflow as tf
 import tf_keras
+from builder import field_effects
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import tables
-from object_detection_fpn.config.checks import find_problems
 from object_detection_fpn.modeling.detector import mean_losses
-from object_detection_fpn.protos import box_predictor_pb2, losses_pb2, matcher_pb2, pipeline_pb2, ssd_pb2
+from object_detection_fpn.protos import box_predictor_pb2, losses_pb2, matcher_pb2, ssd_pb2
 from object_detection_fpn.records import Groundtruth, Inputs
 
 pytestmark = pytest.mark.no_cover  # what runs here is covered elsewhere, and measuring it takes a third of the time
@@ -222,21 +220,12 @@ OBSERVATIONS = {
 }
 
 
-@functools.lru_cache
-def observe(seen_in, *texts):
-    found = OBSERVATIONS[seen_in](support.retinanet_message(*texts))
-    return [np.asarray(value) for value in tf.nest.flatten(found)]
-
-
-def differ(one, other):
-    return len(one) != len(other) or any(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+OBSERVER = field_effects.Observer(support.retinanet_message, OBSERVATIONS)
 
 
 @pytest.mark.parametrize("field, seen_in, needs, change", EFFECTS, ids=[row[0] for row in EFFECTS])
 def test_field_changes_something(field, seen_in, needs, change):
-    before, after = observe(seen_in, needs), observe(seen_in, needs, change)
-    assert differ(before, after)
-    assert all(np.all(np.isfinite(value)) for value in (*before, *after) if value.dtype.kind == "f")
+    OBSERVER.assert_changes(seen_in, needs, change)
 
 
 def fields_of(message):
@@ -256,5 +245,4 @@ def test_fields_of_one_value_refuse_another(field):
     message = support.retinanet_message(
         "image_resizer { fixed_shape_resizer { height: 160 width: 160 } }", REFUSED_BY_RULES[field]
     )
-    problems = list(find_problems(pipeline_pb2.TrainEvalPipelineConfig(model=message)))
-    assert [problem.field.split(".")[-1] for problem in problems] == [field.split(".")[-1]]
+    assert field_effects.refused_fields(message) == [field.split(".")[-1]]

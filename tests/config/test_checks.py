@@ -100,6 +100,10 @@ def test_config_is_accepted(config, changes, change, refusals):
             'is unknown (nearest: "faster_rcnn_resnet50_fpn_keras"). Allowed: ',
         ),
         (
+            [f"{EXTRACTOR}.type=ssd_resnet50_v1_fpn_keras"],
+            '"ssd_resnet50_v1_fpn_keras" is of a RetinaNet, whose model is ssd and not faster_rcnn. Allowed: ',
+        ),
+        (
             [f"{EXTRACTOR}.type=faster_rcnn_resnet101"],
             'is of TensorFlow 1: write "faster_rcnn_resnet101_keras", or another that is allowed. '
             "Allowed: faster_rcnn_resnet18_fpn_keras, ",

@@ -29,6 +29,31 @@ def test_head_comment_names_paper_result_hardware_and_command(path):
         assert word in head.group(), word
 
 
+# The ResNets of the Object Detection API's model zoo for TensorFlow 2 on COCO, with the AP that its table reports.
+ZOO = {
+    "faster_rcnn_resnet50_v1_640x640_coco17_tpu-8": 29.3,
+    "faster_rcnn_resnet50_v1_1024x1024_coco17_tpu-8": 31.0,
+    "faster_rcnn_resnet50_v1_800x1333_coco17_gpu-8": 31.6,
+    "faster_rcnn_resnet101_v1_640x640_coco17_tpu-8": 31.8,
+    "faster_rcnn_resnet101_v1_1024x1024_coco17_tpu-8": 37.1,
+    "faster_rcnn_resnet101_v1_800x1333_coco17_gpu-8": 36.6,
+    "faster_rcnn_resnet152_v1_640x640_coco17_tpu-8": 32.4,
+    "faster_rcnn_resnet152_v1_1024x1024_coco17_tpu-8": 37.6,
+    "faster_rcnn_resnet152_v1_800x1333_coco17_gpu-8": 37.4,
+    "ssd_resnet50_v1_fpn_640x640_coco17_tpu-8": 34.3,
+    "ssd_resnet50_v1_fpn_1024x1024_coco17_tpu-8": 38.3,
+    "ssd_resnet101_v1_fpn_640x640_coco17_tpu-8": 35.6,
+    "ssd_resnet101_v1_fpn_1024x1024_coco17_tpu-8": 39.5,
+    "ssd_resnet152_v1_fpn_640x640_coco17_tpu-8": 35.4,
+    "ssd_resnet152_v1_fpn_1024x1024_coco17_tpu-8": 39.6,
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_models_of_the_zoo_have_their_recipe_and_their_reported_precision(name):
+    assert f"# Expected: {ZOO[name]} AP on COCO17" in Path(recipes.recipe_path(name)).read_text()
+
+
 def test_the_package_knows_every_recipe():
     assert recipes.recipes() == {path.stem: str(path) for path in RECIPES}
 
@@ -38,12 +63,31 @@ WEIGHTS = {"R-101": "R-50", "resnet101-cd907fc2": "resnet50-11ad3fa6"}
 IMPORTED = re.compile("detectron2|torchvision")  # tests/interop has them take a train step
 
 
+def without_size(path: Path) -> str:
+    """Its name without that of its images."""
+    return re.sub(r"\d+x\d+", "", path.stem.removesuffix("_tpu-8"))
+
+
+def layers_of(path: Path) -> str:
+    """The model of a recipe without the size of images, and of anchors and regularization only that they are there."""
+    recipe = config.load_config(str(path))
+    model = getattr(recipe.model, recipe.model.WhichOneof("model"))
+    model.ClearField("image_resizer")
+    return re.sub(r"(anchor_scale|weight): \S+", r"\1", str(model))
+
+
+@pytest.mark.parametrize("name", sorted({without_size(path) for path in RECIPES}))
+def test_recipes_of_other_image_sizes_have_the_same_layers(name):
+    """So that a train step of one of them, below, speaks for all."""
+    assert len({layers_of(path) for path in RECIPES if without_size(path) == name}) == 1
+
+
 def one_recipe_a_model() -> list[Path]:
     """One recipe of those that differ in image size, depth and masks alone, with masks; `test_resnet_v1.py` has all depths."""
     shallow = [path for path in RECIPES if not DEEPER.search(path.stem) and not IMPORTED.search(path.stem)]
     return list(
         {
-            re.sub(r"\d+x\d+|^(faster|mask)_rcnn_", "", path.stem.removesuffix("_tpu-8")): path
+            re.sub(r"^(faster|mask)_rcnn_", "", without_size(path)): path
             for path in sorted(shallow, reverse=True, key=lambda path: (not path.stem.startswith("mask_rcnn"), path))
         }.values()
     )

@@ -73,7 +73,7 @@ def test_context_is_left_out_where_it_is_not_asked_for(decode):
         ),
         (
             stored(FEATURES, length=4),
-            "image/context_feature_length is 4, context_config.context_feature_length is 3.",
+            "image/context_feature_length is 4, context_config.context_feature_length is 3: they must be equal.",
         ),
         (
             stored([0.5] * 7),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import pytorch_reference as reference
-import pytorch_retinanet as retinanets
+from pytorch_reference import retinanet as retinanets
 
 from object_detection_fpn.interop.detectron2 import Detectron2
 

@@ -6,10 +6,9 @@ import math
 
 import pytest
 import pytorch_reference as reference
+from pytorch_reference import recipes as shared
 
-from object_detection_fpn.config import pipeline as config
-from object_detection_fpn.config import recipes
-from object_detection_fpn.protos import backbone_pb2, fpn_pb2, rpn_pb2
+from object_detection_fpn.protos import fpn_pb2, rpn_pb2
 
 # Those with masks have the same numbers, and a mask head more (tests/config/test_recipes.py).
 CASES = {
@@ -36,46 +35,26 @@ def case(request) -> reference.Case:
 
 
 @pytest.fixture
-def recipe(case):
-    return config.load_config(recipes.recipe_path(f"{case.recipe}_800x1333_coco17"))
-
-
-@pytest.fixture
-def model(recipe):
-    return recipe.model.faster_rcnn
+def model(case):
+    return shared.load_recipe(case.recipe).model.faster_rcnn
 
 
 def test_pixels_are_those_of_the_library(case, model):
-    there, here = case.settings["input"], model.feature_extractor.pixel_normalization
-    assert backbone_pb2.PixelNormalization.ChannelOrder.Name(here.channel_order) == there["channel_order"]
-    scale = 255.0 if there["scale"] == "uint8 / 255" else 1.0
-    assert list(here.mean) == pytest.approx([scale * value for value in there["pixel_mean"]])
-    assert list(here.stddev) == pytest.approx([scale * value for value in there["pixel_std"]])
+    shared.check_pixels(case, model)
 
 
 def test_images_are_resized_as_by_the_library(case, model):
-    there, here = case.settings["input"], model.image_resizer.keep_aspect_ratio_resizer
-    assert (here.min_dimension, here.max_dimension) == (800, 1333)
-    assert here.half_pixel_centers
-    shrinks_well = not case.is_torchvision  # Pillow's resize of bytes, averaged and rounded
-    assert here.antialias == here.round_pixels == shrinks_well
-    rounding = here.FLOOR if case.is_torchvision else here.ROUND
-    assert here.size_rounding == rounding
-    assert here.pad_to_multiple == there["pad"]["size_divisibility"]
+    shared.check_resizer(case, model)
     if not case.is_single_level:
-        assert model.feature_extractor.pad_to_multiple == there["pad"]["size_divisibility"]
-    padding = list(model.feature_extractor.pixel_normalization.mean)  # 0 after the normalization
-    assert list(here.per_channel_pad_value) == (padding if there["channel_order"] == "RGB" else padding[::-1])
+        multiple = case.settings["input"]["pad"]["size_divisibility"]
+        assert model.feature_extractor.pad_to_multiple == multiple
 
 
 def test_backbone_and_pyramid_are_those_of_the_library(case, model):
-    there, here = case.settings["backbone"], model.feature_extractor
-    assert here.type == f"faster_rcnn_resnet{there['depth']}_{'' if case.is_single_level else 'fpn_'}keras"
-    assert here.resnet.stride_in_3x3 != there["stride_in_1x1"]
-    assert here.resnet.symmetric_padding
-    assert (here.resnet.batch_norm == here.resnet.FROZEN) == (there["norm"] == "frozen batch norm")
-    assert here.resnet.HasField("batch_norm_epsilon")
-    assert here.resnet.batch_norm_epsilon == pytest.approx(there["norm_eps"])
+    pyramid = "" if case.is_single_level else "fpn_"
+    depth = case.settings["backbone"]["depth"]
+    shared.check_backbone(case, model, f"faster_rcnn_resnet{depth}_{pyramid}keras")
+    here = model.feature_extractor
     if case.is_single_level:
         assert here.override_base_feature_extractor_hyperparams
         return
@@ -170,7 +149,7 @@ def test_detections_are_selected_as_by_the_library(case, model):
 @pytest.mark.parametrize("name", MASK_CASES)
 def test_masks_are_those_of_the_library(name):
     case = reference.Case(MASK_CASES[name], name)
-    model = config.load_config(recipes.recipe_path(f"{name}_800x1333_coco17")).model.faster_rcnn
+    model = shared.load_recipe(name).model.faster_rcnn
     there, pooling = case.settings["mask"], model.mask_roi_pooling
     levels = (pooling.min_level, pooling.max_level)
     assert [f"P{level}" for level in range(levels[0], levels[1] + 1)] == there["pool"]["maps"]
@@ -215,13 +194,8 @@ def test_masks_are_those_of_the_library(name):
 )
 def test_schedule_is_that_of_the_library(name, batch_size, num_steps, rate, drops, weight_decay):
     """An epoch is 117,266 images, those of COCO's training images with objects."""
-    recipe = config.load_config(recipes.recipe_path(f"faster_rcnn_{name}_800x1333_coco17"))
-    train = recipe.train_config
-    assert (train.batch_size, train.reference_batch_size, train.num_steps) == (batch_size, batch_size, num_steps)
-    rates = train.optimizer.momentum_optimizer.learning_rate.manual_step_learning_rate
-    assert rates.warmup
-    assert rates.initial_learning_rate == pytest.approx(rate / 1000)
-    assert [change.step for change in rates.schedule] == [1000, *drops]
-    assert [change.learning_rate for change in rates.schedule] == pytest.approx([rate, rate / 10, rate / 100])
+    recipe = shared.load_recipe(f"faster_rcnn_{name}")
+    shared.check_schedule(recipe.train_config, batch_size=batch_size, num_steps=num_steps, rate=rate, drops=drops)
+    assert recipe.train_config.optimizer.HasField("momentum_optimizer")
     extractor = recipe.model.faster_rcnn.feature_extractor
     assert extractor.conv_hyperparams.regularizer.l2_regularizer.weight == pytest.approx(weight_decay)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-import pytorch_retinanet as retinanets
+from pytorch_reference import recipes as shared
+from pytorch_reference import retinanet as retinanets
 
-from object_detection_fpn.config import pipeline as config
-from object_detection_fpn.config import recipes
-from object_detection_fpn.protos import backbone_pb2, fpn_pb2, ssd_pb2
+from object_detection_fpn.protos import fpn_pb2, ssd_pb2
 
 CASES = {
     "retinanet_resnet50_v1_fpn_torchvision": "torchvision/retinanet_resnet50_fpn",
@@ -26,43 +25,22 @@ def case(request) -> retinanets.RetinaNetCase:
 
 
 @pytest.fixture
-def recipe(case):
-    return config.load_config(recipes.recipe_path(f"{case.recipe}_800x1333_coco17"))
-
-
-@pytest.fixture
-def model(recipe):
-    return recipe.model.ssd
+def model(case):
+    return shared.load_recipe(case.recipe).model.ssd
 
 
 def test_pixels_are_those_of_the_library(case, model):
-    there, here = case.settings["input"], model.feature_extractor.pixel_normalization
-    assert backbone_pb2.PixelNormalization.ChannelOrder.Name(here.channel_order) == there["channel_order"]
-    scale = 255.0 if there["scale"] == "uint8 / 255" else 1.0
-    assert list(here.mean) == pytest.approx([scale * value for value in there["pixel_mean"]])
-    assert list(here.stddev) == pytest.approx([scale * value for value in there["pixel_std"]])
+    shared.check_pixels(case, model)
 
 
 def test_images_are_resized_as_by_the_library(case, model):
-    there, here = case.settings["input"], model.image_resizer.keep_aspect_ratio_resizer
-    assert (here.min_dimension, here.max_dimension) == (800, 1333)
-    assert here.half_pixel_centers
-    shrinks_well = not case.is_torchvision  # Pillow's resize of bytes, averaged and rounded
-    assert here.antialias == here.round_pixels == shrinks_well
-    assert here.size_rounding == (here.FLOOR if case.is_torchvision else here.ROUND)
-    assert here.pad_to_multiple == there["pad"]["size_divisibility"]
-    padding = list(model.feature_extractor.pixel_normalization.mean)  # 0 after the normalization
-    assert list(here.per_channel_pad_value) == (padding if there["channel_order"] == "RGB" else padding[::-1])
+    shared.check_resizer(case, model)
 
 
 def test_backbone_and_pyramid_are_those_of_the_library(case, model):
-    there, here = case.settings["backbone"], model.feature_extractor
-    depth = 101 if "resnet101" in case.recipe else there["depth"]
-    assert here.type == f"ssd_resnet{depth}_v1_fpn_keras"
-    assert here.resnet.stride_in_3x3 != there["stride_in_1x1"]
-    assert here.resnet.symmetric_padding
-    assert (here.resnet.batch_norm == here.resnet.FROZEN) == (there["norm"] == "frozen batch norm")
-    assert here.resnet.batch_norm_epsilon == pytest.approx(there["norm_eps"])
+    depth = 101 if "resnet101" in case.recipe else case.settings["backbone"]["depth"]
+    shared.check_backbone(case, model, f"ssd_resnet{depth}_v1_fpn_keras")
+    here = model.feature_extractor
     fpn = case.settings["fpn"]
     assert (here.fpn.min_level, here.fpn.max_level, here.fpn.additional_layer_depth) == (3, 7, fpn["channels"])
     assert here.fpn.style == fpn_pb2.FeaturePyramidNetworks.PAPER
@@ -139,11 +117,5 @@ def test_losses_are_those_of_the_library(case, model):
 )
 def test_schedule_is_that_of_the_library(name, num_steps, rate, drops):
     """An epoch is 117,266 images, those of COCO's training images with objects."""
-    train = config.load_config(recipes.recipe_path(f"retinanet_{name}_800x1333_coco17")).train_config
-    assert (train.batch_size, train.reference_batch_size, train.num_steps) == (16, 16, num_steps)
-    optimizer = getattr(train.optimizer, train.optimizer.WhichOneof("optimizer"))
-    rates = optimizer.learning_rate.manual_step_learning_rate
-    assert rates.warmup
-    assert rates.initial_learning_rate == pytest.approx(rate / 1000)
-    assert [change.step for change in rates.schedule] == [1000, *drops]
-    assert [change.learning_rate for change in rates.schedule] == pytest.approx([rate, rate / 10, rate / 100])
+    train = shared.load_recipe(f"retinanet_{name}").train_config
+    shared.check_schedule(train, batch_size=16, num_steps=num_steps, rate=rate, drops=drops)

@@ -20,17 +20,11 @@ SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 FEATURES = "_feature_extractor_for_proposal_features"
 
 
-@pytest.fixture(scope="module")
-def reference(parity, golden_dir):
-    """The reference model's files."""
-    return parity.unpack(golden_dir)
-
-
-def test_every_variable_has_the_key_and_shape_of_the_checkpoint_and_no_key_is_left(reference):
-    message = config.load_config(str(reference / "pipeline.config"))
+def test_every_variable_has_the_key_and_shape_of_the_checkpoint_and_no_key_is_left(api_model):
+    message = config.load_config(str(api_model / "pipeline.config"))
     model = builder.build_model(message.model)
     by_path = odapi.variables_by_api_path(model)
-    keys = json.loads((reference / "checkpoint_keys.json").read_text())
+    keys = json.loads((api_model / "checkpoint_keys.json").read_text())
     theirs = {key: shape for key, shape in keys.items() if key.startswith("model/")}
     assert {f"model/{path}{SUFFIX}": list(variable.shape) for path, variable in by_path.items()} == theirs
     variables = list(by_path.values())

@@ -196,7 +196,8 @@ def test_checkpoint_of_this_package_is_known_by_its_names(build_small, fill, tmp
         assert_equal(model, original)
     report, title = sources.restore_for_fine_tuning(path, build_small(), kind="detection")
     assert all(name.startswith(EXTRACTORS) for name in report.restored)
-    assert title == f"Weights from {path} (of this package), detection"
+    of_model = "a Faster R-CNN with a feature pyramid (faster_rcnn_*_fpn_keras) of this package"
+    assert title == f"Weights from {path} ({of_model}), detection"
 
 
 def test_saved_model_of_this_package_is_read_like_its_checkpoint(build_small, fill, tmp_path):
@@ -305,11 +306,12 @@ def test_a_run_of_the_api_is_not_continued_but_says_how_to_start_from_it(build_s
     assert f'empty model_dir with fine_tune_checkpoint: "{path}" and fine_tune_checkpoint_type: "full"' in line
 
 
-def test_reference_checkpoint_restores_for_fine_tuning(parity, golden_dir):
+def test_reference_checkpoint_restores_for_fine_tuning(api_model):
     """All 327 variables of the API's own file; with other classes, all but the second stage's predictors."""
-    folder = parity.unpack(golden_dir)
-    message = config.load_config(str(folder / "pipeline.config"), ["model.faster_rcnn.num_classes=20"])
-    report, _ = sources.restore_for_fine_tuning(str(folder / "ckpt-1"), builder.build_model(message.model), kind="full")
+    message = config.load_config(str(api_model / "pipeline.config"), ["model.faster_rcnn.num_classes=20"])
+    report, _ = sources.restore_for_fine_tuning(
+        str(api_model / "ckpt-1"), builder.build_model(message.model), kind="full"
+    )
     assert len(report.restored) == 327 - 4
     assert len(report.other_shape) == 4
     assert report.missing == report.unused == []

@@ -53,11 +53,7 @@ def test_masks_of_detections_are_those_of_torchvision(v1):
 def test_a_published_file_has_as_many_parameters_as_torchvision_says(request, version, number):
     """Of 91 classes, background among them; frozen normalizations have none."""
     model = request.getfixturevalue(version).model
-    found = 0
-    for entry in LIBRARY.entries(model, "weights.pth"):
-        is_norm = entry.layer.variables and not hasattr(entry.layer, "kernel")
-        for variable in entry.layer.trainable_weights if is_norm else entry.layer.variables:
-            found += np.prod(entry.shape_there(variable), dtype=int)
+    found = reference.num_parameters(LIBRARY, model)
     of_a_class = (1024 + 1) * (1 + 4) + 256 + 1
     assert found + (91 - 5) * of_a_class == number
 
@@ -67,13 +63,8 @@ def refusal(tensors, model) -> str:
 
 
 def test_names_of_older_files_are_understood(v1):
-    older = reference.load("names.json")["legacy_names"]
-    tensors = {older.get(name, name): tensor for name, tensor in v1.tensors.items()}
-    tensors["backbone.body.bn1.num_batches_tracked"] = np.zeros([], np.int64)
-    assert not older.keys() & tensors.keys()
-    ours, expected = (LIBRARY.weights_by_path(each, v1.model, "old.pth") for each in (tensors, v1.tensors))
-    assert ours.keys() == expected.keys()
-    assert all(np.array_equal(ours[path], expected[path]) for path in ours)
+    more = {"backbone.body.bn1.num_batches_tracked": np.zeros([], np.int64)}
+    reference.assert_older_names_are_understood(LIBRARY, v1, reference.load("names.json")["legacy_names"], more)
 
 
 def test_a_tensor_under_both_of_its_names_is_refused(v1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import pytorch_reference as reference
-import pytorch_retinanet as retinanets
+from pytorch_reference import retinanet as retinanets
 
 from object_detection_fpn.interop import libraries
 from object_detection_fpn.interop.torch_files import StateDict
@@ -58,11 +58,7 @@ def test_normalizations_that_train_use_the_batch_as_torchvision_does(v2):
 def test_a_published_file_has_as_many_parameters_as_torchvision_says(request, version, number):
     """Of 91 columns; frozen normalizations have none."""
     model = request.getfixturevalue(version).model
-    found = 0
-    for entry in LIBRARY.entries(model, "weights.pth"):
-        is_norm = entry.layer.variables and not hasattr(entry.layer, "kernel")
-        for variable in entry.layer.trainable_weights if is_norm else entry.layer.variables:
-            found += np.prod(entry.shape_there(variable), dtype=int)
+    found = reference.num_parameters(LIBRARY, model)
     of_a_column = 9 * (3 * 3 * 256 + 1)
     assert found + (91 - 5) * of_a_column == number
 
@@ -72,12 +68,7 @@ def refusal(tensors, model) -> str:
 
 
 def test_names_of_older_files_are_understood(v1):
-    older = reference.load("names.json")["legacy_names_retinanet"]
-    tensors = {older.get(name, name): tensor for name, tensor in v1.tensors.items()}
-    assert not older.keys() & tensors.keys()
-    ours, expected = (LIBRARY.weights_by_path(each, v1.model, "old.pth") for each in (tensors, v1.tensors))
-    assert ours.keys() == expected.keys()
-    assert all(np.array_equal(ours[path], expected[path]) for path in ours)
+    reference.assert_older_names_are_understood(LIBRARY, v1, reference.load("names.json")["legacy_names_retinanet"])
 
 
 def test_missing_and_additional_tensors_are_named(v1):

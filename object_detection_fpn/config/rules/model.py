@@ -168,6 +168,8 @@ def _extractor_is_known(message: faster_rcnn_pb2.FasterRcnnFeatureExtractor, pat
         generation = "has" if name.endswith("_keras") else "is of TensorFlow 1 and has"
         like = "faster_rcnn_resnet50_fpn_keras"
         problem = f'{generation} a backbone that is not here: write "{like}", or another that is allowed'
+    elif name in fields.SSD_EXTRACTOR_TYPES:
+        problem = "is of a RetinaNet, whose model is ssd and not faster_rcnn"
     yield single(message, path, "type", problem, listed(known))
 
 

@@ -26,6 +26,8 @@ def _extractor_is_known(message: ssd_pb2.SsdFeatureExtractor, path: str) -> Iter
         problem = 'has a backbone that is not here: write "ssd_resnet50_v1_fpn_keras", or another that is allowed'
     elif name.removesuffix("_keras") in {kind.removesuffix("_keras").replace("_fpn", "_ppn") for kind in known}:
         problem = "has a pooling pyramid, which is not here"
+    elif name in fields.EXTRACTOR_TYPES:
+        problem = "is of a Faster R-CNN, whose model is faster_rcnn and not ssd"
     yield single(message, path, "type", problem, listed(known))
 
 

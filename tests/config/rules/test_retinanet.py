@@ -55,6 +55,10 @@ def test_what_works_is_accepted(config, changes, change, refusals):
             [f"{EXTRACTOR}.type=ssd_resnet50_v1_fpn"],
             f'{EXTRACTOR}.type = "ssd_resnet50_v1_fpn" is of TensorFlow 1: write "ssd_resnet50_v1_fpn_keras"',
         ),
+        (
+            [f"{EXTRACTOR}.type=faster_rcnn_resnet50_fpn_keras"],
+            '"faster_rcnn_resnet50_fpn_keras" is of a Faster R-CNN, whose model is faster_rcnn and not ssd. Allowed: ssd_',
+        ),
         ([f"{EXTRACTOR}.type=ssd_resnet50_v1_ppn"], "has a pooling pyramid, which is not here"),
         (
             [f"{EXTRACTOR}.type=ssd_resnet51_v1_fpn_keras"],
@@ -153,15 +157,18 @@ def test_what_cannot_work_is_refused(config, changes, expected, change, refusals
     [
         (
             "center_net { }",
-            "CenterNet is not here. Detectors here: faster_rcnn (Faster R-CNN, Mask R-CNN), ssd (RetinaNet)",
+            "CenterNet is not here. Detectors here: faster_rcnn (Faster R-CNN, Mask R-CNN, Context R-CNN), ssd (RetinaNet)",
         ),
         ("ssd { feature_extractor { bifpn { } } }", "EfficientDet is not here. Detectors here: faster_rcnn "),
         ("ssd { matcher { bipartite_matcher { } } }", "write argmax_matcher instead"),
         (
             "ssd { box_predictor { convolutional_box_predictor { } } }",
-            "an SSD with a predictor for each level is not here",
+            "an SSD with a predictor for each level, as on MobileNet, is not here. Detectors here: ",
         ),
-        ("ssd { anchor_generator { ssd_anchor_generator { } } }", "write multiscale_anchor_generator"),
+        (
+            "ssd { anchor_generator { ssd_anchor_generator { } } }",
+            "is not supported: write multiscale_anchor_generator, or",
+        ),
         ("ssd { similarity_calculator { ioa_similarity { } } }", "write iou_similarity instead"),
         ("ssd { box_coder { square_box_coder { } } }", "write faster_rcnn_box_coder instead"),
         ("ssd { loss { random_example_sampler { } } }", "all anchors train: leave it out"),

@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from fake_compiler import GIB, FakeCompiler
 
 from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.config import recipes
 from object_detection_fpn.tools.planning import hlo, plan, report, tpu
 
 RECIPE = "faster_rcnn_resnet50_v1_fpn_640x640_coco17_tpu-8"
-GIB = 2**30
 MIB = 2**20
-OPTIMIZED = Path(__file__).parents[2] / "golden" / "tpu_program.txt"
-
-# Stands in for an interpreter: its first argument is the script of the real one.
-FAKE = """#!{python}
-import json, pathlib, shutil, sys
-folder = pathlib.Path({folder!r})
-arguments = sys.argv[2:]
-with open(folder / "calls.txt", "a") as file:
-    print(json.dumps(arguments), file=file)
-print("a library says something")
-if "--check" in arguments:
-    print((folder / "check.json").read_text())
-    sys.exit()
-if "--optimized_hlo" in arguments:
-    shutil.copy({optimized!r}, arguments[arguments.index("--optimized_hlo") + 1])
-print("Check failed: no way", file=sys.stderr)
-print((folder / "answer.json").read_text())
-"""
-
-
-class FakeCompiler:
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.python = str(folder / "python")
-        Path(self.python).write_text(FAKE.format(python=sys.executable, folder=str(folder), optimized=str(OPTIMIZED)))
-        Path(self.python).chmod(0o755)
-        self.answer_check({"versions": {}})
-        self.answer(fitting())
-
-    def answer(self, answer: object) -> None:
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        (self.folder / "answer.json").write_text(text)
-
-    def answer_check(self, answer: object) -> None:
-        (self.folder / "check.json").write_text(json.dumps(answer))
-
-    @property
-    def calls(self) -> list[list[str]]:
-        """Arguments of all compilations."""
-        lines = (self.folder / "calls.txt").read_text().splitlines()
-        return [call for call in map(json.loads, lines) if call != ["--check"]]
 
 
 class FakeStep:
@@ -68,11 +25,6 @@ class FakeStep:
 
     def lower(self, batch_size: int) -> bytes:
         return b"a program of %d images" % batch_size
-
-
-def fitting() -> dict:
-    memory = {"arguments": GIB, "results": 0, "temporary": 2 * GIB, "program": 0}
-    return {"memory": memory, "flops": 2e12, "seconds": 61.0}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""RetinaNets of torchvision and Detectron2 to compare with: what `pytorch_reference` is for detectors of two stages."""
+"""RetinaNets of torchvision and Detectron2 to compare with: what `agreement` and `training` are for detectors of two stages."""
 
 from __future__ import annotations
 
@@ -8,29 +8,21 @@ from typing import Any
 import numpy as np
 import support
 import tensorflow as tf
-from pytorch_reference import (
-    YXYX,
-    Agreement,
-    Case,
-    assert_close,
-    assert_paired,
-    assert_relative,
-    by_level,
-    like_stored,
-    load,
-)
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
-from object_detection_fpn.interop import libraries, state_dict
-from object_detection_fpn.interop.odapi import local_name
+from object_detection_fpn.interop import libraries
 from object_detection_fpn.modeling import layers, loss_normalization
 from object_detection_fpn.modeling.heads import dense
 from object_detection_fpn.ops import matching
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.records import Detections, Groundtruth, Inputs, Predictions
 from object_detection_fpn.training.weights import assign_weights
+from pytorch_reference.agreement import Agreement
+from pytorch_reference.cases import YXYX, Case, load
+from pytorch_reference.comparisons import assert_close, assert_paired, assert_relative, by_level, like_stored
+from pytorch_reference.training import groundtruth_boxes, variables_by_name
 
 LEVELS = (3, 4, 5, 6, 7)
 _TRAINING_INPUTS = {"torchvision": "maskrcnn_resnet50_fpn", "detectron2": "mask_rcnn_R_50_FPN_3x"}
@@ -173,7 +165,7 @@ class RetinaNetTraining:
         self.case, self.model, self._agreement = agreement.case, agreement.model, agreement
         self._reference = self.case.training
         self._settings = load("settings.json")[f"training/{self.case.name}"]
-        self.groundtruth = self._groundtruth(self._boxes(0), self._boxes(1))
+        self.groundtruth = self._groundtruth(*(groundtruth_boxes(self.case, image) for image in (0, 1)))
         self.predictions, losses, self._gradients = self._step()
         self.losses = self._in_their_order(losses)
 
@@ -196,7 +188,7 @@ class RetinaNetTraining:
 
     def check_losses_without_objects(self) -> None:
         """With no groundtruth in the second image."""
-        groundtruth = self._groundtruth(self._boxes(0), [])
+        groundtruth = self._groundtruth(groundtruth_boxes(self.case, 0), [])
         self._forget()
         losses = self._in_their_order(self.model.loss(self.predictions, groundtruth))
         assert_relative(losses, self._reference["empty/losses"], 1e-3, "losses")
@@ -207,11 +199,7 @@ class RetinaNetTraining:
         The normalizations of a backbone count as one. Rectified values near 0 fall on the other side where a sum is rounded
         otherwise, and single ones, of few channels, feel it: noise of 1e-6 in the pixels moves them by up to 0.108 %.
         """
-        variables = {
-            f"{entry.name}.{state_dict.THEIR_NAMES[local_name(variable)]}": variable
-            for entry in self._agreement.library.entries(self.model, "weights.pth")
-            for variable in entry.layer.variables
-        }
+        variables = variables_by_name(self._agreement.library, self.model)
         names = self._settings["gradient_names"]
         assert {name for name, variable in variables.items() if variable.ref() in self._gradients} == set(names)
         ours = np.array([tf.norm(self._gradients[variables[name].ref()]).numpy() for name in names])
@@ -281,13 +269,6 @@ class RetinaNetTraining:
 
     def _in_their_order(self, losses: dict[str, tf.Tensor]) -> list[float]:
         return [float(tf.reduce_mean(losses[_LOSSES[name]])) for name in self._settings["loss_names"]]
-
-    def _boxes(self, image: int) -> list[dict[str, Any]]:
-        boxes, labels = self._reference[f"gt_boxes_input{image}"], self._reference[f"gt_labels{image}"]
-        return [
-            {"box": box[list(YXYX)], "class": label - self.case.is_torchvision}
-            for box, label in zip(boxes, labels, strict=True)
-        ]
 
     def _groundtruth(self, *images: list[dict[str, Any]]) -> Groundtruth:
         return support.make_groundtruth(*images, num_rows=6)
