@@ -77,7 +77,7 @@ def test_a_batch_that_cannot_be_written_does_not_hide_the_failure(make_run, make
     (tmp_path / "nonfinite_batch_1.npz").mkdir()
     message = fail(make_run(tmp_path), dataset=make_data(value_of_step=nan_at(0)))
     assert message.startswith(f"Step 1: {LOCALIZATION} = nan")
-    assert f"Its batch: record 0 [its image has values that are not finite]; " in message
+    assert "Its batch: record 0 [its image has values that are not finite]; " in message
     assert f"The batch {tmp_path / 'nonfinite_batch_1.npz'} cannot be written (" in message
 
 
