@@ -120,21 +120,23 @@ def _fields(batch: Batch) -> dict[str, Any]:
     return {name: field for name, field in fields.items() if field is not None}
 
 
-def report_batch(error: NonFiniteError, model_dir: str, *, name_records: RecordNames | None, worker: int = 0) -> str:
+def report_batch(
+    error: NonFiniteError, model_dir: str, *, name_records: RecordNames | None, worker: int | None = None
+) -> str:
     """Writes the batch of a step that failed to `model_dir`, and says which records it has.
 
     Args:
         error: of the step.
         model_dir: folder of the run.
         name_records: finds the records of the batch; None leaves them out.
-        worker: number of this worker; each has batches of its own.
+        worker: number of this worker, 0 for the chief; each has batches of its own. None = there is one worker.
     """
     is_bad = [not np.isfinite(replica.losses).all() for replica in error.replicas]
     if not error.replicas:
         return ""
-    if error.is_of_losses and not any(is_bad):
+    if error.is_of_losses and not any(is_bad) and worker is not None:
         return "The losses of this worker are finite: another one has the batch, and names its records."
-    if not any(is_bad):  # the gradients, which are a sum over all replicas
+    if not any(is_bad):  # what all replicas have in common: the gradients, which are a sum, or a mean that overflows
         is_bad = [True] * len(is_bad)
     names: list[str] = []
     if name_records is not None and all("record_keys" in replica.arrays for replica in error.replicas):

@@ -345,8 +345,9 @@ def _naming_batches(
     try:
         yield
     except guard.NonFiniteError as error:
-        resolver = strategy.cluster_resolver
-        worker = 0 if strategy.extended.should_checkpoint or resolver is None else int(resolver.task_id or 0)
+        worker: int | None = None
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            worker = 0 if strategy.extended.should_checkpoint else int(strategy.cluster_resolver.task_id)
         batch = guard.report_batch(error, model_dir, name_records=name_records, worker=worker)
         raise TrainingError(" ".join(filter(None, [str(error), batch]))) from error
 
