@@ -46,7 +46,7 @@ class BestCheckpoint:
                 text = stream.read()
             try:
                 record = json.loads(text)
-                known_metric, value, step = record["metric"], float(record["value"]), int(record["step"])
+                known_metric, value, step = record["metric"], float(record["value"]), record.get("step")
                 worse_steps = [int(worse) for worse in record.get(_WORSE_STEPS, [])]
             except (ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(

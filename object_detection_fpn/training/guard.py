@@ -143,7 +143,8 @@ def report_batch(
         names = name_records([int(key) for replica in error.replicas for key in replica.arrays["record_keys"]])
     sizes = [len(replica.arrays["images"]) for replica in error.replicas]
     of_replica = np.repeat(np.arange(len(sizes)), sizes)
-    named = [name + _fault(error, row) for row, name in enumerate(names) if is_bad[of_replica[row]]]
+    faults = [(_fault(error, row), name) for row, name in enumerate(names) if is_bad[of_replica[row]]]
+    named = [name + fault for fault, name in sorted(faults, key=lambda pair: not pair[0])]  # what is wrong comes first
     suffix = f"_worker_{worker}" if worker else ""
     path = os.path.join(model_dir, f"nonfinite_batch_{error.step}{suffix}.npz")
     parts = []
