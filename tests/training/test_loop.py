@@ -272,7 +272,7 @@ def test_gradients_that_are_not_finite_stop_the_run_before_they_are_saved(make_r
     run.model.predict = lambda *args, **named: tf.nest.map_structure(breaks_backwards, predict(*args, **named))
     with pytest.raises(TrainingError, match=r"Step 1: gradient_norm = (inf|nan) .*No checkpoint has been saved"):
         run.train(5, checkpoint_every_n=1)
-    assert not list(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["nonfinite_batch_1.npz"]
 
 
 def test_data_that_end_are_an_error_that_names_the_step(make_run, make_data, tmp_path):
