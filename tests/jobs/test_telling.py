@@ -43,15 +43,15 @@ def test_training_ends_when_the_chosen_result_gets_no_better(config, untraced, r
     options = {
         "evaluate_checkpoints": True,
         "checkpoint_every_n": 1,
-        "keep_best": "Loss/BoxClassifierLoss/classification_loss",
+        "keep_best": "Loss/regularization_loss",
         "early_stopping_patience": 1,
         "max_to_keep": 1,
     }
     with untraced():
         result = train_job.train(config, model_dir=str(tmp_path), num_steps=9, **options)
-        # Nothing changes, so the second evaluation is no better than the first.
+        # No weight changes, so the second evaluation is no better than the first.
         assert result.step == 2
-        reason = r"1 evaluation without a better Loss/BoxClassifierLoss/classification_loss than [\d.]+ of step 1"
+        reason = r"1 evaluation without a better Loss/regularization_loss than [\d.]+ of step 1"
         assert re.fullmatch(reason, result.ending)
         again = train_job.train(config, model_dir=str(tmp_path), num_steps=9, **options)
     error = capfd.readouterr().err
@@ -62,9 +62,7 @@ def test_training_ends_when_the_chosen_result_gets_no_better(config, untraced, r
     assert [file.name for file in (tmp_path / "best").glob("ckpt-*.index")] == ["ckpt-1.index"]
     lines = lines_of(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["kind"]) for line in lines] == [(1, "train"), (1, "eval"), (2, "eval")]
-    assert (
-        lines[1]["Loss/BoxClassifierLoss/classification_loss"] == lines[2]["Loss/BoxClassifierLoss/classification_loss"]
-    )
+    assert lines[1]["Loss/regularization_loss"] == lines[2]["Loss/regularization_loss"]
     assert "DetectionBoxes_Precision/mAP" in lines[1]
     found = read_summaries(tmp_path / "train")
     statistics = {name for name in found if name.startswith(("Matching/", "Proposals/"))}
