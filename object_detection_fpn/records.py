@@ -85,6 +85,8 @@ class Batch(NamedTuple):
     """[B, C] bool, the classes that somebody looked for in each image; only in evaluation, where metrics ask for it."""
     not_exhaustive_classes: tf.Tensor | None = None
     """[B, C] bool, the classes of which each image has more objects than are marked (LVIS); only in evaluation."""
+    record_keys: tf.Tensor | None = None
+    """[B] int64, from which `data.record_keys` finds the record of each image; only in training, which cannot carry strings."""
     encoded_masks: tf.Tensor | None = None
     """[B, G] string, the masks of the records as PNG files of the size of the original image, in which all but 0 is the object;
     empty in padding rows and for objects without a mask. Only in evaluation, for models with masks."""
@@ -134,6 +136,9 @@ class Targets(NamedTuple):
     class_targets: tf.Tensor | None = None
     """[B, K, C+1] float32, background first, where the groundtruth says more of the classes than one; `classes` is then the
     class that counts most."""
+    best: tf.Tensor | None = None
+    """[B, G] int32, of all anchors (also where K of them were sampled) the one that overlaps each groundtruth box most; their
+    number where none may match. None for RoIs."""
 
 
 class BoxOutputs(NamedTuple):
@@ -207,6 +212,8 @@ class Predictions(NamedTuple):
     mask: MaskOutputs | None = None
     """Only in training; at inference only the final detections get masks."""
     dense: DenseOutputs | None = None
+    proposals: Proposals | None = None
+    """Only in training: those of which `rois` are a sample."""
 
 
 class Detections(NamedTuple):

@@ -21,6 +21,7 @@ PAGES = (
     "docs/migrating.md",
     "docs/report.md",
     "docs/scale.md",
+    "docs/training.md",
 )
 
 

@@ -46,6 +46,8 @@ def test_training_evaluation_and_export_work_on_remote_paths(config_path, untrac
         assert train_job.train(message, model_dir=model_dir).checkpoint == f"{model_dir}/ckpt-1"
     assert tf.io.gfile.exists(f"{model_dir}/pipeline.config")
     assert tf.io.gfile.glob(f"{model_dir}/train/events*")
+    with tf.io.gfile.GFile(f"{model_dir}/metrics.jsonl") as file:
+        assert [(line["step"], line["kind"]) for line in map(json.loads, file.read().splitlines())] == [(1, "train")]
 
     # This file system takes the beginning of any path for a folder, so TensorFlow looks in "ckpt-1" for its newest checkpoint.
     for path in tf.io.gfile.glob(f"{model_dir}/ckpt-1.*"):

@@ -19,6 +19,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train_and_eval", action="store_true", help="evaluate after every checkpoint, and keep the best one"
     )
+    parser.add_argument(
+        "--keep_best",
+        metavar="METRIC",
+        help="with --train_and_eval: what makes a checkpoint the best one, any metric of the evaluation, or a loss, of "
+        "which less is better (the main metric of the config's metrics_set)",
+    )
+    parser.add_argument(
+        "--early_stopping_patience",
+        type=int,
+        metavar="N",
+        help="with --train_and_eval: end after N evaluations in a row without a better result",
+    )
+    parser.add_argument(
+        "--max_to_keep", type=int, default=7, metavar="N", help="newest checkpoints to keep; 0 keeps all (7)"
+    )
+    parser.add_argument(
+        "--time_budget",
+        type=float,
+        metavar="HOURS",
+        help="end with a checkpoint after so many hours; the learning rate does not change for it",
+    )
+    parser.add_argument(
+        "--metrics_log",
+        choices=("json", "csv", "none"),
+        default="json",
+        help="also write the numbers to metrics.jsonl or metrics.csv in --model_dir (json)",
+    )
+    parser.add_argument(
+        "--summary_histograms", action="store_true", help="histograms of weights and gradients in TensorBoard"
+    )
     parser.add_argument("--jit_compile", action="store_true", help="compile the train step with XLA on CPU and GPU too")
     command.add_xla_cache(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (0)")
@@ -75,4 +105,10 @@ def run(arguments: argparse.Namespace) -> None:
         evaluate_checkpoints=arguments.train_and_eval,
         data_service_address=command.check_service_address(arguments.data_service_address),
         from_label_map=arguments.from_label_map,
+        keep_best=arguments.keep_best,
+        early_stopping_patience=arguments.early_stopping_patience,
+        max_to_keep=arguments.max_to_keep,
+        time_budget=arguments.time_budget,
+        metrics_log=None if arguments.metrics_log == "none" else arguments.metrics_log,
+        summary_histograms=arguments.summary_histograms,
     )

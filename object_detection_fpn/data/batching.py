@@ -76,6 +76,7 @@ def to_batch(rows: PreparedImage, *, keep_strings: bool) -> Batch:
         ),
         source_id=rows.source_id if keep_strings else None,
         is_padding=rows.is_padding if keep_strings else None,
+        record_keys=None if keep_strings else rows.record_key,
         labeled_classes=rows.labeled_classes,
         not_exhaustive_classes=rows.not_exhaustive_classes,
         encoded_masks=objects.encoded_masks if keep_strings else None,

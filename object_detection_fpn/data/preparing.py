@@ -58,6 +58,8 @@ class PreparedImage(NamedTuple):
     """Scalar int32."""
     source_id: tf.Tensor
     """Scalar string."""
+    record_key: tf.Tensor
+    """Scalar int64, of `record_keys`."""
     is_padding: tf.Tensor
     """Scalar bool."""
     labeled_classes: tf.Tensor | None
@@ -73,6 +75,7 @@ class PreparedImage(NamedTuple):
 def prepare(
     example: Example,
     source_id: tf.Tensor,
+    record_key: tf.Tensor,
     issues: RecordIssues | None = None,
     *,
     seed: tf.Tensor,
@@ -86,6 +89,7 @@ def prepare(
     Args:
         example: as decoded.
         source_id: scalar string.
+        record_key: scalar int64.
         issues: where they are not reported in this process; takes the count of boxes that are too many.
         seed: [2] int32.
         preparing: what to do; all its augmentations are applied.
@@ -118,6 +122,7 @@ def prepare(
         _pad_rows(objects, num_boxes, preparing.max_num_boxes),
         num_boxes,
         source_id,
+        record_key,
         tf.constant(False),
         example.labeled_classes,
         example.not_exhaustive_classes,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -15,6 +17,7 @@ from object_detection_fpn.config import model as model_config
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.evaluation import continuous
 from object_detection_fpn.evaluation import loop as evaluation_loop
+from object_detection_fpn.evaluation.metric import ImageDetections, ImageGroundtruth
 from object_detection_fpn.evaluation.pictures import PictureSettings
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
@@ -141,6 +144,21 @@ class Evaluator:
         categories = list_categories(self._config, self._readers[0][2])
         return self.key(0, builder.build_metrics(self._config.eval_config, categories)[0].main_result)
 
+    def result_names(self) -> list[str]:
+        """The names of all numbers that an evaluation gives, as metrics have them that saw an image without any box."""
+        settings = self._config.eval_config
+        losses = [] if settings.ignore_groundtruth else [*self.model.loss_names, records.TOTAL_LOSS]
+        if losses and self._config.train_config.add_regularization_loss:
+            losses.append(records.REGULARIZATION_LOSS)
+        names = []
+        for i, (_, _, label_map) in enumerate(self._readers):
+            metrics = builder.build_metrics(settings, list_categories(self._config, label_map))
+            for metric in metrics:
+                metric.update(*_blank_image())
+            of_reader = [*(name for metric in metrics for name in metric.result()), *losses]
+            names += [self.key(i, name) for name in of_reader]
+        return names
+
     def key(self, reader_index: int, metric: str) -> str:
         """The name of a reader's metric among the results."""
         name = self._readers[reader_index][1]
@@ -238,6 +256,20 @@ def as_one_class(batch: records.Batch) -> records.Batch:
     """Groundtruth for proposals, which are of no class, so that it does not matter which classes were looked for."""
     groundtruth = batch.groundtruth._replace(classes=tf.zeros_like(batch.groundtruth.classes))
     return batch._replace(groundtruth=groundtruth, labeled_classes=None, not_exhaustive_classes=None)
+
+
+def is_loss(name: str) -> bool:
+    """Whether a result of an evaluation is better the lower it is."""
+    return re.search(r"(^|/)Loss/", name) is not None
+
+
+def _blank_image() -> tuple[ImageGroundtruth, ImageDetections]:
+    """An image without boxes, and without detections."""
+    boxes, classes, scores = np.zeros([0, 4]), np.zeros([0], np.int64), np.zeros([0])
+    groundtruth = ImageGroundtruth(
+        source_id="", boxes=boxes, classes=classes, is_crowd=classes.astype(bool), masks=[], image_size=(1, 1)
+    )
+    return groundtruth, ImageDetections(boxes=boxes, scores=scores, classes=classes, masks=[])
 
 
 def log_notices(report: DataReport) -> None:

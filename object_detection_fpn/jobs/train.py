@@ -6,12 +6,14 @@ A job takes a config that `config.pipeline.load_config` has checked, builds what
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -20,15 +22,19 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import label_map as label_map_lib
 from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.config.label_map import LabelMap
+from object_detection_fpn.data import record_keys
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import service as data_service
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.jobs.evaluate import (
     Evaluator,
+    is_loss,
     load_label_map,
     log_notices,
 )
+from object_detection_fpn.jobs.options import TrainOptions
+from object_detection_fpn.jobs.provenance import describe_run
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.protos import pipeline_pb2
 from object_detection_fpn.training import loop as training_loop
@@ -36,9 +42,11 @@ from object_detection_fpn.training import workers
 from object_detection_fpn.training.averages import AveragingOptimizer
 from object_detection_fpn.training.best import BestCheckpoint
 from object_detection_fpn.training.checkpoints import check_model_dir
+from object_detection_fpn.training.endings import EarlyStopping, TimeBudget
 from object_detection_fpn.training.errors import SettingsError
 from object_detection_fpn.training.selection import select_variables
 from object_detection_fpn.training.settings import TrainSettings
+from object_detection_fpn.training.stored import STEP, StoredCheckpoint, latest_checkpoint
 from object_detection_fpn.training.weights import variables_by_path
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
@@ -55,9 +63,9 @@ def train(
     jit_compile: bool = False,
     seed: int = 0,
     evaluate_checkpoints: bool = False,
-    sample_1_of_n_eval_examples: int | None = None,
     data_service_address: str | None = None,
     from_label_map: str | None = None,
+    **options: Any,
 ) -> training_loop.TrainResult:
     """Trains up to a step, going on where the newest checkpoint in `model_dir` left off.
 
@@ -67,21 +75,24 @@ def train(
         strategy: of `strategies.make_strategy`; None = one device.
         num_steps: step to train up to; None = `train_config.num_steps`.
         checkpoint_every_n: steps between checkpoints.
-        summary_every_n: steps between TensorBoard summaries; None = there are none.
+        summary_every_n: steps between TensorBoard summaries, and lines of the metrics log; None = there are neither.
         jit_compile: compile the train step with XLA on CPU and GPU too (a TPU always does).
         seed: of everything random.
-        evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the one that is best by the first of
-            `eval_config.metrics_set` on the first reader, in `model_dir/best`.
-        sample_1_of_n_eval_examples: see `evaluate`.
+        evaluate_checkpoints: evaluate after every checkpoint and keep a copy of the best one in `model_dir/best`.
         data_service_address: HOST:PORT of the dispatcher whose workers prepare the training batches; None = this process.
         from_label_map: label map of `fine_tune_checkpoint`, for `restore_classes_by_name`; None = the one beside it.
+        options: fields of `TrainOptions`.
 
     Raises:
         ConfigError, CheckpointError, TrainingError, TrainingStopped: see `training.loop.train`.
         TimeoutError: if the data service does not answer.
         SettingsError: if a number is out of its range, `model_dir` cannot be written to, several workers are to evaluate,
-            checkpoints are to be compared without groundtruth, or `from_label_map` has no use.
+            checkpoints are to be compared without groundtruth or by what no evaluation gives, or an option has no use.
+        TypeError: if an option is unknown.
     """
+    chosen = TrainOptions(**options)
+    chosen.check(evaluate_checkpoints=evaluate_checkpoints, has_summaries=summary_every_n is not None)
+    budget = None if chosen.time_budget is None else TimeBudget(chosen.time_budget)
     strategy = strategy or tf.distribute.get_strategy()
     if evaluate_checkpoints and config.eval_config.ignore_groundtruth:
         raise SettingsError("Checkpoints cannot be compared while eval_config.ignore_groundtruth is true: write false.")
@@ -115,6 +126,11 @@ def train(
         checkpoint_every_n=checkpoint_every_n,
         keep_checkpoint_every_n_hours=settings.keep_checkpoint_every_n_hours or None,
         record_summaries=summary_every_n is not None,
+        max_to_keep=chosen.max_to_keep or None,
+        measure_statistics=summary_every_n is not None,
+        histograms=chosen.summary_histograms,
+        keep_gradients=chosen.summary_histograms,
+        metrics_log=None if summary_every_n is None else chosen.metrics_log,
         summary_every_n=100 if summary_every_n is None else summary_every_n,
     )
     label_map = load_label_map(reader)
@@ -149,21 +165,33 @@ def train(
             service=service,
         )
 
-    after_checkpoint = [functools.partial(_save_config_once, config, model_dir, set())]
+    evaluate: Callable[[int, str], training_loop.Verdict] | None = None
     if evaluate_checkpoints:
         evaluator = Evaluator(
             config,
             model=model,
             strategy=strategy,
             output_dir=model_dir,
-            sample_1_of_n=sample_1_of_n_eval_examples,
+            sample_1_of_n=chosen.sample_1_of_n_eval_examples,
         )
-        best = BestCheckpoint(model_dir, metric=evaluator.main_result)
-        after_checkpoint.append(functools.partial(_evaluate_in_training, evaluator, best, optimizer, variables, config))
+        metric = _check_metric(evaluator, chosen.keep_best)
+        best = BestCheckpoint(model_dir, metric=metric, higher_is_better=not is_loss(metric))
+        patience = chosen.early_stopping_patience
+        early_stopping = None if patience is None else EarlyStopping(patience, metric=metric)
+        if (done := _stopped_before(model_dir, early_stopping, best)) is not None:
+            return done
+        evaluate = functools.partial(
+            _evaluate_in_training,
+            evaluator,
+            best,
+            functools.partial(_averages, optimizer, variables, config),
+            early_stopping,
+        )
+    saved_in: set[str] = set()
 
-    def on_checkpoint(step: int, path: str) -> None:
-        for act in after_checkpoint:
-            act(step, path)
+    def on_checkpoint(step: int, path: str) -> training_loop.Verdict | None:
+        _save_config_once(config, model_dir, saved_in)
+        return evaluate(step, path) if evaluate is not None else None
 
     result = training_loop.train(
         model=model,
@@ -177,6 +205,13 @@ def train(
         if settings.fine_tune_checkpoint
         else None,
         on_checkpoint=on_checkpoint,
+        surroundings=training_loop.Surroundings(
+            texts=describe_run(config),
+            name_records=functools.partial(
+                record_keys.name_records, file_patterns=tuple(reader.tf_record_input_reader.input_path)
+            ),
+            time_budget=budget,
+        ),
     )
     log_notices(report)
     return result
@@ -212,7 +247,7 @@ def _initialize(
     print(report.table(title), flush=True)
 
 
-def _save_config_once(config: Config, model_dir: str, done: set[str], _: int, __: str) -> None:
+def _save_config_once(config: Config, model_dir: str, done: set[str]) -> None:
     """The first checkpoint of a run brings the config it was made with; a run that fails before leaves the old one."""
     if model_dir not in done:
         config_lib.save_config(config, os.path.join(model_dir, "pipeline.config"))
@@ -222,16 +257,48 @@ def _save_config_once(config: Config, model_dir: str, done: set[str], _: int, __
 def _evaluate_in_training(
     evaluator: Evaluator,
     best: BestCheckpoint,
-    optimizer: AveragingOptimizer,
-    variables: list[tf.Variable],
-    config: Config,
+    averages: Callable[[], contextlib.AbstractContextManager],
+    early_stopping: EarlyStopping | None,
     step: int,
     path: str,
-) -> None:
-    with _averages(optimizer, variables, config):
+) -> training_loop.Verdict:
+    with averages():
         results = evaluator(step)
     if best.offer(path, step, results, say=_say):
         _say(f"Step {step} is the best so far; a copy of its checkpoint is in best/.")
+    ending = None if early_stopping is None else early_stopping.reason(best.num_worse, best.value, best.step)
+    return training_loop.Verdict(results, ending)
+
+
+def _check_metric(evaluator: Evaluator, metric: str | None) -> str:
+    """The name of the number that checkpoints are compared by; `metric` if it is not None.
+
+    Raises:
+        SettingsError: if no evaluation gives it.
+    """
+    if metric is None:
+        return evaluator.main_result
+    names = evaluator.result_names()
+    if metric not in names:
+        close = difflib.get_close_matches(metric, names, n=1, cutoff=0.0)[0]
+        shown = [name for name in names if "PerformanceByCategory" not in name]
+        raise SettingsError(
+            f'keep_best = "{metric}" is no result of an evaluation; the nearest is "{close}". Allowed: {", ".join(shown)}'
+            f"{', and those of each class' if len(shown) < len(names) else ''}."
+        )
+    return metric
+
+
+def _stopped_before(
+    model_dir: str, early_stopping: EarlyStopping | None, best: BestCheckpoint
+) -> training_loop.TrainResult | None:
+    """What an earlier run did that early stopping ended; None if there is none, or it may go on."""
+    newest = latest_checkpoint(model_dir)
+    reason = None if early_stopping is None else early_stopping.reason(best.num_worse, best.value, best.step)
+    if reason is None or newest is None:
+        return None
+    _say(f"Nothing to train: {newest} has had {reason}. A larger --early_stopping_patience goes on from there.")
+    return training_loop.TrainResult(int(StoredCheckpoint(newest).read(STEP)), newest, {}, None, ending=reason)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
+from object_detection_fpn.modeling.statistics import Statistics
 from object_detection_fpn.records import REGULARIZATION_LOSS, Detections, Groundtruth, Inputs, Predictions
 
 
@@ -41,6 +42,10 @@ class Detector(Protocol):
     def loss_names(self) -> tuple[str, ...]:
         """The names that `loss` returns, in their order."""
 
+    @property
+    def statistic_names(self) -> tuple[str, ...]:
+        """The names of what `loss` measures on the way, in their order; see `modeling.statistics`."""
+
     def preprocess(self, inputs: Inputs) -> Inputs:
         """Normalizes pixels as the backbone wants them.
 
@@ -68,10 +73,17 @@ class Detector(Protocol):
             seed: [2] int32 for every random choice of a train step; zeros when None.
         """
 
-    def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+    def loss(
+        self, predictions: Predictions, groundtruth: Groundtruth, measured: Statistics | None = None
+    ) -> dict[str, tf.Tensor]:
         """Computes each image's share of every loss, [B] float32; the loss of a batch is its mean.
 
         Predictions made outside of training have the losses of all their proposals.
+
+        Args:
+            predictions: of a batch.
+            groundtruth: of the same batch.
+            measured: takes what `statistic_names` names, on which no loss depends; None = nothing is measured.
         """
 
     def regularization_loss(self) -> tf.Tensor:
@@ -94,8 +106,13 @@ class Detector(Protocol):
         """Says which layers predict classes or something of each class, by their paths in a checkpoint."""
 
 
-def mean_losses(detector: Detector, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
-    """The losses of a batch, scalars: the mean of each over the images, and last the regularization of the weights."""
-    losses = detector.loss(predictions, groundtruth)
+def mean_losses(
+    detector: Detector, predictions: Predictions, groundtruth: Groundtruth, measured: Statistics | None = None
+) -> dict[str, tf.Tensor]:
+    """The losses of a batch, scalars: the mean of each over the images, and last the regularization of the weights.
+
+    The other arguments are those of `Detector.loss`.
+    """
+    losses = detector.loss(predictions, groundtruth, *(() if measured is None else (measured,)))
     means = {name: tf.reduce_mean(losses[name]) for name in detector.loss_names}
     return means | {REGULARIZATION_LOSS: detector.regularization_loss()}

@@ -7,6 +7,7 @@ RoIs are ignored, as the COCO evaluation ignores detections there.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -19,7 +20,12 @@ from object_detection_fpn.records import Groundtruth, Proposals, RpnOutputs, Tar
 _CROWD_OVERLAP = 0.5
 
 
-def match(
+def match(boxes: tf.Tensor, groundtruth: Groundtruth, **settings: Any) -> tf.Tensor:
+    """`Matching.matches` of `match_both_ways`, which takes the same."""
+    return match_both_ways(boxes, groundtruth, **settings).matches
+
+
+def match_both_ways(
     boxes: tf.Tensor,
     groundtruth: Groundtruth,
     *,
@@ -30,7 +36,7 @@ def match(
     min_background_iou: float = 0.0,
     is_valid: tf.Tensor | None = None,
     static: bool = False,
-) -> tf.Tensor:
+) -> matching.Matching:
     """Matches each box to the groundtruth box that it overlaps most.
 
     Args:
@@ -39,16 +45,17 @@ def match(
         matched_threshold: least IoU of a match.
         unmatched_threshold: below it a box is background; between the two it is ignored.
         force_match: each groundtruth box that has weight also gets the box that overlaps it most.
-        match_ties: see `matching.match_boxes`.
+        match_ties: see `matching.match_both_ways`.
         min_background_iou: below it a box is ignored, too.
         is_valid: [B or 1, K] bool; others are ignored and not forced.
         static: see `execution.Execution`.
 
     Returns:
-        [B, K] int32: row of the groundtruth, -1 background, -2 ignored.
+        Of each box the row of the groundtruth, -1 background, -2 ignored; of each groundtruth box the box that overlaps it
+        most.
     """
     in_range = tf.sequence_mask(groundtruth.num_boxes, tf.shape(groundtruth.boxes)[1])  # [B, G]
-    matches = matching.match_boxes(
+    matched = matching.match_both_ways(
         boxes,
         groundtruth.boxes,
         gt_is_real=in_range & ~groundtruth.is_crowd,
@@ -65,8 +72,8 @@ def match(
     crowd_share = matching.covered_share(
         boxes, groundtruth.boxes, is_real=groundtruth.is_crowd & in_range, static=static
     )
-    is_in_crowd = (crowd_share >= _CROWD_OVERLAP) & (matches == matching.BACKGROUND)
-    return tf.where(is_in_crowd, matching.IGNORED, matches)
+    is_in_crowd = (crowd_share >= _CROWD_OVERLAP) & (matched.matches == matching.BACKGROUND)
+    return matched._replace(matches=tf.where(is_in_crowd, matching.IGNORED, matched.matches))
 
 
 def _can_train(matches: tf.Tensor, groundtruth: Groundtruth) -> tf.Tensor:
@@ -148,7 +155,7 @@ class AnchorSampler:
         num_samples: S.
         positive_fraction: greatest share of objects.
         matched_threshold, unmatched_threshold: IoU of objects and of background (Faster R-CNN, section 3.1.2).
-        force_match, match_ties: which anchors are objects below that IoU, see `matching.match_boxes`.
+        force_match, match_ties: which anchors are objects below that IoU, see `matching.match_both_ways`.
         coder: of the deltas.
         static: see `execution.Execution`.
     """
@@ -170,7 +177,7 @@ class AnchorSampler:
         Without a seed all images draw alike, each as if it were a batch of one.
         """
         is_valid = outputs.is_valid if outputs.is_trained is None else outputs.is_valid & outputs.is_trained
-        matches = match(
+        matches, best = match_both_ways(
             outputs.anchors[None],
             groundtruth,
             matched_threshold=self.matched_threshold,
@@ -194,7 +201,8 @@ class AnchorSampler:
         sampled_matches = tf.where(
             sample.is_sampled, tf.gather(matches, sample.indices, batch_dims=1), matching.IGNORED
         )
-        return sample, encode(anchors, sampled_matches, groundtruth, class_agnostic=True, coder=self.coder)
+        of_sample = encode(anchors, sampled_matches, groundtruth, class_agnostic=True, coder=self.coder)
+        return sample, of_sample._replace(best=best)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +212,7 @@ class AnchorMatcher:
     Attributes:
         matched_threshold, unmatched_threshold: IoU of objects and of background; what lies between is ignored.
         background_between: what lies between is background, and what lies below is ignored.
-        force_match, match_ties: which anchors are objects below that IoU, see `matching.match_boxes`.
+        force_match, match_ties: which anchors are objects below that IoU, see `matching.match_both_ways`.
         coder: of the deltas.
         static: see `execution.Execution`.
     """
@@ -219,7 +227,7 @@ class AnchorMatcher:
 
     def __call__(self, anchors: tf.Tensor, groundtruth: Groundtruth) -> Targets:
         """Returns the targets of anchors [K, 4], pixels."""
-        matches = match(
+        matches, best = match_both_ways(
             anchors[tf.newaxis],
             groundtruth,
             matched_threshold=self.matched_threshold,
@@ -229,7 +237,8 @@ class AnchorMatcher:
             match_ties=self.match_ties,
             static=self.static,
         )
-        return encode(anchors[tf.newaxis], matches, groundtruth, class_agnostic=False, coder=self.coder)
+        of_anchors = encode(anchors[tf.newaxis], matches, groundtruth, class_agnostic=False, coder=self.coder)
+        return of_anchors._replace(best=best)
 
 
 @dataclasses.dataclass(frozen=True)

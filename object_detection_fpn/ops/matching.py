@@ -6,7 +6,7 @@ Matches are int32: a row of the groundtruth, BACKGROUND, or IGNORED.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -23,7 +23,21 @@ _NONE = -1.0  # similarity to what cannot match; real similarities are never neg
 _ROWS_OF_A_TURN, _ROWS_OF_A_STATIC_TURN = 2, 8
 
 
-def match_boxes(
+class Matching(NamedTuple):
+    """Who is whose."""
+
+    matches: tf.Tensor
+    """[B, K] int32, the groundtruth row of each anchor, BACKGROUND or IGNORED."""
+    best: tf.Tensor
+    """[B, G] int32, the anchor with which each real groundtruth box has the largest IoU, however low; K where none may be."""
+
+
+def match_boxes(boxes: tf.Tensor, gt_boxes: tf.Tensor, **settings: Any) -> tf.Tensor:
+    """`Matching.matches` of `match_both_ways`, which takes the same."""
+    return match_both_ways(boxes, gt_boxes, **settings).matches
+
+
+def match_both_ways(
     boxes: tf.Tensor,
     gt_boxes: tf.Tensor,
     *,
@@ -36,7 +50,7 @@ def match_boxes(
     may_force: tf.Tensor | None = None,
     is_valid: tf.Tensor | None = None,
     static: bool = False,
-) -> tf.Tensor:
+) -> Matching:
     """Matches each anchor to the groundtruth box with which it has the largest IoU.
 
     An anchor is background below `unmatched_threshold`, ignored from there to below `matched_threshold`, and matched from
@@ -60,7 +74,7 @@ def match_boxes(
         static: in turns that are fast where XLA compiles them; the results are the same.
 
     Returns:
-        [B, K] int32; all background where no groundtruth is real.
+        The matches; all are background where no groundtruth is real.
 
     Raises:
         ValueError: if `unmatched_threshold` exceeds `matched_threshold`.
@@ -77,7 +91,9 @@ def match_boxes(
         elif force_match:
             forced = overlaps.anchor if may_force is None else tf.where(may_force, overlaps.anchor, dim(boxes, 1))
             matches = _force(matches, forced)
-        return matches if is_valid is None else tf.where(is_valid, matches, IGNORED)
+        if is_valid is not None:
+            matches = tf.where(is_valid, matches, IGNORED)
+        return Matching(matches, overlaps.anchor)
 
 
 def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor, static: bool = False) -> tf.Tensor:
@@ -87,7 +103,7 @@ def covered_share(boxes: tf.Tensor, regions: tf.Tensor, *, is_real: tf.Tensor, s
         boxes: [B or 1, K, 4] float32, in the frame of `regions`.
         regions: [B, G, 4] float32.
         is_real: [B, G] bool, regions that count.
-        static: as for `match_boxes`.
+        static: as for `match_both_ways`.
 
     Returns:
         [B, K] float32, the largest share of the box's area that lies in one real region; 0 without any.

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,6 +14,7 @@ from object_detection_fpn.training.errors import writing
 from object_detection_fpn.training.stored import CheckpointError
 
 _BEST_FILE = "best.json"
+_WORSE_STEPS = "steps_without_improvement"
 _UNDEFINED = -1.0  # COCO's value of a metric that has no groundtruth to measure
 
 
@@ -35,12 +37,17 @@ class BestCheckpoint:
         self._higher_is_better = higher_is_better
         self.value: float | None = None
         """The metric of the best checkpoint; None = there is none yet."""
+        self.step: int | None = None
+        """Its step."""
+        self._record: dict[str, Any] = {}
+        self._worse_steps: list[int] = []
         if tf.io.gfile.exists(self._file):
             with tf.io.gfile.GFile(self._file) as stream:
                 text = stream.read()
             try:
                 record = json.loads(text)
-                known_metric, value = record["metric"], float(record["value"])
+                known_metric, value, step = record["metric"], float(record["value"]), record.get("step")
+                worse_steps = [int(worse) for worse in record.get(_WORSE_STEPS, [])]
             except (ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(
                     f"{self._file}: not a record of a best checkpoint ({error}). Move it away to start anew."
@@ -51,7 +58,12 @@ class BestCheckpoint:
                     "Move the folder away, or choose by the same metric."
                 )
             if not (higher_is_better and value == _UNDEFINED):  # which earlier versions took for a value
-                self.value = value
+                self.value, self.step, self._record, self._worse_steps = value, step, record, worse_steps
+
+    @property
+    def num_worse(self) -> int:
+        """Evaluations since the best one, in this run and those that it goes on from."""
+        return len(self._worse_steps)
 
     def offer(
         self, path: str, step: int, metrics: Mapping[str, float], *, say: Callable[[str], None] = lambda line: None
@@ -81,14 +93,22 @@ class BestCheckpoint:
                 "groundtruth for it."
             )
             return False
-        if math.isnan(value):
-            return False
-        if self.value is not None and (value <= self.value if self._higher_is_better else value >= self.value):
+        is_worse = self.value is not None and (value <= self.value if self._higher_is_better else value >= self.value)
+        if math.isnan(value) or is_worse:
+            self._note_worse(step)
             return False
         with writing(f"The copy {os.path.join(self._directory, os.path.basename(path))} of the best checkpoint"):
             self._copy(path, step, metrics, value)
-        self.value = value
+        self.value, self.step, self._worse_steps = value, step, []
         return True
+
+    def _note_worse(self, step: int) -> None:
+        """On disk too, so that a resumed run goes on counting; steps that are done anew count once."""
+        self._worse_steps = [worse for worse in self._worse_steps if worse < step] + [step]
+        if self._record:
+            self._record[_WORSE_STEPS] = self._worse_steps
+            with writing(self._file):
+                _write_whole(self._file, json.dumps(self._record, indent=2) + "\n")
 
     def _copy(self, path: str, step: int, metrics: Mapping[str, float], value: float) -> None:
         tf.io.gfile.makedirs(self._directory)
@@ -100,14 +120,14 @@ class BestCheckpoint:
             target = os.path.join(self._directory, os.path.basename(source))
             tf.io.gfile.copy(source, target, overwrite=True)
             former.discard(target)
-        record = {
+        self._record = {
             "metric": self._metric,
             "value": value,
             "step": step,
             "checkpoint": name,
             "metrics": {key: _number(metrics[key]) for key in sorted(metrics)},
         }
-        _write_whole(self._file, json.dumps(record, indent=2) + "\n")
+        _write_whole(self._file, json.dumps(self._record, indent=2) + "\n")
         state = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
         _write_whole(os.path.join(self._directory, "checkpoint"), state)  # what `tf.train.latest_checkpoint` reads
         for file in former:

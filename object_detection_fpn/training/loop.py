@@ -7,24 +7,27 @@ clock and cannot be stopped between two calls.
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
-import orbit
 import tensorflow as tf
 
 from object_detection_fpn.modeling.detector import Detector
 from object_detection_fpn.records import TOTAL_LOSS
-from object_detection_fpn.training import checkpoints, optimizers, workers
+from object_detection_fpn.training import checkpoints, guard, optimizers, workers
 from object_detection_fpn.training.averages import AveragingOptimizer
-from object_detection_fpn.training.errors import TrainingError, writing
+from object_detection_fpn.training.endings import TimeBudget
+from object_detection_fpn.training.errors import TrainingError
+from object_detection_fpn.training.metrics_log import MetricsLog
 from object_detection_fpn.training.progress import Progress, StopRequest
 from object_detection_fpn.training.settings import TrainSettings
 from object_detection_fpn.training.step import GRADIENT_NORM, Trainer
+from object_detection_fpn.training.summaries import Means, Speed, Summaries
+from object_detection_fpn.training.weights import variables_by_path
 
 _FIRST_STOPS = (1, 2, 5, 10)  # steps of a run after which the host looks at the losses, however fast they are
 _SECONDS_PER_CALL = 5.0  # the longest the host waits for a call of several steps, and a user for the answer to Ctrl-C
@@ -55,6 +58,29 @@ class TrainResult(NamedTuple):
     """Over this run without its first step; None if it had no second."""
     num_skipped: int = 0
     """Steps of this run that changed no weight, since their scaled gradients were not finite (`scale_loss`)."""
+    ending: str | None = None
+    """Why the run ended before its last step, without a fault and not by the user; None = it did not."""
+
+
+class Verdict(NamedTuple):
+    """What was found out about a checkpoint."""
+
+    metrics: Mapping[str, float] | None = None
+    """Results of its evaluation, for the metrics log; None = there was none."""
+    ending: str | None = None
+    """Why the run is to end here; None = it goes on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a run knows of the world around it."""
+
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What TensorBoard shows as text, by tag: the config, versions."""
+    name_records: guard.RecordNames | None = None
+    """Finds the records of a batch by its `record_keys`, to name them in an error."""
+    time_budget: TimeBudget | None = None
+    """When it is over, the run ends with a checkpoint; None = never. Learning rates do not depend on it."""
 
 
 def train(
@@ -68,7 +94,8 @@ def train(
     variables: Sequence[tf.Variable] | None = None,
     initialize: Callable[[], None] | None = None,
     draw_batch: Callable[[Any], tf.Tensor] | None = None,
-    on_checkpoint: Callable[[int, str], None] | None = None,
+    on_checkpoint: Callable[[int, str], Verdict | None] | None = None,
+    surroundings: Surroundings = Surroundings(),
     output: TextIO | None = None,
 ) -> TrainResult:
     """Trains a model up to a number of steps, going on where the newest checkpoint in `model_dir` left off.
@@ -93,8 +120,9 @@ def train(
         initialize: gives the model its first weights; called only if there is nothing to resume.
         draw_batch: draws a batch as [N, H, W, 3] uint8 images for TensorBoard. Given, it is handed one batch of each run,
             which is not trained on.
-        on_checkpoint: called with (step, path) after each checkpoint, on every worker; not after one that a stop caused.
-            A request to stop ends it at once.
+        on_checkpoint: called with (step, path) after each checkpoint, on every worker; not after one that a stop or the end of
+            the time budget caused. A request to stop ends it at once. It may end the run.
+        surroundings: what is shown of the run, and what may end it.
         output: where progress is written; None = standard error.
 
     Returns:
@@ -105,7 +133,7 @@ def train(
         CheckpointError: if `model_dir` has the checkpoint of another model. Nothing is changed then.
         WriteError: if a checkpoint or a summary cannot be written.
         TrainingError: if a loss or the gradients become NaN or infinite (with `scale_loss`, the gradients of many steps in
-            a row), or the data end.
+            a row), or the weights before they are saved, or the data end. The batch of a loss is then in `model_dir`.
         TrainingStopped: (a KeyboardInterrupt) if the user stopped it, or another worker, or a machine that is to go down;
             the state is saved. A second Ctrl-C ends the process.
         workers.WorkerLostError: if another worker has gone.
@@ -152,22 +180,16 @@ def train(
         settings=settings,
         loss_scaler=loss_scaler,
     )
-    summaries = _Summaries(
-        os.path.join(model_dir, "train")
-        if settings.record_summaries and strategy.extended.should_save_summary
-        else None
-    )
-    periods = (
-        [settings.checkpoint_every_n, settings.summary_every_n]
-        if settings.record_summaries
-        else [settings.checkpoint_every_n]
-    )
+    report = _Report(model_dir, settings, first_step=first_step, strategy=strategy, texts=surroundings.texts)
+    periods = [settings.checkpoint_every_n, *([settings.summary_every_n] if report.is_wanted else [])]
+    budget = surroundings.time_budget
     # Several workers have to make the same calls, so none may go by its own clock, nor stop by itself.
     agreement = workers.Agreement(strategy)
-    speed = _Speed()
+    speed = Speed()
     step = saved_step = first_step
     num_skipped = 0
-    signum: int | None = None
+    reason: int | None = None
+    ending: str | None = None
     stopped: TrainingStopped | None = None
     losses: dict[str, float] = {}
     progress.begin(first_step)
@@ -177,12 +199,16 @@ def train(
             workers.naming_lost_workers(strategy, lambda: _what_is_left(model_dir, newest)),
             _naming_what_is_left(lambda: _what_is_left(model_dir, newest)),
         ):
-            while step < num_steps and (signum := agreement.on_stop(stop.signum)) is None:
+            while step < num_steps and ending is None:
+                wish = stop.signum or (workers.TIME_OVER if budget is not None and budget.is_over else None)
+                if (reason := agreement.on_stop(wish)) is not None:
+                    break
                 most = speed.steps_within(_SECONDS_PER_CALL, most=settings.steps_per_loop)
                 call_end = _next_stop(step, first_step=first_step, num_steps=num_steps, periods=periods, most=most)
                 num_taken = call_end - step
                 start = time.perf_counter()
-                sums = trainer.run(num_taken)
+                with _naming_batches(model_dir, surroundings.name_records, strategy):
+                    sums = trainer.run(num_taken)
                 is_first_call = step == first_step
                 step = call_end
                 if is_first_call:
@@ -204,104 +230,126 @@ def train(
                     learning_rate=learning_rate,
                     seconds_per_step=speed.seconds_per_step,
                 )
-                summaries.add(sums, num_taken)
+                report.add(sums, num_taken, trainer.statistics)
                 if is_first_call or step % settings.summary_every_n == 0 or step == num_steps:
                     scale = {} if trainer.loss_scale is None else {"loss_scale": trainer.loss_scale}
                     scale |= {"skipped_steps": float(num_skipped)} if scale else {}
-                    summaries.write(
-                        step, learning_rate=learning_rate, **scale, **speed.values(trainer.global_batch_size)
-                    )
+                    others = {"learning_rate": learning_rate} | scale | speed.values(trainer.global_batch_size)
+                    report.write(step, others, histograms=lambda: _histograms(model, variables, trainer.gradients))
                 if is_first_call and settings.record_summaries and draw_batch is not None:
-                    summaries.write_images(step, draw_batch(trainer.next_batch()))
+                    report.summaries.write_images(step, draw_batch(trainer.next_batch()))
                 if step % settings.checkpoint_every_n == 0 or step == num_steps:
+                    guard.check_weights(model.variables, step)
                     newest, saved_step = run.save(step), step
                     progress.say(f"Saved {newest}.")
-                    act = functools.partial(on_checkpoint, step, newest) if on_checkpoint is not None else None
-                    if act is not None and not stop.run_until_stop(act):
-                        progress.say(
-                            "The request to stop ended the evaluation of this checkpoint (with --train_and_eval)."
-                        )
-            if step < num_steps and signum is not None:
+                    ending = _ask_about(on_checkpoint, step, newest, stop=stop, report=report, progress=progress)
+            if step < num_steps and (reason is not None or ending is not None):
                 if step > saved_step:
+                    guard.check_weights(model.variables, step)
                     newest = run.save(step)
-                whose = "" if stop.signum else " as another worker asked"
-                message = f"Stopped{whose} at step {step} of {num_steps}. {_what_is_left(model_dir, newest)}"
-                progress.say(f"{message} The same command goes on from there.", on_every_worker=True)
-                stopped = TrainingStopped(message, exit_code=128 + signum)
+                left = _what_is_left(model_dir, newest)
+                if reason is None:
+                    progress.say(f"Ended at step {step} of {num_steps}: {ending}. {left}")
+                elif reason == workers.TIME_OVER:
+                    ending = (
+                        "the time budget is used up" if budget is None else f"the time budget of {budget} is used up"
+                    )
+                    progress.say(
+                        f"Ended at step {step} of {num_steps}: {ending}. {left} The same command goes on from there.",
+                        on_every_worker=True,
+                    )
+                else:
+                    whose = "" if stop.signum else " as another worker asked"
+                    message = f"Stopped{whose} at step {step} of {num_steps}. {left}"
+                    progress.say(f"{message} The same command goes on from there.", on_every_worker=True)
+                    stopped = TrainingStopped(message, exit_code=128 + reason)
             agreement.wait()  # one that leaves early would be missed while the chief still saves
             if stopped is not None:
                 raise stopped
     finally:
         progress.close()
-    return TrainResult(step, newest, losses, speed.steps_per_second, num_skipped)
+    return TrainResult(step, newest, losses, speed.steps_per_second, num_skipped, ending if step < num_steps else None)
 
 
-class _Summaries:
-    """TensorBoard summaries: means over the steps between two of them. None as folder = no summaries."""
+class _Report:
+    """What a run writes of its numbers: TensorBoard's summaries and the metrics log, on the chief alone."""
 
-    def __init__(self, folder: str | None):
-        self._folder = folder
-        self._writers = orbit.utils.SummaryManager(folder, tf.summary.scalar)  # makes the folder when first written to
-        self._sums: dict[str, float] = {}
-        self._num_steps = 0
+    def __init__(
+        self,
+        model_dir: str,
+        settings: TrainSettings,
+        *,
+        first_step: int,
+        strategy: tf.distribute.Strategy,
+        texts: Mapping[str, str],
+    ):
+        is_chief = strategy.extended.should_save_summary
+        self.is_wanted = settings.record_summaries or settings.metrics_log is not None
+        folder = os.path.join(model_dir, "train") if settings.record_summaries and is_chief else None
+        self.summaries = Summaries(folder, texts=texts)
+        self._has_histograms = settings.histograms and is_chief
+        self._log: MetricsLog | None = None
+        if settings.metrics_log is not None and is_chief:
+            self._log = MetricsLog(model_dir, settings.metrics_log, first_step=first_step)
+        self._means = Means()
+        self.add = self._means.add
 
-    def add(self, sums: dict[str, float], num_steps: int) -> None:
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in sums.items()}
-        self._num_steps += num_steps
+    def write(self, step: int, others: Mapping[str, float], *, histograms: Callable[[], Mapping[str, Any]]) -> None:
+        """Writes the means of what was added since the last call, and `others` as they are."""
+        values = self._means.take() | dict(others)
+        self.summaries.write(step, values, histograms() if self._has_histograms else None)
+        if self._log is not None:
+            self._log.write("train", step, values)
 
-    def write(self, step: int, **values: float) -> None:
-        """Writes the means of what was added since the last call, and `values` as they are."""
-        with writing(f"A summary in {self._folder}"):
-            self._write(step, values)
-
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        means = {name: value / self._num_steps for name, value in self._sums.items()}
-        self._sums, self._num_steps = {}, 0
-        with self._writers.summary_writer().as_default(step):
-            for name, value in {**means, **values}.items():
-                tf.summary.scalar(name, value)
-        self._writers.flush()
-
-    def write_images(self, step: int, images: tf.Tensor) -> None:
-        with self._writers.summary_writer().as_default(step):
-            tf.summary.image("train_input_images", images, max_outputs=images.shape[0])
+    def write_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._log is not None:
+            self._log.write("eval", step, metrics)
 
 
-class _Speed:
-    """How fast steps are, without what happens between them. The first step, which compiles, is not to be added."""
+def _ask_about(
+    on_checkpoint: Callable[[int, str], Verdict | None] | None,
+    step: int,
+    path: str,
+    *,
+    stop: StopRequest,
+    report: _Report,
+    progress: Progress,
+) -> str | None:
+    """Calls `on_checkpoint`, and returns why the run is to end, if it is."""
+    if on_checkpoint is None:
+        return None
+    verdicts: list[Verdict | None] = []
+    if not stop.run_until_stop(lambda: verdicts.append(on_checkpoint(step, path))):
+        progress.say("The request to stop ended the evaluation of this checkpoint (with --train_and_eval).")
+    verdict = verdicts[0] if verdicts else None
+    if verdict is None:
+        return None
+    if verdict.metrics is not None:
+        report.write_evaluation(step, verdict.metrics)
+    return verdict.ending
 
-    _MEMORY = 0.8  # share of the former estimate in the new one: calls last seconds, so that is about half a minute
 
-    def __init__(self) -> None:
-        self.seconds_per_step: float | None = None
-        """Of the latest steps; None = not known."""
-        self._num_steps = 0
-        self._seconds = 0.0
+def _histograms(model: Detector, variables: Sequence[tf.Variable], gradients: Sequence[tf.Variable]) -> dict[str, Any]:
+    """The weights, and of those that train the gradients of the last step, by tag."""
+    paths = variables_by_path(model)
+    path_of = {id(variable): path for path, variable in paths.items()}
+    weights = {f"weights/{path}": variable for path, variable in paths.items() if variable.dtype.is_floating}
+    return weights | {f"gradients/{path_of[id(v)]}": grad for v, grad in zip(variables, gradients, strict=True)}
 
-    def add(self, num_steps: int, seconds: float) -> None:
-        latest = seconds / num_steps
-        if self.seconds_per_step is None:
-            self.seconds_per_step = latest
-        self.seconds_per_step = self._MEMORY * self.seconds_per_step + (1 - self._MEMORY) * latest
-        self._num_steps += num_steps
-        self._seconds += seconds
 
-    @property
-    def steps_per_second(self) -> float | None:
-        """Over all steps added; None if there were none."""
-        return self._num_steps / self._seconds if self._num_steps else None
-
-    def steps_within(self, seconds: float, *, most: int) -> int:
-        return most if self.seconds_per_step is None else max(1, min(most, int(seconds / self.seconds_per_step)))
-
-    def values(self, batch_size: int | None) -> dict[str, float]:
-        """The summaries of it; empty before it is known."""
-        if self.seconds_per_step is None:
-            return {}
-        speed = {"steps_per_sec": 1 / self.seconds_per_step}
-        if batch_size is not None:
-            speed["images_per_sec"] = batch_size / self.seconds_per_step
-        return speed
+@contextlib.contextmanager
+def _naming_batches(
+    model_dir: str, name_records: guard.RecordNames | None, strategy: tf.distribute.Strategy
+) -> Iterator[None]:
+    """Writes the batch of a step that is not finite, and adds its records to the error."""
+    try:
+        yield
+    except guard.NonFiniteError as error:
+        worker: int | None = None
+        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            worker = 0 if strategy.extended.should_checkpoint else int(strategy.cluster_resolver.task_id)
+        batch = guard.report_batch(error, model_dir, name_records=name_records, worker=worker)
+        raise TrainingError(" ".join(filter(None, [str(error), batch]))) from error
 
 
 def _next_stop(step: int, *, first_step: int, num_steps: int, periods: Sequence[int], most: int) -> int:

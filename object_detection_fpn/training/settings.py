@@ -7,6 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from object_detection_fpn.training.errors import SettingsError
+from object_detection_fpn.training.metrics_log import LogFormat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,10 @@ class StepSettings:
     """Parts in which each replica computes its batch, one after the other, to need less memory."""
     all_reduce_dtype: tf.DType = tf.float32
     """In which gradients are summed over the replicas."""
+    measure_statistics: bool = True
+    """Whether the detector measures `statistic_names` on the way."""
+    keep_gradients: bool = False
+    """Whether the gradients of each step are kept until the next one, for histograms. Takes as much memory as the weights."""
     seed: int = 0
     """Any integer. Everything random in a step follows from (`seed`, step) and nothing else."""
 
@@ -63,11 +68,18 @@ class TrainSettings(StepSettings):
     record_summaries: bool = True
     """Whether to write TensorBoard summaries."""
     summary_every_n: int = 100
-    """Steps between summaries; they are means of the steps between."""
+    """Steps between summaries; they are means of the steps between. Also between the lines of the metrics log."""
+    histograms: bool = False
+    """Whether summaries have histograms of weights and gradients; needs `keep_gradients` and `record_summaries`."""
+    metrics_log: LogFormat | None = None
+    """The format of a metrics log beside the checkpoints; None = there is none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "num_steps", "steps_per_loop", "checkpoint_every_n", "summary_every_n")
+        names = ["num_steps", "steps_per_loop", "checkpoint_every_n", "summary_every_n"]
+        _check_positive(self, *names, *(["max_to_keep"] if self.max_to_keep is not None else []))
+        if self.histograms and not (self.keep_gradients and self.record_summaries):
+            raise SettingsError("histograms = True needs keep_gradients and record_summaries. Allowed: True for both.")
 
 
 def _check_positive(settings: StepSettings, *names: str) -> None:

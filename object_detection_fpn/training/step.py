@@ -17,6 +17,7 @@ from object_detection_fpn.modeling.detector import Detector, mean_losses
 from object_detection_fpn.records import REGULARIZATION_LOSS, TOTAL_LOSS
 from object_detection_fpn.training.averages import AveragingOptimizer
 from object_detection_fpn.training.errors import TrainingError
+from object_detection_fpn.training.guard import BatchKeeper, NonFiniteError
 from object_detection_fpn.training.settings import StepSettings
 
 GRADIENT_NORM = "gradient_norm"
@@ -69,12 +70,24 @@ class Trainer(orbit.StandardTrainer):
             self._differentiate = tf.function(self._differentiate, jit_compile=True, autograph=False)
         regularization = (REGULARIZATION_LOSS,) if settings.add_regularization_loss else ()
         self._names = (*model.loss_names, *regularization, TOTAL_LOSS, GRADIENT_NORM)
+        self._statistic_names = model.statistic_names if settings.measure_statistics else ()
+        self._num_values = len(self._names) + 2 * len(self._statistic_names)
         self._batch_size: int | None = None  # known once the step is traced
-        self._sums = tf.Variable(tf.zeros([len(self._names)]), trainable=False)
+        self._sums = tf.Variable(tf.zeros([self._num_values]), trainable=False)
         self._failed_values = tf.Variable(tf.zeros([len(self._names)]), trainable=False)
         self._failed_step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._num_skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._num_skipped_in_a_row = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._failed_batch = BatchKeeper(strategy)
+        self._gradients: list[tf.Variable] = []
+        if settings.keep_gradients:
+            # Each replica assigns its own, all of the same sum, and the first one's is read.
+            kinds = {
+                "synchronization": tf.VariableSynchronization.ON_READ,
+                "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            }
+            with strategy.scope():
+                self._gradients = [tf.Variable(tf.zeros_like(v), trainable=False, **kinds) for v in variables]
 
     def run(self, num_steps: int) -> dict[str, float]:
         """Takes some steps and returns the sums over them of the losses, their total and the norm of the gradients.
@@ -82,8 +95,9 @@ class Trainer(orbit.StandardTrainer):
         A skipped step has no norm; the mean of the others stands for it in the sum (NaN if there is no other).
 
         Raises:
-            TrainingError: if one of these is not finite at some step that is not skipped, too many steps in a row are
-                skipped, or the data end.
+            NonFiniteError: if one of these is not finite at some step that is not skipped, or too many steps in a row are
+                skipped.
+            TrainingError: if the data end.
         """
         try:
             # A tensor: a Python number would be traced anew for every value.
@@ -96,12 +110,32 @@ class Trainer(orbit.StandardTrainer):
         failed_step = int(self._failed_step.numpy())
         if failed_step:
             values = dict(zip(self._names, self._failed_values.numpy().tolist(), strict=True))
-            raise TrainingError(f"Step {failed_step}: {_what_failed(values)} {self._remedies(values)}")
-        sums = dict(zip(self._names, self._sums.numpy().tolist(), strict=True))
+            losses = self._names[:-1]
+            raise NonFiniteError(
+                f"Step {failed_step}: {_what_failed(values)} {self._remedies(values)}",
+                step=failed_step,
+                loss_names=losses,
+                is_of_losses=not all(np.isfinite(values[name]) for name in losses),
+                replicas=[
+                    replica._replace(losses=replica.losses[: len(losses)]) for replica in self._failed_batch.read()
+                ],
+            )
+        sums = dict(zip(self._names, self._sums.numpy().tolist(), strict=False))
         if self.num_skipped:
             num_good = num_steps - self.num_skipped
             sums[GRADIENT_NORM] = sums[GRADIENT_NORM] * num_steps / num_good if num_good else float("nan")
         return sums
+
+    @property
+    def statistics(self) -> dict[str, tuple[float, float]]:
+        """Sums over the last call: of each statistic, and of what it counts for."""
+        pairs = self._sums.numpy()[len(self._names) :].reshape(-1, 2).tolist()
+        return {name: (value, count) for name, (value, count) in zip(self._statistic_names, pairs, strict=True)}
+
+    @property
+    def gradients(self) -> list[tf.Variable]:
+        """Those of the last step, of the variables to train, not clipped; empty unless they are kept."""
+        return self._gradients
 
     @property
     def num_skipped(self) -> int:
@@ -130,8 +164,10 @@ class Trainer(orbit.StandardTrainer):
     # Without autograph's rewriting of all code below: see `loop.train`.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, iterator: Any) -> None:
-        values = self._strategy.run(self.replica_step, args=(next(iterator),))
-        values = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None)
+        batch = next(iterator)
+        of_replicas = self._strategy.run(self.replica_step, args=(batch,))
+        values = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, of_replicas, axis=None)
+        values, statistics = values[: len(self._names)], values[len(self._names) :]
         is_finite = tf.math.is_finite(values)
         is_failure = ~tf.reduce_all(is_finite)
         counted = values
@@ -142,20 +178,21 @@ class Trainer(orbit.StandardTrainer):
             self._num_skipped.assign_add(tf.cast(is_skipped, tf.int64))
             self._num_skipped_in_a_row.assign(tf.where(is_skipped, self._num_skipped_in_a_row + 1, 0))
             is_failure &= ~is_skipped | (self._num_skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW)
-        self._sums.assign(self._sums + counted)
+        self._sums.assign(self._sums + tf.concat([counted, statistics], axis=0))
         # Noted here, for every step, and read by the host after each call: so the error can name the step.
         is_first_failure = (self._failed_step == 0) & is_failure
         step = tf.identity(self._optimizer.iterations)
         self._failed_values.assign(tf.where(is_first_failure, values, self._failed_values))
         self._failed_step.assign(tf.where(is_first_failure, step, self._failed_step))
+        self._failed_batch.keep_if(is_first_failure, batch, of_replicas)
 
     def replica_step(self, batch: Any) -> tf.Tensor:
-        """One step of one replica; returns [L] float32, the values that `_names` names."""
+        """One step of one replica; returns the values of `_names`, then the pairs of `_statistic_names`, all float32."""
         self._batch_size = batch.inputs.images.shape[0]
         context = tf.distribute.get_replica_context()
         seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
         seed = tf.random.experimental.stateless_fold_in(seed, context.replica_id_in_sync_group)
-        losses, gradients = self._differentiate(batch, seed)
+        losses, gradients = self._differentiate(batch._replace(record_keys=None), seed)
         pairs = [
             (grad, variable) for grad, variable in zip(gradients, self._variables, strict=True) if grad is not None
         ]
@@ -170,6 +207,10 @@ class Trainer(orbit.StandardTrainer):
                 tf.distribute.ReduceOp.SUM, [tf.cast(grad, self._all_reduce_dtype) for grad in gradients]
             )
             gradients = [tf.cast(grad, dtype) for grad, dtype in zip(gradients, dtypes, strict=True)]
+        if self._gradients:
+            by_variable = {id(variable): grad for grad, variable in zip(gradients, variables, strict=True)}
+            for kept, variable in zip(self._gradients, self._variables, strict=True):
+                kept.assign(by_variable.get(id(variable), tf.zeros_like(kept)))
         # The norm is always checked: gradients that are not finite spoil the weights one step before a loss shows it,
         # and a checkpoint may be saved between the two.
         norm = tf.linalg.global_norm(gradients)
@@ -177,10 +218,11 @@ class Trainer(orbit.StandardTrainer):
             gradients, _ = tf.clip_by_global_norm(gradients, self._max_norm, use_norm=norm)
         optimizer = self._optimizer if self._loss_scaler is None else self._loss_scaler
         optimizer.apply_gradients(zip(gradients, variables, strict=True), experimental_aggregate_gradients=False)
-        return tf.concat([losses, [norm]], axis=0)
+        num_losses = len(self._names) - 1
+        return tf.concat([losses[:num_losses], [norm], losses[num_losses:]], axis=0)
 
     def _losses_and_gradients(self, batch: Any, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-        """The losses and their total, [L - 1], and this replica's share of the gradients (None = no influence)."""
+        """This replica's losses, their total, the pairs of statistics, and its share of the gradients (None = no influence)."""
 
         def share(loss: tf.Tensor) -> tf.Tensor:
             part = loss / (self._strategy.num_replicas_in_sync * self._num_parts)
@@ -194,7 +236,8 @@ class Trainer(orbit.StandardTrainer):
                 groundtruth=batch.groundtruth,
                 seed=seed,
             )
-            losses = mean_losses(self._model, predictions, batch.groundtruth)
+            measured: dict[str, tf.Tensor] | None = {} if self._statistic_names else None
+            losses = mean_losses(self._model, predictions, batch.groundtruth, measured)
             regularization = losses.pop(REGULARIZATION_LOSS)
             values = list(losses.values())
             task = share(tf.add_n(values))
@@ -208,7 +251,10 @@ class Trainer(orbit.StandardTrainer):
         # a device from doing, they lie in memory, as large as the weights, while the features of all layers do.
         with tf.control_dependencies([grad for grad in gradients if grad is not None]):
             decays = tape.gradient(regularization, self._variables)
-        return tf.stack([*values, tf.add_n(values)]), list(map(_add_gradients, gradients, decays))
+        # No gradient passes the statistics: outside of the tape, which would record them nevertheless.
+        pairs = [tf.reduce_mean(measured[name], axis=0) for name in self._statistic_names] if measured else []
+        values = tf.concat([tf.stack([*values, tf.add_n(values)]), *pairs], axis=0)
+        return values, list(map(_add_gradients, gradients, decays))
 
     def _losses_and_gradients_in_parts(self, batch: Any, seed: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """What `_losses_and_gradients` returns, as means over the parts of the batch.
@@ -238,7 +284,7 @@ class Trainer(orbit.StandardTrainer):
         _, values, sums = tf.while_loop(
             lambda i, *_: i < self._num_parts,
             add_part,
-            (tf.constant(0), tf.zeros([len(self._names) - 1]), [tf.zeros(v.shape, v.dtype) for v in self._variables]),
+            (tf.constant(0), tf.zeros([self._num_values - 1]), [tf.zeros(v.shape, v.dtype) for v in self._variables]),
             parallel_iterations=1,
             maximum_iterations=self._num_parts,
         )

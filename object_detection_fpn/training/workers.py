@@ -21,7 +21,9 @@ import tensorflow as tf
 from object_detection_fpn.training.errors import TrainingError
 
 MISSING_WORKER = 75  # EX_TEMPFAIL of sysexits.h: the same command may do later
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TIME_OVER = -1
+"""A reason to stop, beside the signals: the time budget of a worker is used up."""
+_REASONS = (signal.SIGINT, signal.SIGTERM, TIME_OVER)
 _SECONDS_BETWEEN_TRIES = 0.5
 _SECONDS_OF_A_TRY = 2.0  # an address that swallows packets answers nothing at all
 _SECONDS_IN_SILENCE = 5.0
@@ -137,12 +139,12 @@ class Agreement:
 
         self._mean = mean
 
-    def on_stop(self, signum: int | None) -> int | None:
-        """The signal that asked any of the workers to stop; None = go on."""
+    def on_stop(self, reason: int | None) -> int | None:
+        """The reason of any of the workers to stop, the number of a signal or `TIME_OVER`; None = go on."""
         if self._is_alone:
-            return signum
-        shares = self._mean(tf.constant([float(signum == known) for known in _SIGNALS])).numpy()
-        return next((int(known) for known, share in zip(_SIGNALS, shares, strict=True) if share > 0), None)
+            return reason
+        shares = self._mean(tf.constant([float(reason == known) for known in _REASONS])).numpy()
+        return next((int(known) for known, share in zip(_REASONS, shares, strict=True) if share > 0), None)
 
     def on_value(self, value: float | None) -> float | None:
         """The mean of what the workers have; None if one has none."""

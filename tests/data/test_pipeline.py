@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from object_detection_fpn.data import decoder, failures, preparing, resize
+from object_detection_fpn.data import decoder, failures, preparing, record_keys, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import crop as crops
 from object_detection_fpn.data.augment import geometry
@@ -57,6 +57,22 @@ def numbered(write_records, make_record):
         return write_records([make_record(source_id=str(i), more={"image/object/area": [float(i)]}) for i in ids], name)
 
     return write
+
+
+@pytest.mark.parametrize("cache", [None, ""])
+def test_batches_of_training_carry_the_keys_of_their_records(numbered, cache):
+    paths = [numbered(5, "a.tfrecord"), numbered(7, "b.tfrecord", first=5)]
+    dataset = make(paths, is_training=True, batch_size=4, num_epochs=2, cache=cache, sample_1_of_n=1)
+    assert dataset.element_spec.record_keys == tf.TensorSpec([4], tf.int64)
+    batches = list(dataset)
+    keys = [key for batch in batches for key in batch.record_keys.numpy()]
+    names = record_keys.name_records(keys, paths)
+    ids = ids_of(batches)
+    assert sorted(map(int, ids)) == sorted(list(range(12)) * 2)
+    for name, source_id in zip(names, ids, strict=True):
+        path, index = (paths[0], int(source_id)) if int(source_id) < 5 else (paths[1], int(source_id) - 5)
+        assert name == f"{path}, record {index} (source_id {source_id})"
+    assert next(iter(make(paths))).record_keys is None  # evaluation has the source ids
 
 
 def test_a_batch_holds_resized_images_and_boxes_in_their_pixels(write_records, make_record, encode_image):

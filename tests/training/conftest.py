@@ -27,6 +27,7 @@ class FakeModel(tf_keras.layers.Layer):
     """Says that every image shows one box, from the mean of its channels; counts how often it is traced."""
 
     loss_names = ("Loss/RPNLoss/localization_loss", "Loss/BoxClassifierLoss/localization_loss")
+    statistic_names = ("Proposals/recall",)
 
     def __init__(self, num_outputs: int = 4, noise: float = 0.0, dtype: str | None = None):
         super().__init__(dtype=dtype)
@@ -50,7 +51,12 @@ class FakeModel(tf_keras.layers.Layer):
         boxes = self.head(self.backbone(tf.reduce_mean(inputs.images, [1, 2])))
         return FakePredictions(tf.cast(boxes, tf.float32)[:, :4], noise)
 
-    def loss(self, predictions: FakePredictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+    def loss(
+        self, predictions: FakePredictions, groundtruth: Groundtruth, measured: dict[str, tf.Tensor] | None = None
+    ) -> dict[str, tf.Tensor]:
+        if measured is not None:  # of every two objects of an image, one is found
+            found = tf.cast(groundtruth.num_boxes, tf.float32)
+            measured["Proposals/recall"] = tf.stack([found / 2.0, found], axis=-1)
         error = predictions.boxes + predictions.noise - groundtruth.boxes[:, 0]
         return {
             "Loss/RPNLoss/localization_loss": tf.reduce_mean(tf.square(error), axis=-1),
@@ -90,6 +96,7 @@ def make_dataset(batch_size: int = 4, value_of_step: Callable[[tf.Tensor], tf.Te
                     is_crowd=tf.zeros([size, 2], tf.bool),
                 ),
                 original_shapes=tf.fill([size, 2], 8),
+                record_keys=tf.ensure_shape(part * size + tf.range(size, dtype=tf.int64), [size]),
             )
 
         options = tf.data.Options()

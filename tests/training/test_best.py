@@ -34,6 +34,7 @@ def test_best_checkpoint_is_kept_and_stays_the_one_to_beat(tmp_path, detector, f
         "step": 3,
         "checkpoint": "ckpt-3",
         "metrics": {"AR": 0.1, "mAP": 0.5},
+        "steps_without_improvement": [4, 5],
     }
     assert tf.train.latest_checkpoint(str(folder)) == str(folder / "ckpt-3")
     restored = detector()
@@ -42,8 +43,14 @@ def test_best_checkpoint_is_kept_and_stays_the_one_to_beat(tmp_path, detector, f
 
     resumed = BestCheckpoint(str(tmp_path), metric="mAP")
     assert resumed.value == 0.5
+    assert (resumed.step, resumed.num_worse) == (3, 2)
+    # Resumed from step 4, it evaluates step 5 once more.
+    assert not resumed.offer(run.save(5), 5, {"mAP": 0.4})
     assert not resumed.offer(run.save(6), 6, {"mAP": 0.45})
+    assert resumed.num_worse == 3
     assert resumed.offer(run.save(7), 7, {"mAP": 0.55})
+    assert resumed.num_worse == 0
+    assert "steps_without_improvement" not in json.loads((folder / "best.json").read_text())
 
 
 def test_best_loss_is_the_lowest(tmp_path, open_run):

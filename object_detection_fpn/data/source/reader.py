@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.data import decoder, failures
+from object_detection_fpn.data import decoder, failures, record_keys
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.source.files import RecordFile
 
@@ -170,14 +170,14 @@ def decode_records(
         records: of `Record`.
         decode: `decoder.decode_example` with its keywords bound.
         end: any record that `decode` accepts; it marks the end.
-        report: takes the counts. None puts off both counting and failing: every element then has `RecordIssues` as its third
+        report: takes the counts. None puts off both counting and failing: every element then has `RecordIssues` as its fourth
             component, for `report_issues`, and what follows a record that fails is to be thrown away.
         num_parallel_calls: records to decode at the same time.
         decode_one: instead of `decode`, which then only explains, takes a record and its number among the results.
 
     Returns:
-        A data set of (`Example`, source id); the source id is "<file>:<index>" for records that have none. Iterating
-        raises tf.errors.InvalidArgumentError at the record that fails.
+        A data set of (`Example`, source id, key of the record); the source id is "<file>:<index>" for records that have none,
+        the key that of `record_keys`. Iterating raises tf.errors.InvalidArgumentError at the record that fails.
     """
     # An error inside a parallel map does not name the record that caused it. So failing elements are left out, and each
     # element carries the record before it: at a gap in the numbers, this is the one that failed. Python explains why.
@@ -210,7 +210,11 @@ def decode_records(
         is_kept = record.index != _END
         has_id = tf.strings.length(decoded.source_id) > 0
         name = tf.strings.join([record.file, ":", tf.strings.as_string(record.index)])
-        found = (decoded.example, tf.where(has_id, decoded.source_id, name))
+        found = (
+            decoded.example,
+            tf.where(has_id, decoded.source_id, name),
+            record_keys.make_key(record.file, record.index),
+        )
         if report is None:
             return position + 1, ((*found, issues), is_kept | ~is_complete)
         report_issues(issues, decode, report)

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import fpn, mask_targets, pooler, postprocess, single_level, targets
+from object_detection_fpn.modeling import fpn, mask_targets, pooler, postprocess, single_level, statistics, targets
 from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.modeling.heads import box, context, mask, rpn
 from object_detection_fpn.ops import boxes as box_ops
@@ -116,6 +116,11 @@ class FasterRCNN(tf_keras.layers.Layer):
         heads = [head for head in (self.rpn, self.box_head, self.mask_head) if head is not None]
         return tuple(name for head in heads for name in head.loss_names)
 
+    @property
+    def statistic_names(self) -> tuple[str, ...]:
+        of_rois = () if self.box_head is None else self.box_head.statistic_names
+        return (statistics.OBJECTS, *self.rpn.statistic_names, statistics.RECALL, *of_rois)
+
     def preprocess(self, inputs: Inputs) -> Inputs:
         """See `Detector`."""
         return inputs._replace(images=self.feature_extractor.normalize_pixels(inputs.images))
@@ -144,7 +149,7 @@ class FasterRCNN(tf_keras.layers.Layer):
         image_size = tf.shape(inputs.images)[1:3]
         pyramid = self.feature_extractor(inputs.images, training=training)
         rpn_outputs = self.rpn(pyramid, image_size, training=training)
-        rois = self.rpn.propose(rpn_outputs, pyramid, inputs.true_shapes, training=training)
+        rois = proposals = self.rpn.propose(rpn_outputs, pyramid, inputs.true_shapes, training=training)
         if training and groundtruth is not None and self.num_stages > 1:
             assert seed is not None
             rois = self._roi_sampler(rois, groundtruth, seed=seed + [0, 1])
@@ -154,6 +159,7 @@ class FasterRCNN(tf_keras.layers.Layer):
             seed=seed if training else None,
             rpn=rpn_outputs,
             rois=rois,
+            proposals=proposals if training else None,
         )
         if self.box_head is None:
             return predictions
@@ -173,13 +179,20 @@ class FasterRCNN(tf_keras.layers.Layer):
             predictions = predictions._replace(mask=masks)
         return predictions
 
-    def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+    def loss(
+        self, predictions: Predictions, groundtruth: Groundtruth, measured: statistics.Statistics | None = None
+    ) -> dict[str, tf.Tensor]:
         """See `Detector`."""
         assert predictions.rpn is not None and predictions.rois is not None
-        losses = self.rpn.loss(predictions.rpn, predictions.pyramid, groundtruth, predictions.seed)
+        losses = self.rpn.loss(predictions.rpn, predictions.pyramid, groundtruth, predictions.seed, measured)
+        if measured is not None:
+            measured |= statistics.count_objects(groundtruth)
+            measured |= statistics.measure_recall(predictions.proposals or predictions.rois, groundtruth)
         if self.box_head is not None:
             assert predictions.box is not None
             box_targets = self._roi_sampler.targets(predictions.rois, groundtruth)
+            if measured is not None:
+                measured |= statistics.count_matches("BoxHead", box_targets)
             is_trained = predictions.seed is not None
             losses |= self.box_head.loss(predictions.box, box_targets, predictions.rois, training=is_trained)
             if self._masks is not None:

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import dense_postprocess, fpn, targets
+from object_detection_fpn.modeling import dense_postprocess, fpn, statistics, targets
 from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.modeling.heads import dense, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
@@ -67,6 +67,10 @@ class RetinaNet(tf_keras.layers.Layer):
     def loss_names(self) -> tuple[str, ...]:
         return self.dense_head.loss_names
 
+    @property
+    def statistic_names(self) -> tuple[str, ...]:
+        return (statistics.OBJECTS, *self.dense_head.statistic_names)
+
     def preprocess(self, inputs: Inputs) -> Inputs:
         """See `Detector`."""
         return inputs._replace(images=self.feature_extractor.normalize_pixels(inputs.images))
@@ -95,10 +99,18 @@ class RetinaNet(tf_keras.layers.Layer):
             dense=DenseOutputs(class_logits=logits, box_deltas=deltas, anchors=self._anchors(pyramid)),
         )
 
-    def loss(self, predictions: Predictions, groundtruth: Groundtruth) -> dict[str, tf.Tensor]:
+    def loss(
+        self, predictions: Predictions, groundtruth: Groundtruth, measured: statistics.Statistics | None = None
+    ) -> dict[str, tf.Tensor]:
         """See `Detector`."""
         assert predictions.dense is not None
-        of_anchors = self._matcher(predictions.dense.anchors, groundtruth)
+        anchors = predictions.dense.anchors
+        of_anchors = self._matcher(anchors, groundtruth)
+        if measured is not None:
+            threshold = self._matcher.matched_threshold
+            measured |= statistics.count_objects(groundtruth)
+            measured |= statistics.count_matches("DenseHead", of_anchors)
+            measured |= statistics.count_unmatched("DenseHead", anchors, of_anchors, groundtruth, threshold=threshold)
         with tf.name_scope("losses"):
             return self._loss(
                 predictions.dense,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import hard_examples, layers, loss_normalization, postprocess
+from object_detection_fpn.modeling import hard_examples, layers, loss_normalization, postprocess, statistics
 from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.modeling.single_level import LastStage
 from object_detection_fpn.ops import losses
@@ -200,6 +200,7 @@ class BoxHead(tf_keras.layers.Layer):
     """
 
     loss_names = (LOCALIZATION_LOSS, CLASSIFICATION_LOSS)
+    statistic_names = statistics.match_names("BoxHead")
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
-from object_detection_fpn.modeling import layers, loss_normalization
+from object_detection_fpn.modeling import layers, loss_normalization, statistics
 from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.ops import losses, matching
 from object_detection_fpn.ops.dims import dim
@@ -105,6 +105,7 @@ class DenseHead(tf_keras.layers.Layer):
     """
 
     loss_names = (LOCALIZATION_LOSS, CLASSIFICATION_LOSS)
+    statistic_names = (*statistics.match_names("DenseHead"), statistics.unmatched_name("DenseHead"))
 
     def __init__(
         self,

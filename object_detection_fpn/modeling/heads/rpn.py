@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.execution import Execution
-from object_detection_fpn.modeling import loss_normalization, proposals, targets
+from object_detection_fpn.modeling import loss_normalization, proposals, statistics, targets
 from object_detection_fpn.modeling.heads import rpn_head
 from object_detection_fpn.ops import anchors as anchor_ops
 from object_detection_fpn.ops import box_coder, losses
@@ -105,6 +105,7 @@ class RPN(tf_keras.layers.Layer):
     """
 
     loss_names = (LOCALIZATION_LOSS, OBJECTNESS_LOSS)
+    statistic_names = (*statistics.match_names("RPN"), statistics.unmatched_name("RPN"))
 
     def __init__(
         self,
@@ -195,6 +196,7 @@ class RPN(tf_keras.layers.Layer):
         pyramid: Sequence[tf.Tensor] | None,
         groundtruth: Groundtruth,
         seed: tf.Tensor | None,
+        measured: statistics.Statistics | None = None,
     ) -> dict[str, tf.Tensor]:
         """Samples anchors and returns their losses of each image, [B] float32.
 
@@ -203,8 +205,13 @@ class RPN(tf_keras.layers.Layer):
             pyramid: of that call; None makes `look_up` gather instead.
             groundtruth: of B images.
             seed: as `Predictions.seed`.
+            measured: see `Detector.loss`.
         """
         sample, of_sample = self._sampler(outputs, groundtruth, seed)
+        if measured is not None:
+            threshold = self._sampler.matched_threshold
+            measured |= statistics.count_matches("RPN", of_sample)
+            measured |= statistics.count_unmatched("RPN", outputs.anchors, of_sample, groundtruth, threshold=threshold)
         logits, deltas = self.look_up(outputs, pyramid, sample.indices)
         with tf.name_scope("losses"):
             anchors = tf.gather(outputs.anchors, sample.indices)

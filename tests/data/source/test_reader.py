@@ -150,7 +150,7 @@ def decode_all(write_records, make_record):
             report=report,
             num_parallel_calls=4,
         )
-        return [source_id for _, source_id in dataset.as_numpy_iterator()], report
+        return [source_id for _, source_id, _ in dataset.as_numpy_iterator()], report
 
     return run
 

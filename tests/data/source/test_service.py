@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from object_detection_fpn.config import pipeline as config
 from object_detection_fpn.config import recipes
-from object_detection_fpn.data import decoder, failures, preparing, resize
+from object_detection_fpn.data import decoder, failures, preparing, record_keys, resize
 from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.masks import MaskDecoding
@@ -131,6 +131,8 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
     assert batches[0].inputs.images.shape == (4, 16, 16, 3)
     assert batches[0].groundtruth.classes[:, 0].numpy().tolist() == [1] * 4
     assert batches[0].groundtruth.class_scores is None and batches[0].source_id is None
+    keys = [key for batch in batches for key in batch.record_keys.numpy()]
+    assert record_keys.name_records(keys, [path]) == [f"{path}, record {i} (source_id 7)" for i in areas(batches)]
 
 
 @pytest.mark.no_cover
