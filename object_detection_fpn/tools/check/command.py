@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from object_detection_fpn.tools import command
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     _check_output(arguments)
     config = command.load_config(arguments.config, arguments.config_override, require_data=["train"])
+    if arguments.from_label_map is not None and not config.train_config.restore_classes_by_name:
+        raise UsageError("--from_label_map has no use: train_config.restore_classes_by_name is false. Set it to true.")
     if arguments.auto_scale_lr:
         command.scale_learning_rates(config, arguments.config)
     findings = check(
@@ -46,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _write_json(arguments.json, findings)
     if findings.problems:
-        say(f"error: {arguments.config}: {findings.problems[0]}")
+        say(f"error: {arguments.config}: {findings.problems[0].splitlines()[0]}")
     return 1 if findings.problems else 0
 
 
@@ -65,15 +68,11 @@ def check(
         jit_compile: XLA compiles the step.
         from_label_map: label map of `fine_tune_checkpoint`, for `restore_classes_by_name`.
     """
-    from object_detection_fpn.config import files
     from object_detection_fpn.tools.check import process
     from object_detection_fpn.tools.check import request as request_lib
     from object_detection_fpn.tools.check.findings import Findings
 
-    findings = Findings(source, config.train_config.batch_size)
-    for problem in files.find_class_differences(config, "train"):
-        if "refused" in problem.problem:
-            findings.problems.append(f"{problem.field} = {problem.value} {problem.problem}.")
+    findings = Findings(source, config.train_config.batch_size, problems=list(_missing_classes(config)))
 
     def on_event(event: dict) -> None:
         if event["event"] == "stage":
@@ -83,6 +82,18 @@ def check(
     request = request_lib.Request(config, request_lib.CHECK, jit_compile=jit_compile, from_label_map=from_label_map)
     process.run_trial(request, on_event)
     return findings
+
+
+def _missing_classes(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[str]:
+    """Whether the label map has classes that the model cannot have."""
+    from object_detection_fpn.config import files, label_map
+    from object_detection_fpn.config import model as model_config
+
+    reader = config.train_input_reader
+    found = label_map.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+    if found.max_id > model_config.num_classes(config.model):
+        for problem in files.find_class_differences(config, "train"):
+            yield f"{problem.field} = {problem.value} {problem.problem}."
 
 
 def _check_output(arguments: argparse.Namespace) -> None:

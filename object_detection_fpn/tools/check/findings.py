@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,10 +72,10 @@ class Findings:
         return next((each for each in self.measured if each["batch_size"] == self.batch_size), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON, which has no numbers that are not finite: null stands for them."""
         values = dataclasses.asdict(self)
         del values["chosen"], values["tried"]
-        return {"works": not self.problems, **values}
+        return {"works": not self.problems, **_without_infinity(values)}
 
     def _no_memory(self) -> str:
         images = "1 image" if self.tried == 1 else f"{self.tried} images"
@@ -96,6 +97,14 @@ class Findings:
             " What helps: odfpn train --batch_size auto, a smaller size in image_resizer, train_config.accumulate_gradients, "
             "or train_config.recompute_backbone: true."
         )
+
+
+def _without_infinity(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_infinity(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinity(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def gib(num_bytes: float) -> str:

@@ -46,10 +46,8 @@ class Meter:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
-        names = [name for name in strategy.extended.worker_devices if "GPU" in name.upper()]
-        if not names and tf.config.list_logical_devices("GPU"):  # the strategy of one device names the CPU
-            names = [tf.config.list_logical_devices("GPU")[0].name]
-        self._gpus = ["GPU:" + name.rpartition(":")[2] for name in names]
+        gpus = tf.config.list_logical_devices("GPU")[: strategy.num_replicas_in_sync]
+        self._gpus = [f"GPU:{place}" for place in range(len(gpus))]
         self.device = "GPU" if self._gpus else "CPU"
         if self._gpus:
             self.available_bytes = self.total_bytes = _gpu_limit(len(self._gpus))

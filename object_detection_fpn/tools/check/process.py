@@ -9,9 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -38,10 +36,11 @@ def run_trial(request: Request, on_event: Emit) -> None:
         process = subprocess.Popen([sys.executable, "-m", trial.__name__, name], env=_environment())
         try:
             with open(events) as file:
+                rest = ""
                 while process.poll() is None:
-                    _read(file.readline, on_event)
+                    rest = _hand_on(rest + file.read(), on_event)
                     time.sleep(_SECONDS_BETWEEN_LOOKS)
-                _read(file.readline, on_event)
+                _hand_on(rest + file.read(), on_event)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -52,10 +51,12 @@ def run_trial(request: Request, on_event: Emit) -> None:
         on_event({"event": "crashed", "status": process.returncode})
 
 
-def _read(read_line: Callable[[], str], on_event: Callable[[Mapping[str, Any]], None]) -> None:
-    """Hands on the events that are there; each is written at once, and whole."""
-    while line := read_line():
+def _hand_on(text: str, on_event: Emit) -> str:
+    """Hands on the events that are whole; returns the beginning of the next one."""
+    *lines, rest = text.split("\n")
+    for line in lines:
         on_event(json.loads(line))
+    return rest
 
 
 def _environment() -> dict[str, str]:
