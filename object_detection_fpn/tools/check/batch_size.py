@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from object_detection_fpn.tools.command import UsageError, say
 
@@ -91,7 +92,7 @@ def _choose(config: pipeline_pb2.TrainEvalPipelineConfig, arguments: argparse.Na
 
     findings = Findings("", config.train_config.batch_size)
 
-    def on_event(event: dict) -> None:
+    def on_event(event: Mapping[str, Any]) -> None:
         if event["event"] == "stage":
             say(f"--batch_size auto: {event['what']} ...")
         findings.add(event)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from object_detection_fpn.tools import command
 from object_detection_fpn.tools.command import OVERRIDE_HELP, UsageError, check_folder, say
@@ -74,7 +74,7 @@ def check(
 
     findings = Findings(source, config.train_config.batch_size, problems=list(_missing_classes(config)))
 
-    def on_event(event: dict) -> None:
+    def on_event(event: Mapping[str, Any]) -> None:
         if event["event"] == "stage":
             say(f"{event['what'].capitalize()} ...")
         findings.add(event)

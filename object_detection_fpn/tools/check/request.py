@@ -31,7 +31,8 @@ class Request(NamedTuple):
     def save(self, folder: Path) -> None:
         """Writes it for the other process."""
         (folder / _CONFIG).write_bytes(self.config.SerializeToString())
-        (folder / _REQUEST).write_text(json.dumps(self._replace(config=None)._asdict()))
+        values = {name: value for name, value in self._asdict().items() if name != "config"}
+        (folder / _REQUEST).write_text(json.dumps(values))
 
     @classmethod
     def load(cls, folder: Path) -> Request:
