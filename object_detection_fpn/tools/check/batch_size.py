@@ -117,13 +117,13 @@ def _choose(config: pipeline_pb2.TrainEvalPipelineConfig, arguments: argparse.Na
         need = gib(findings.measured[0]["peak_bytes"])
         raise UsageError(
             f"--batch_size auto: not even {unit}: a step takes {need} of {available}, of which "
-            f"{memory.MARGIN:.0%} are to stay free. What helps: a smaller image_resizer, or recompute_backbone: true."
+            f"{device['margin']:.0%} are to stay free. What helps: a smaller image_resizer, or recompute_backbone: true."
         )
     measured = next((step for step in findings.measured if step["batch_size"] == chosen), None)
     taken = "" if measured is None else f" A step takes {gib(measured['peak_bytes'])}"
     limit = f", {memory.MOST_IMAGES} for each replica at most"
     say(
         f"--batch_size auto: {chosen}.{taken} of the {available} of this {device['device']}; "
-        f"{memory.MARGIN:.0%} stay free{limit}."
+        f"{device['margin']:.0%} stay free{limit}."
     )
     return chosen

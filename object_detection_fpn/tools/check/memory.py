@@ -16,8 +16,9 @@ import tensorflow as tf
 
 MOST_IMAGES = 64
 """Images of a replica that `choose` does not exceed: with more, a step is hardly faster an image."""
-MARGIN = 0.15
-"""Share of the memory that `choose` leaves free: images of other sizes, fragmentation, evaluation."""
+MARGIN, MARGIN_OF_MASKS = 0.15, 0.3
+"""Shares of the memory that a batch leaves free: for images of other sizes, fragmentation and evaluation; and for the masks of
+more regions, which a detector comes to train on once it finds objects."""
 
 _LEAST_OF_IMAGE = 2.0**20  # bytes: no image of a step takes less
 _STATUS = Path("/proc/self/status")
@@ -100,9 +101,16 @@ def largest(used: Sequence[Usage], available_bytes: int, *, unit: int) -> int:
     return max(int(last.batch_size + room) // unit * unit, 0)
 
 
-def choose(used: Sequence[Usage], available_bytes: int, *, unit: int, num_replicas: int) -> int:
-    """A batch that fits with a margin: `unit` times a power of two; 0 if none does."""
-    limit = largest(used, int(available_bytes * (1 - MARGIN)), unit=unit)
+def choose(used: Sequence[Usage], usable_bytes: int, *, unit: int, num_replicas: int) -> int:
+    """A batch that fits: `unit` times a power of two; 0 if none does.
+
+    Args:
+        used: of two batches at least.
+        usable_bytes: what there is, without a margin.
+        unit: least images of a batch.
+        num_replicas: that share a batch.
+    """
+    limit = largest(used, usable_bytes, unit=unit)
     batch_size = 0
     candidate = unit
     while candidate <= min(limit, max(MOST_IMAGES * num_replicas, unit)):

@@ -13,6 +13,7 @@ import tf_keras
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import label_map as label_map_lib
+from object_detection_fpn.config import model as model_config
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
 from object_detection_fpn.protos import input_reader_pb2
@@ -72,6 +73,11 @@ class Trial:
         self._build_seconds = time.perf_counter() - start
         self.unit = self.strategy.num_replicas_in_sync * settings.accumulate_gradients
         self.used: list[memory.Usage] = []
+        # Where shapes are static, all regions that can train masks are there from the first step on.
+        self._num_masks = 0
+        if model_config.has_masks(config.model) and not self._execution.static:
+            self._num_masks = builder.most_masks_in_training(config.model.faster_rcnn)
+        self.margin = memory.MARGIN_OF_MASKS if self._num_masks else memory.MARGIN
         self._kept_bytes = 0
         emit(
             {
@@ -82,6 +88,8 @@ class Trial:
                 "total_bytes": self._meter.total_bytes,
                 "unit": self.unit,
                 "precision": self._execution.dtype,
+                "margin": self.margin,
+                "num_masks": self._num_masks,
             }
         )
 
@@ -169,7 +177,9 @@ class Trial:
         seconds = (time.perf_counter() - start) / (num_steps - 1) if num_steps > 1 else None
         peak = self._meter.peak()
         batch = trainer.next_batch()
-        flops = arithmetic.count_flops(trainer.graph(), loop_turns=self._config.train_config.accumulate_gradients)
+        num_parts = self._config.train_config.accumulate_gradients
+        rows = batch_size // self.strategy.num_replicas_in_sync // num_parts * self._num_masks
+        flops = arithmetic.count_flops(trainer.graph(), rows=max(rows, 1), loop_turns=num_parts)
         del trainer
         self._put_back(first_weights)
         gc.collect()
@@ -216,7 +226,13 @@ class Trial:
 
     @property
     def available_bytes(self) -> int | None:
+        """What training may take of a device; None if unknown."""
         return self._meter.available_bytes
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """The same without a margin."""
+        return None if self.available_bytes is None else int(self.available_bytes * (1 - self.margin))
 
     def _make_trainer(self, batch_size: int) -> _Trainer:
         config, settings = self._config, self._config.train_config

@@ -8,7 +8,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from object_detection_fpn.tools.check import memory, schedule
+from object_detection_fpn.tools.check import schedule
 from object_detection_fpn.tools.check.findings import Findings, gib
 
 _WIDTH = 120  # characters, where the output is no terminal
@@ -109,12 +109,17 @@ def _memory(findings: Findings) -> Iterator[str]:
     if expected is not None and expected["bytes"] is not None:
         small = [str(step["batch_size"]) for step in findings.measured if step["batch_size"] != findings.batch_size]
         sizes = " and ".join(small)
-        yield f"{_images(expected['batch_size'])}: {gib(expected['bytes'])}, estimated from the steps of {sizes}."
+        yield f"{_images(expected['batch_size'])}: {gib(expected['bytes'])}, as the steps of {sizes} let expect."
+    if device["num_masks"]:
+        yield (
+            f"A step trains the masks of few regions as long as it finds few objects: later of up to {device['num_masks']} an "
+            "image, which takes more."
+        )
     if largest is not None:
         yield f"Each further image takes {gib(largest['bytes_per_image'])}."
         yield (
             f"Largest batch that fits, about: {largest['batch_size']}. --batch_size auto of odfpn train leaves "
-            f"{memory.MARGIN:.0%} free and takes {largest['chosen']}."
+            f"{device['margin']:.0%} free and takes {largest['chosen']}."
         )
 
 

@@ -66,10 +66,10 @@ def _check(trial: Trial, batch_size: int, emit: Emit) -> None:
 
 def _tell_largest(trial: Trial, emit: Emit) -> int | None:
     """Tells what follows from the measured steps, and returns the batch to choose; None if nothing follows."""
-    if trial.available_bytes is None or len(trial.used) < 2:
+    if trial.available_bytes is None or trial.usable_bytes is None or len(trial.used) < 2:
         return None
     num_replicas = trial.strategy.num_replicas_in_sync
-    chosen = memory.choose(trial.used, trial.available_bytes, unit=trial.unit, num_replicas=num_replicas)
+    chosen = memory.choose(trial.used, trial.usable_bytes, unit=trial.unit, num_replicas=num_replicas)
     emit(
         {
             "event": "largest",
@@ -88,9 +88,9 @@ def _choose(trial: Trial, emit: Emit) -> None:
     trial.measure(trial.unit)
     trial.measure_second(before)
     chosen = _tell_largest(trial, emit)
-    if trial.available_bytes is None or not trial.used:
+    limit = trial.usable_bytes
+    if limit is None or not trial.used:
         return
-    limit = trial.available_bytes * (1 - memory.MARGIN)
     if chosen is None:  # there was no room for a second batch
         chosen = trial.unit if trial.used[0].num_bytes <= limit else 0
     while chosen and all(usage.batch_size != chosen for usage in trial.used):

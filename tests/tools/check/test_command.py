@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path, capfd):
     assert "would be overwritten" in capfd.readouterr().err
 
 
-DEVICE = {"event": "device", "device": "CPU", "num_replicas": 1, "available_bytes": 4 * 2**30, "unit": 1}
+DEVICE = {"event": "device", "device": "CPU", "num_replicas": 1, "available_bytes": 2**32, "unit": 1, "margin": 0.15}
 
 
 def measured(batch_size):

@@ -29,16 +29,16 @@ def test_the_largest_batch_is_a_multiple_of_the_unit(available, unit, expected):
 @pytest.mark.parametrize(
     "available, unit, replicas, expected",
     [
-        (5 * GIB, 1, 1, 4),  # 4.25 GiB after the margin: 6 fit
-        (6 * GIB, 1, 1, 8),
+        (4 * GIB, 1, 1, 4),  # 6 fit
+        (5 * GIB, 1, 1, 8),
         (1 * GIB, 1, 1, 0),
-        (6 * GIB, 3, 1, 6),
+        (5 * GIB, 3, 1, 6),
         (1000 * GIB, 1, 1, 64),
         (1000 * GIB, 4, 4, 256),
         (1000 * GIB, 200, 2, 200),
     ],
 )
-def test_the_chosen_batch_is_a_power_of_two_with_a_margin(available, unit, replicas, expected):
+def test_the_chosen_batch_is_a_power_of_two(available, unit, replicas, expected):
     assert memory.choose(line(1, 4), available, unit=unit, num_replicas=replicas) == expected
 
 

@@ -22,6 +22,7 @@ class FakeTrial:
     def __init__(self, available_bytes, bytes_of=lambda size: (300 + 100 * size) * MIB, *, unit=1, num_replicas=1):
         self.available_bytes, self.unit, self.used = available_bytes, unit, []
         self.strategy = type("Strategy", (), {"num_replicas_in_sync": num_replicas})
+        self.usable_bytes = available_bytes and int(available_bytes * 0.85)
         self.measured = []
         self._bytes_of = bytes_of
 
