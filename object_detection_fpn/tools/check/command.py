@@ -86,12 +86,11 @@ def check(
 
 def _missing_classes(config: pipeline_pb2.TrainEvalPipelineConfig) -> Iterator[str]:
     """Whether the label map has classes that the model cannot have."""
-    from object_detection_fpn.config import files, label_map
+    from object_detection_fpn.config import files
     from object_detection_fpn.config import model as model_config
+    from object_detection_fpn.jobs.evaluate import load_label_map
 
-    reader = config.train_input_reader
-    found = label_map.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
-    if found.max_id > model_config.num_classes(config.model):
+    if load_label_map(config.train_input_reader).max_id > model_config.num_classes(config.model):
         for problem in files.find_class_differences(config, "train"):
             yield f"{problem.field} = {problem.value} {problem.problem}."
 

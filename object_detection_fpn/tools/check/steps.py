@@ -16,6 +16,7 @@ from object_detection_fpn.config import label_map as label_map_lib
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs import strategies
+from object_detection_fpn.jobs.evaluate import load_label_map
 from object_detection_fpn.protos import input_reader_pb2
 from object_detection_fpn.tools.check import arithmetic, inference, memory, parts, schedule
 from object_detection_fpn.tools.check.request import Config, Emit, Request
@@ -59,7 +60,7 @@ class Trial:
         self._meter = memory.Meter(self.strategy)  # before anything large is there
         self._execution = builder.training_execution(config, jit_compile=request.jit_compile)
         reader = config.train_input_reader
-        self._label_map = label_map_lib.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+        self._label_map = load_label_map(reader)
         tf_keras.utils.set_random_seed(request.seed)
         start = time.perf_counter()
         with self.strategy.scope():
