@@ -102,14 +102,17 @@ def _memory(findings: Findings) -> Iterator[str]:
         yield f"The memory of this {device['device']} is unknown here."
     else:
         yield f"{device['device']}: {replicas}{gib(device['available_bytes'])} of {gib(device['total_bytes'])} can be taken."
+    expected, largest = findings.expected, findings.largest
+    small = [str(step["batch_size"]) for step in findings.measured if step["batch_size"] != findings.batch_size]
+    expectation = ""
+    if expected is not None:
+        expectation = f"{gib(expected['bytes'])} expected from the steps of {' and '.join(small)}"
     for step in findings.measured:
         if step["peak_bytes"] is not None:
-            yield f"{_images(step['batch_size'])}: {gib(step['peak_bytes'])}, measured."
-    expected, largest = findings.expected, findings.largest
-    if expected is not None and expected["bytes"] is not None:
-        small = [str(step["batch_size"]) for step in findings.measured if step["batch_size"] != findings.batch_size]
-        sizes = " and ".join(small)
-        yield f"{_images(expected['batch_size'])}: {gib(expected['bytes'])}, as the steps of {sizes} let expect."
+            more = f" ({expectation})" if expectation and step is findings.of_batch else ""
+            yield f"{_images(step['batch_size'])}: {gib(step['peak_bytes'])}, measured{more}."
+    if expectation and findings.of_batch is None:
+        yield f"{_images(findings.batch_size)}: {expectation}."
     if device["num_masks"]:
         yield (
             f"A step trains the masks of few regions as long as it finds few objects: later of up to {device['num_masks']} an "

@@ -14,6 +14,7 @@ from pathlib import Path
 import tensorflow as tf
 from absl import logging
 
+from object_detection_fpn.config import paths
 from object_detection_fpn.config.pipeline import ConfigError
 from object_detection_fpn.data import failures
 from object_detection_fpn.tools.check import memory
@@ -38,8 +39,10 @@ def run(request: Request, emit: Emit) -> None:
         emit({"event": "failed", "message": str(error)})
     except tf.errors.ResourceExhaustedError:
         emit({"event": "out_of_memory"})
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-        message = failures.error_message(error) if isinstance(error, tf.errors.InvalidArgumentError) else error.message
+    except (tf.errors.OpError, OSError) as error:  # of a record or a file; others are faults of this package
+        message = failures.error_message(error) if isinstance(error, tf.errors.InvalidArgumentError) else None
+        if message is None and (reason := paths.explain(error)):
+            message = f"{paths.name_file(error)} {reason}."
         if message is None:
             raise
         emit({"event": "failed", "message": message})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tensorflow as tf
 
 from object_detection_fpn.tools.check import memory
 from object_detection_fpn.tools.check.memory import Usage
@@ -95,3 +96,8 @@ def test_no_limit_is_none(machine):
 def test_a_machine_that_does_not_tell_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "nothing")
     assert memory._cpu_memory() == (None, None)
+
+
+def test_the_limit_of_gpus_is_asked_of_tensorflow():
+    limit = memory._gpu_limit(1)
+    assert (limit is None) == (not tf.config.list_physical_devices("GPU"))
