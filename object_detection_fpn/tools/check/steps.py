@@ -21,6 +21,7 @@ from object_detection_fpn.protos import input_reader_pb2
 from object_detection_fpn.tools.check import arithmetic, inference, memory, parts, schedule
 from object_detection_fpn.tools.check.request import Config, Emit, Request
 from object_detection_fpn.training import optimizers
+from object_detection_fpn.training.errors import TrainingError
 from object_detection_fpn.training.selection import select_variables
 from object_detection_fpn.training.settings import StepSettings
 from object_detection_fpn.training.step import GRADIENT_NORM, Trainer
@@ -177,7 +178,12 @@ class Trial:
             trainer.run(1)
         seconds = (time.perf_counter() - start) / (num_steps - 1) if num_steps > 1 else None
         peak = self._meter.peak()
-        batch = trainer.next_batch()
+        try:
+            batch = trainer.next_batch()
+        except StopIteration as error:
+            raise TrainingError(
+                f"The training data end after step {num_steps}; they have to repeat without end."
+            ) from error
         num_parts = self._config.train_config.accumulate_gradients
         rows = batch_size // self.strategy.num_replicas_in_sync // num_parts * self._num_masks
         flops = arithmetic.count_flops(trainer.graph(), rows=max(rows, 1), loop_turns=num_parts)
