@@ -14,6 +14,7 @@ from object_detection_fpn.config import tables
 
 PAGES = (
     "README.md",
+    "docs/check.md",
     "docs/context.md",
     "docs/data.md",
     "docs/inspect.md",

@@ -32,7 +32,7 @@ from object_detection_fpn.builder.losses import (
     build_localization_loss,
     build_miner,
 )
-from object_detection_fpn.builder.masks import build_mask_branch
+from object_detection_fpn.builder.masks import build_mask_branch, most_masks_in_training
 from object_detection_fpn.builder.model import DETECTORS, build_detector, build_model
 from object_detection_fpn.builder.postprocess import build_calibration, build_postprocessor, build_score_converter
 from object_detection_fpn.builder.retinanet import build_dense_anchors
@@ -87,6 +87,7 @@ __all__ = [
     "dtype_name",
     "inference_execution",
     "max_number_of_boxes",
+    "most_masks_in_training",
     "training_execution",
     "training_precision",
 ]

@@ -14,6 +14,13 @@ from object_detection_fpn.protos import box_predictor_pb2, faster_rcnn_pb2
 _POOLED_SIZE = 14  # cells, He et al. 2017, figure 4
 
 
+def most_masks_in_training(config: faster_rcnn_pb2.FasterRcnn) -> int:
+    """How many regions of an image train masks at most."""
+    if config.HasField("mask_batch_size"):
+        return config.mask_batch_size
+    return max(int(config.second_stage_batch_size * config.second_stage_balance_fraction), 1)
+
+
 def build_mask_branch(
     config: faster_rcnn_pb2.FasterRcnn,
     extractor: fpn.FeatureExtractor,
@@ -30,13 +37,12 @@ def build_mask_branch(
         mask_pooler = build_mask_pooler(config, execution=execution)
         in_size, in_filters = mask_pooler.output_size, extractor.num_filters
     head = build_mask_head(config, box_head, in_size=in_size, in_filters=in_filters, execution=execution)
-    num_samples = int(config.second_stage_batch_size * config.second_stage_balance_fraction)
     classes_with_masks = [class_id - 1 for class_id in message.mask_transfer.classes_with_masks]
     return faster_rcnn.MaskBranch(
         pooler=mask_pooler,
         head=head,
         sampler=mask_targets.MaskSampler(
-            num_samples=config.mask_batch_size if config.HasField("mask_batch_size") else max(num_samples, 1),
+            num_samples=most_masks_in_training(config),
             crop=build_mask_crop(config, head.size),
             threshold=config.mask_targets.threshold if config.mask_targets.HasField("threshold") else None,
             classes_with_masks=tuple(classes_with_masks) if message.HasField("mask_transfer") else None,

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from object_detection_fpn.cli import evaluate, export, predict, train
 from object_detection_fpn.cli.process import guarded
 from object_detection_fpn.tools import data_service, demo, import_weights
+from object_detection_fpn.tools.check import command as check
 from object_detection_fpn.tools.context_features import command as context_features
 from object_detection_fpn.tools.convert import command as convert
 from object_detection_fpn.tools.inspect import command as inspect
@@ -46,6 +47,7 @@ COMMANDS = {
     "inspect": Command(
         inspect, "Look at the training data of a config: classes, sizes, anchors, labels; suggest changes."
     ),
+    "check": Command(check, "Check that training would work: model, memory, learning rate, weights, one real step."),
     "context-features": Command(
         context_features, "Add memory banks of a first detector's features to records, for Context R-CNN."
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from object_detection_fpn.tools import command
+from object_detection_fpn.tools.check import batch_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_steps", type=int, metavar="N", help="train up to this step; overrides train_config.num_steps"
     )
+    parser.add_argument("--batch_size", metavar="N|auto", help=batch_size.HELP)
     parser.add_argument(
         "--checkpoint_every_n", type=int, default=1000, metavar="N", help="steps between checkpoints (1000)"
     )
@@ -86,6 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
         overrides.append(f"train_config.num_steps={arguments.num_steps}")
     uses = ["train", "eval"] if arguments.train_and_eval else ["train"]
     config = command.load_config(arguments.config, overrides, require_data=uses)
+    if arguments.batch_size is not None:
+        batch_size.apply(config, arguments.batch_size, arguments=arguments)
     if arguments.auto_scale_lr:
         command.scale_learning_rates(config, arguments.config)
     with command.usage():
