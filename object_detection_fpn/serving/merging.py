@@ -1,0 +1,200 @@
+"""Merges what a detector finds in tiles of an image, in NumPy: every object once, and whole where some tile shows it whole.
+
+Two tiles that overlap may both find an object. If both see it whole, suppression by IoU finds the pair. If a tile's border
+cuts the object, the box of the part has a low IoU with the whole object's box, and suppression would leave both. So boxes that
+are cut are dealt with first:
+
+1. A cut box is dropped if a whole box of another tile covers most of it.
+2. Cut boxes of different tiles that agree where both tiles look are pieces of one object and are joined: their hull is the box.
+   So is found what is longer than the overlap of the tiles.
+3. The first step again, with the joined boxes for whole ones.
+4. Suppression by IoU, class by class. Boxes of one tile do not suppress each other: the model has decided on them.
+
+Shape letters: N detections of all views, V views (tiles, or the whole image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from object_detection_fpn.ops.pasting import PastedMask
+
+IOU_THRESHOLD = 0.5
+"""Above it two boxes of different tiles are one object, and so are two pieces, where both tiles look."""
+
+_COVERED = 0.6  # of a cut box, by a whole one. Slivers are located badly, so this is not near 1
+_AS_SURE = 0.5  # a box with less than this share of the other's score neither replaces nor enlarges it
+# A detector's box of a cut object ends near the border and seldom on it. A whole box that is taken for a cut one loses nothing:
+# it is only dropped for a box that covers it.
+_CUT_PIXELS = 2.0
+_CUT_SHARE = 0.05  # of the side of the box
+
+
+class Found(NamedTuple):
+    """Detections in the frame of a whole image."""
+
+    boxes: np.ndarray
+    """[N, 4] float64 (ymin, xmin, ymax, xmax), pixels."""
+    scores: np.ndarray
+    """[N] float32."""
+    class_ids: np.ndarray
+    """[N] int, 1-based."""
+    masks: list[PastedMask] | None = None
+    """[N], within the image; None = the model has none."""
+
+    def select(self, rows: np.ndarray) -> Found:
+        """Returns the rows [n] int, in their order."""
+        masks = None if self.masks is None else [self.masks[row] for row in rows]
+        return Found(self.boxes[rows], self.scores[rows], self.class_ids[rows], masks)
+
+
+def merge(found: Found, *, views: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]) -> Found:
+    """Merges detections of several views of an image.
+
+    Args:
+        found: of all views; each view's own detections are suppressed already.
+        views: [N] int, the view that each comes from.
+        windows: [V, 4] (ymin, xmin, ymax, xmax), pixels: what each view shows of the image.
+        image_size: height and width.
+
+    Returns:
+        Objects, best first.
+    """
+    kept = [np.zeros(0, int)]
+    boxes, masks = found.boxes.copy(), None if found.masks is None else list(found.masks)
+    is_cut = find_cut(found.boxes, windows[views], image_size)
+    for class_id in np.unique(found.class_ids):
+        rows = np.flatnonzero(found.class_ids == class_id)
+        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+        objects = _Objects(
+            boxes[rows], found.scores[rows], views[rows].copy(), windows[views[rows]].astype(np.float64), is_cut[rows]
+        )
+        objects.drop_seen_whole()
+        for pieces in objects.join_pieces():
+            if masks is not None:
+                masks[rows[pieces[0]]] = join_masks([masks[rows[piece]] for piece in pieces])
+        objects.drop_seen_whole()
+        objects.suppress()
+        boxes[rows] = objects.boxes
+        kept.append(rows[objects.is_alive])
+    chosen = np.concatenate(kept)
+    chosen = chosen[np.argsort(-found.scores[chosen], kind="stable")]
+    return found._replace(boxes=boxes, masks=masks).select(chosen)
+
+
+def find_cut(boxes: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Whether boxes end at a border of their tile where the image goes on.
+
+    Args:
+        boxes: [N, 4], pixels of the image.
+        windows: [N, 4], the tile of each box.
+        image_size: height and width.
+
+    Returns:
+        [N] bool.
+    """
+    is_inner = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < np.array(image_size)], axis=1)
+    tolerance = np.tile(np.maximum(_CUT_PIXELS, _CUT_SHARE * (boxes[:, 2:] - boxes[:, :2])), 2)
+    return (is_inner & (np.abs(boxes - windows) <= tolerance)).any(axis=1)
+
+
+def join_masks(masks: Sequence[PastedMask]) -> PastedMask:
+    """The pixels that any of the masks has."""
+    parts = [mask for mask in masks if mask.pixels.size]
+    if len(parts) < 2:
+        return parts[0] if parts else masks[0]
+    begins = np.array([mask.begin for mask in parts])
+    begin = begins.min(axis=0)
+    height, width = (begins + [mask.pixels.shape for mask in parts]).max(axis=0) - begin
+    pixels = np.zeros((width, height), bool).T  # columns lie together, see `PastedMask`
+    for mask, (row, column) in zip(parts, begins - begin, strict=True):
+        pixels[row : row + mask.pixels.shape[0], column : column + mask.pixels.shape[1]] |= mask.pixels
+    return PastedMask(pixels, (int(begin[0]), int(begin[1])))
+
+
+class _Objects:
+    """Detections of one class, best first, of which the steps of merging leave fewer."""
+
+    def __init__(
+        self, boxes: np.ndarray, scores: np.ndarray, views: np.ndarray, windows: np.ndarray, is_cut: np.ndarray
+    ):
+        self.boxes = boxes
+        self.is_alive = np.ones(len(boxes), bool)
+        self._scores = scores
+        self._views = views
+        self._windows = windows
+        self._is_cut = is_cut
+
+    def drop_seen_whole(self) -> None:
+        for row in np.flatnonzero(self._is_cut & self.is_alive):
+            whole = np.flatnonzero(self._others(row) & ~self._is_cut & self._is_as_sure(row))
+            area = max(float(_area(self.boxes[row])), 1e-9)
+            covered = _area(_intersect(self.boxes[row], self.boxes[whole])) / area
+            self.is_alive[row] = not (covered >= _COVERED).any()
+
+    def join_pieces(self) -> list[list[int]]:
+        """Puts the hull of pieces in the place of the best one; returns the rows of the pieces of each such object."""
+        joined = []
+        is_open = self._is_cut & self.is_alive
+        for row in np.flatnonzero(is_open):
+            if not is_open[row]:
+                continue
+            is_open[row] = False
+            pieces, views = [int(row)], {int(self._views[row])}
+            for piece in pieces:  # grows meanwhile
+                for other in self._agreeing(piece, np.flatnonzero(is_open & self._is_as_sure(row))):
+                    view = int(self._views[other])
+                    if view not in views:  # of one tile, an object has one piece, the best
+                        views.add(view)
+                        pieces.append(int(other))
+                        is_open[other] = False
+            if len(pieces) > 1:
+                joined.append(pieces)
+        for number, pieces in enumerate(joined, start=1):
+            first, *rest = pieces
+            self.boxes[first] = _hull(self.boxes[pieces])
+            self.is_alive[rest] = False
+            self._is_cut[first] = False
+            self._views[first] = -number  # of no single tile
+        return joined
+
+    def suppress(self) -> None:
+        for row in range(len(self.boxes)):
+            if self.is_alive[row]:
+                others = np.flatnonzero(self._others(row)[row + 1 :]) + row + 1
+                overlap = _iou(self.boxes[row], self.boxes[others])
+                self.is_alive[others[overlap > IOU_THRESHOLD]] = False
+
+    def _others(self, row: int) -> np.ndarray:
+        return self.is_alive & (self._views != self._views[row])
+
+    def _is_as_sure(self, row: int) -> np.ndarray:
+        return self._scores >= _AS_SURE * self._scores[row]
+
+    def _agreeing(self, row: int, candidates: np.ndarray) -> np.ndarray:
+        """The candidates [n] that cover the same part of what both their tile and that of the row show."""
+        common = _intersect(self._windows[row], self._windows[candidates])
+        overlap = _iou(_intersect(self.boxes[row], common), _intersect(self.boxes[candidates], common))
+        return candidates[overlap > IOU_THRESHOLD]
+
+
+def _hull(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+
+
+def _intersect(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """[..., 4]; of boxes that are apart, one with a negative side."""
+    low = np.maximum(one[..., :2], others[..., :2])
+    return np.concatenate([low, np.minimum(one[..., 2:], others[..., 2:])], axis=-1)
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0.0), axis=-1)
+
+
+def _iou(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    shared = _area(_intersect(one, others))
+    return shared / np.maximum(_area(one) + _area(others) - shared, 1e-9)
