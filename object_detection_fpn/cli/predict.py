@@ -16,8 +16,8 @@ _FORMATS = ("json", "jsonl", "coco")  # of jobs.predictions.writers, which needs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Exit status: 0; 1 if an image could not be read (it is named and passed over); 2 if the command line, or a file that it "
-        "names, is wrong."
+        "Exit status: 0; 1 if an image could not be read (it is named and passed over); 2 if the command line is wrong, or a "
+        "file that it names."
     )
     parser.add_argument(
         "images",
