@@ -65,12 +65,12 @@ def merge(found: Found, *, views: np.ndarray, windows: np.ndarray, image_size: t
     """
     kept = [np.zeros(0, int)]
     boxes, masks = found.boxes.copy(), None if found.masks is None else list(found.masks)
-    is_cut = find_cut(found.boxes, windows[views], image_size)
+    cuts = find_cut(found.boxes, windows[views], image_size)
     for class_id in np.unique(found.class_ids):
         rows = np.flatnonzero(found.class_ids == class_id)
         rows = rows[np.argsort(-found.scores[rows], kind="stable")]
         objects = _Objects(
-            boxes[rows], found.scores[rows], views[rows].copy(), windows[views[rows]].astype(np.float64), is_cut[rows]
+            boxes[rows], found.scores[rows], views[rows].copy(), windows[views[rows]].astype(np.float64), cuts[rows]
         )
         objects.drop_seen_whole()
         for pieces in objects.join_pieces():
@@ -86,7 +86,7 @@ def merge(found: Found, *, views: np.ndarray, windows: np.ndarray, image_size: t
 
 
 def find_cut(boxes: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Whether boxes end at a border of their tile where the image goes on.
+    """Which sides of boxes lie at a border of their tile where the image goes on.
 
     Args:
         boxes: [N, 4], pixels of the image.
@@ -94,11 +94,11 @@ def find_cut(boxes: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]
         image_size: height and width.
 
     Returns:
-        [N] bool.
+        [N, 4] bool, in the order of the coordinates.
     """
     is_inner = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < np.array(image_size)], axis=1)
     tolerance = np.tile(np.maximum(_CUT_PIXELS, _CUT_SHARE * (boxes[:, 2:] - boxes[:, :2])), 2)
-    return (is_inner & (np.abs(boxes - windows) <= tolerance)).any(axis=1)
+    return is_inner & (np.abs(boxes - windows) <= tolerance)
 
 
 def join_masks(masks: Sequence[PastedMask]) -> PastedMask:
@@ -118,19 +118,18 @@ def join_masks(masks: Sequence[PastedMask]) -> PastedMask:
 class _Objects:
     """Detections of one class, best first, of which the steps of merging leave fewer."""
 
-    def __init__(
-        self, boxes: np.ndarray, scores: np.ndarray, views: np.ndarray, windows: np.ndarray, is_cut: np.ndarray
-    ):
+    def __init__(self, boxes: np.ndarray, scores: np.ndarray, views: np.ndarray, windows: np.ndarray, cuts: np.ndarray):
         self.boxes = boxes
         self.is_alive = np.ones(len(boxes), bool)
         self._scores = scores
         self._views = views
         self._windows = windows
-        self._is_cut = is_cut
+        self._cuts = cuts
 
     def drop_seen_whole(self) -> None:
-        for row in np.flatnonzero(self._is_cut & self.is_alive):
-            whole = np.flatnonzero(self._others(row) & ~self._is_cut & self._is_as_sure(row))
+        is_cut = self._cuts.any(axis=1)
+        for row in np.flatnonzero(is_cut & self.is_alive):
+            whole = np.flatnonzero(self._others(row) & ~is_cut & self._is_as_sure(row))
             area = max(float(_area(self.boxes[row])), 1e-9)
             covered = _area(_intersect(self.boxes[row], self.boxes[whole])) / area
             self.is_alive[row] = not (covered >= _COVERED).any()
@@ -138,7 +137,7 @@ class _Objects:
     def join_pieces(self) -> list[list[int]]:
         """Puts the hull of pieces in the place of the best one; returns the rows of the pieces of each such object."""
         joined = []
-        is_open = self._is_cut & self.is_alive
+        is_open = self._cuts.any(axis=1) & self.is_alive
         for row in np.flatnonzero(is_open):
             if not is_open[row]:
                 continue
@@ -155,9 +154,12 @@ class _Objects:
                 joined.append(pieces)
         for number, pieces in enumerate(joined, start=1):
             first, *rest = pieces
-            self.boxes[first] = _hull(self.boxes[pieces])
+            hull = _hull(self.boxes[pieces])
+            # A side is cut if all pieces that reach it are: slivers of a larger object may be joined too.
+            is_short = np.abs(self.boxes[pieces] - hull) > _CUT_PIXELS
+            self._cuts[first] = (self._cuts[pieces] | is_short).all(axis=0)
+            self.boxes[first] = hull
             self.is_alive[rest] = False
-            self._is_cut[first] = False
             self._views[first] = -number  # of no single tile
         return joined
 

@@ -76,7 +76,9 @@ def test_a_box_is_cut_where_its_tile_ends_and_the_image_does_not():
     boxes = np.array([[0, 0, 50, 50], [40, 60, 90, 100], [40, 60, 90, 97], [50, 82, 70, 99], [0, 100, 100, 180]])
     windows = PAIR[[0, 0, 0, 1, 1]]
     # The third ends 3 pixels before, and is 37 wide, the fourth is in the second tile.
-    assert find_cut(boxes.astype(float), windows, PAIR_SIZE).tolist() == [False, True, False, True, False]
+    assert find_cut(boxes.astype(float), windows, PAIR_SIZE).tolist() == [
+        [False] * 4, [False, False, False, True], [False] * 4, [False, True, False, False], [False] * 4,
+    ]  # fmt: skip
 
 
 def count_after_plain_suppression(boxes, scores) -> int:
@@ -203,7 +205,7 @@ def sort_rows(found: Found) -> tuple[np.ndarray, np.ndarray]:
     return found.boxes[order], found.class_ids[order]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, 2, 27, 35, 50])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_a_perfect_detector_finds_in_tiles_what_it_finds_in_the_whole_image(seed, batch_size):
     """Objects are cut by borders of tiles everywhere, and some are longer than what two tiles share, or than a tile."""
