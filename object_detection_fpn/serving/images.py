@@ -109,7 +109,10 @@ def _find(given: str, output_dir: str | None) -> _Group:
     if tf.io.gfile.exists(given):
         return _Group(None, [given])
     paths = []
+    wants_hidden = os.path.basename(given).startswith(".")
     for path in tf.io.gfile.glob(given):
+        if os.path.basename(path).startswith(".") and not wants_hidden:
+            continue  # as in a shell
         paths += _walk(path, output_dir) if tf.io.gfile.isdir(path) else [path]
     if not paths:
         raise FileNotFoundError(f"There is no image, folder or match of a pattern named {given}.")

@@ -128,7 +128,7 @@ class _Objects:
 
     def drop_seen_whole(self) -> None:
         is_cut = self._cuts.any(axis=1)
-        for row in np.flatnonzero(is_cut & self.is_alive):
+        for row in np.flatnonzero(is_cut & self.is_alive).tolist():
             whole = np.flatnonzero(self._others(row) & ~is_cut & self._is_as_sure(row))
             area = max(float(_area(self.boxes[row])), 1e-9)
             covered = _area(_intersect(self.boxes[row], self.boxes[whole])) / area
@@ -138,11 +138,11 @@ class _Objects:
         """Puts the hull of pieces in the place of the best one; returns the rows of the pieces of each such object."""
         joined = []
         is_open = self._cuts.any(axis=1) & self.is_alive
-        for row in np.flatnonzero(is_open):
+        for row in np.flatnonzero(is_open).tolist():
             if not is_open[row]:
                 continue
             is_open[row] = False
-            pieces, views = [int(row)], {int(self._views[row])}
+            pieces, views = [row], {int(self._views[row])}
             for piece in pieces:  # grows meanwhile
                 for other in self._agreeing(piece, np.flatnonzero(is_open & self._is_as_sure(row))):
                     view = int(self._views[other])

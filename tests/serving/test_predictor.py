@@ -160,7 +160,7 @@ def test_a_saved_model_of_one_image_gets_a_batch_one_by_one(tmp_path):
 
     @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8, name="input_tensor")])
     def serve(input_tensor):
-        inputs = records.Inputs(tf.cast(input_tensor, tf.float32), tf.shape(input_tensor)[:, 1:3])
+        inputs = records.Inputs(tf.cast(input_tensor, tf.float32), tf.shape(input_tensor)[tf.newaxis, 1:3])
         return to_api_outputs(
             model.mean.postprocess(model.mean.predict(model.mean.preprocess(inputs), training=False), inputs)
         )
