@@ -120,10 +120,12 @@ def predict_files(
     num_images = num_detections = 0
     failures: dict[str, str] = {}
     total = None if any(map(is_record_file, paths)) else len(paths)
-    with tqdm.tqdm(total=total, unit="image", disable=not show_progress) as progress:
+    # miniters: an image may take long, so the bar moves between two of them as well, but not more often than mininterval.
+    with tqdm.tqdm(total=total, unit="image", disable=not show_progress, miniters=0, mininterval=0.5) as progress:
 
         def show_tiles(num_done: int, num_all: int) -> None:
-            progress.set_postfix_str(f"tile {num_done} of {num_all}")
+            progress.set_postfix_str(f"tile {num_done} of {num_all}", refresh=False)
+            progress.update(0)
 
         detect = _Detection(predictor, min_score, tiling, batch_size, show_tiles)
         for given, found in detect.all(read_all(predictor, paths, take_id=ids.take)):
