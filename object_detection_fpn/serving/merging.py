@@ -4,10 +4,12 @@ Two tiles that overlap may both find an object. If both see it whole, suppressio
 cuts the object, the box of the part has a low IoU with the whole object's box, and suppression would leave both. So boxes that
 are cut are dealt with first:
 
-1. A cut box is dropped if a whole box of another tile covers most of it.
-2. Cut boxes of different tiles that agree where both tiles look are pieces of one object and are joined: their hull is the box.
+1. A cut box is dropped if a whole box of another tile covers most of it. It may be of another class if that tile shows all of
+   the cut box and more: parts are often taken for something else.
+2. Cut boxes of a class that agree where both their tiles look are pieces of one object and are joined: their hull is the box.
    So is found what is longer than the overlap of the tiles.
-3. The first step again, with the joined boxes for whole ones.
+3. The first step again, with the joined boxes. Now a box of a larger part, which is not cut on the same side, will do for a
+   whole one.
 4. Suppression by IoU, class by class. Boxes of one tile do not suppress each other: the model has decided on them.
 
 Shape letters: N detections of all views, V views (tiles, or the whole image).
@@ -26,7 +28,6 @@ IOU_THRESHOLD = 0.5
 """Above it two boxes of different tiles are one object, and so are two pieces, where both tiles look."""
 
 _COVERED = 0.6  # of a cut box, by a whole one. Slivers are located badly, so this is not near 1
-_AS_SURE = 0.5  # a box with less than this share of the other's score neither replaces nor enlarges it
 # A detector's box of a cut object ends near the border and seldom on it. A whole box that is taken for a cut one loses nothing:
 # it is only dropped for a box that covers it.
 _CUT_PIXELS = 2.0
@@ -63,26 +64,17 @@ def merge(found: Found, *, views: np.ndarray, windows: np.ndarray, image_size: t
     Returns:
         Objects, best first.
     """
-    kept = [np.zeros(0, int)]
-    boxes, masks = found.boxes.copy(), None if found.masks is None else list(found.masks)
-    cuts = find_cut(found.boxes, windows[views], image_size)
-    for class_id in np.unique(found.class_ids):
-        rows = np.flatnonzero(found.class_ids == class_id)
-        rows = rows[np.argsort(-found.scores[rows], kind="stable")]
-        objects = _Objects(
-            boxes[rows], found.scores[rows], views[rows].copy(), windows[views[rows]].astype(np.float64), cuts[rows]
-        )
-        objects.drop_seen_whole()
-        for pieces in objects.join_pieces():
-            if masks is not None:
-                masks[rows[pieces[0]]] = join_masks([masks[rows[piece]] for piece in pieces])
-        objects.drop_seen_whole()
-        objects.suppress()
-        boxes[rows] = objects.boxes
-        kept.append(rows[objects.is_alive])
-    chosen = np.concatenate(kept)
-    chosen = chosen[np.argsort(-found.scores[chosen], kind="stable")]
-    return found._replace(boxes=boxes, masks=masks).select(chosen)
+    order = np.argsort(-found.scores, kind="stable")
+    found, views = found.select(order), views[order]
+    objects = _Objects(found, views, windows[views].astype(np.float64), image_size)
+    objects.drop_seen_whole()
+    masks = found.masks
+    for first, *rest in objects.join_pieces():
+        if masks is not None:
+            masks[first] = join_masks([masks[row] for row in (first, *rest)])
+    objects.drop_seen_whole(after_joining=True)
+    objects.suppress()
+    return Found(objects.boxes, found.scores, found.class_ids, masks).select(np.flatnonzero(objects.is_alive))
 
 
 def find_cut(boxes: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -116,22 +108,25 @@ def join_masks(masks: Sequence[PastedMask]) -> PastedMask:
 
 
 class _Objects:
-    """Detections of one class, best first, of which the steps of merging leave fewer."""
+    """Detections, best first, of which the steps of merging leave fewer."""
 
-    def __init__(self, boxes: np.ndarray, scores: np.ndarray, views: np.ndarray, windows: np.ndarray, cuts: np.ndarray):
-        self.boxes = boxes
-        self.is_alive = np.ones(len(boxes), bool)
-        self._scores = scores
-        self._views = views
+    def __init__(self, found: Found, views: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]):
+        self.boxes = found.boxes.copy()
+        self.is_alive = np.ones(len(views), bool)
+        self._classes = found.class_ids
+        self._views = views.copy()
         self._windows = windows
-        self._cuts = cuts
+        self._cuts = find_cut(found.boxes, windows, image_size)
+        self._is_tile = (windows != [0, 0, *image_size]).any(axis=1)
 
-    def drop_seen_whole(self) -> None:
-        is_cut = self._cuts.any(axis=1)
-        for row in np.flatnonzero(is_cut & self.is_alive).tolist():
-            whole = np.flatnonzero(self._others(row) & ~is_cut & self._is_as_sure(row))
+    def drop_seen_whole(self, *, after_joining: bool = False) -> None:
+        for row in np.flatnonzero(self._cuts.any(axis=1) & self.is_alive).tolist():
+            # What could be joined with the box is no reason to drop it before.
+            is_cut = (self._cuts & self._cuts[row] if after_joining else self._cuts).any(axis=1)
+            is_same = self._classes == self._classes[row]
+            others = np.flatnonzero(self._of_others(row) & ~is_cut & (is_same | self._looks_closer(row)))
             area = max(float(_area(self.boxes[row])), 1e-9)
-            covered = _area(_intersect(self.boxes[row], self.boxes[whole])) / area
+            covered = _area(_intersect(self.boxes[row], self.boxes[others])) / area
             self.is_alive[row] = not (covered >= _COVERED).any()
 
     def join_pieces(self) -> list[list[int]]:
@@ -144,7 +139,7 @@ class _Objects:
             is_open[row] = False
             pieces, views = [row], {int(self._views[row])}
             for piece in pieces:  # grows meanwhile
-                for other in self._agreeing(piece, np.flatnonzero(is_open & self._is_as_sure(row))):
+                for other in self._agreeing(piece, np.flatnonzero(is_open & (self._classes == self._classes[row]))):
                     view = int(self._views[other])
                     if view not in views:  # of one tile, an object has one piece, the best
                         views.add(view)
@@ -166,15 +161,19 @@ class _Objects:
     def suppress(self) -> None:
         for row in range(len(self.boxes)):
             if self.is_alive[row]:
-                others = np.flatnonzero(self._others(row)[row + 1 :]) + row + 1
+                is_same = self._classes == self._classes[row]
+                others = np.flatnonzero((self._of_others(row) & is_same)[row + 1 :]) + row + 1
                 overlap = _iou(self.boxes[row], self.boxes[others])
                 self.is_alive[others[overlap > IOU_THRESHOLD]] = False
 
-    def _others(self, row: int) -> np.ndarray:
+    def _of_others(self, row: int) -> np.ndarray:
         return self.is_alive & (self._views != self._views[row])
 
-    def _is_as_sure(self, row: int) -> np.ndarray:
-        return self._scores >= _AS_SURE * self._scores[row]
+    def _looks_closer(self, row: int) -> np.ndarray:
+        """Whether the tiles of the boxes show all of the row's box; the whole image shows everything, but small."""
+        low = self._windows[:, :2] <= self.boxes[row, :2] + _CUT_PIXELS
+        high = self._windows[:, 2:] >= self.boxes[row, 2:] - _CUT_PIXELS
+        return (low & high).all(axis=1) & self._is_tile
 
     def _agreeing(self, row: int, candidates: np.ndarray) -> np.ndarray:
         """The candidates [n] that cover the same part of what both their tile and that of the row show."""

@@ -115,15 +115,23 @@ def test_an_object_in_four_tiles_is_joined():
     assert merged.boxes.tolist() == [whole.tolist()] and merged.scores == [np.float32(0.9)]
 
 
-def test_a_part_that_no_other_tile_sees_stays():
+def test_a_part_that_no_other_tile_sees_whole_stays():
     assert merge_boxes([PART], [0.9], [0]).boxes.tolist() == [PART]
-    both = merge_boxes([PART, WHOLE], [0.9, 0.6], [0, 1], classes=[1, 2])  # of another class
-    assert both.boxes.tolist() == [PART, WHOLE] and both.class_ids.tolist() == [1, 2]
+    small = [30, 95, 40, 115]  # covers little of the part
+    assert merge_boxes([PART, small], [0.9, 0.8], [0, 1]).boxes.tolist() == [PART, small]
 
 
-def test_a_box_that_is_hardly_believed_replaces_none():
-    assert merge_boxes([PART, WHOLE], [0.9, 0.3], [0, 1]).boxes.tolist() == [PART, WHOLE]
-    assert merge_boxes([LEFT, RIGHT], [0.9, 0.3], [0, 1]).boxes.tolist() == [LEFT, RIGHT]
+def test_a_part_of_another_class_is_dropped_where_the_other_tile_shows_all_of_it():
+    """A part is often taken for something else; but what reaches beyond the other tile may be an object in front."""
+    assert merge_boxes([PART, WHOLE], [0.9, 0.6], [0, 1], classes=[1, 2]).boxes.tolist() == [WHOLE]
+    boxes = [[20, 75, 60, 100], [20, 84, 60, 130]]
+    assert merge_boxes(boxes, [0.9, 0.6], [0, 1]).boxes.tolist() == boxes[1:]
+    both = merge_boxes(boxes, [0.9, 0.6], [0, 1], classes=[1, 2])
+    assert both.boxes.tolist() == boxes and both.class_ids.tolist() == [1, 2]
+    # Nor does the whole image show small things better than a tile.
+    windows = np.array([*PAIR, [0, 0, *PAIR_SIZE]])
+    both = merge_boxes([PART, WHOLE], [0.9, 0.6], [0, 2], classes=[1, 2], windows=windows)
+    assert both.boxes.tolist() == [PART, WHOLE]
 
 
 def test_boxes_of_one_tile_are_not_suppressed_again():
