@@ -5,7 +5,7 @@ cuts the object, the box of the part has a low IoU with the whole object's box, 
 are cut are dealt with first:
 
 1. A cut box is dropped if a whole box of another tile covers most of it. It may be of another class if that tile shows all of
-   the cut box and more: parts are often taken for something else.
+   the cut box and more: parts are often taken for something else. A box of the whole image must also score as much.
 2. Cut boxes of a class that agree where both their tiles look are pieces of one object and are joined: their hull is the box.
    So is found what is longer than the overlap of the tiles.
 3. The first step again, with the joined boxes. Now a box of a larger part, which is not cut on the same side, will do for a
@@ -113,6 +113,7 @@ class _Objects:
     def __init__(self, found: Found, views: np.ndarray, windows: np.ndarray, image_size: tuple[int, int]):
         self.boxes = found.boxes.copy()
         self.is_alive = np.ones(len(views), bool)
+        self._scores = found.scores
         self._classes = found.class_ids
         self._views = views.copy()
         self._windows = windows
@@ -124,7 +125,9 @@ class _Objects:
             # What could be joined with the box is no reason to drop it before.
             is_cut = (self._cuts & self._cuts[row] if after_joining else self._cuts).any(axis=1)
             is_same = self._classes == self._classes[row]
-            others = np.flatnonzero(self._of_others(row) & ~is_cut & (is_same | self._looks_closer(row)))
+            others = np.flatnonzero(
+                self._of_others(row) & ~is_cut & (is_same | self._looks_closer(row)) & self._may_replace(row)
+            )
             area = max(float(_area(self.boxes[row])), 1e-9)
             covered = _area(_intersect(self.boxes[row], self.boxes[others])) / area
             self.is_alive[row] = not (covered >= _COVERED).any()
@@ -168,6 +171,10 @@ class _Objects:
 
     def _of_others(self, row: int) -> np.ndarray:
         return self.is_alive & (self._views != self._views[row])
+
+    def _may_replace(self, row: int) -> np.ndarray:
+        """Whether boxes may stand for the row's: where the image is made small for the model, it must at least be as sure."""
+        return self._is_tile | (self._scores >= self._scores[row])
 
     def _looks_closer(self, row: int) -> np.ndarray:
         """Whether the tiles of the boxes show all of the row's box; the whole image shows everything, but small."""

@@ -130,8 +130,10 @@ def test_a_part_of_another_class_is_dropped_where_the_other_tile_shows_all_of_it
     assert both.boxes.tolist() == boxes and both.class_ids.tolist() == [1, 2]
     # Nor does the whole image show small things better than a tile.
     windows = np.array([*PAIR, [0, 0, *PAIR_SIZE]])
-    both = merge_boxes([PART, WHOLE], [0.9, 0.6], [0, 2], classes=[1, 2], windows=windows)
-    assert both.boxes.tolist() == [PART, WHOLE]
+    for class_id, score in ((2, 0.95), (1, 0.6)):
+        both = merge_boxes([PART, WHOLE], [0.9, score], [0, 2], classes=[1, class_id], windows=windows)
+        assert len(both.boxes) == 2
+    assert merge_boxes([PART, WHOLE], [0.9, 0.95], [0, 2], windows=windows).boxes.tolist() == [WHOLE]
 
 
 def test_boxes_of_one_tile_are_not_suppressed_again():
