@@ -20,6 +20,7 @@ PAGES = (
     "docs/inspect.md",
     "docs/masks.md",
     "docs/migrating.md",
+    "docs/predict.md",
     "docs/report.md",
     "docs/scale.md",
     "docs/training.md",

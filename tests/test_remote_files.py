@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -65,4 +66,17 @@ def test_training_evaluation_and_export_work_on_remote_paths(config_path, untrac
     arguments = ["export", "--config", config_path, "--checkpoint", model_dir]
     assert cli.main([*arguments, "--output_dir", f"{ROOT}/exported"]) == 0
     assert tf.io.gfile.exists(f"{ROOT}/exported/saved_model/saved_model.pb")
+
+    images = f"{ROOT}/photos"
+    for name in ("cam/frame_10.png", "cam/frame_2.png", "a.png"):
+        tf.io.gfile.makedirs(f"{images}/cam")
+        with tf.io.gfile.GFile(f"{images}/{name}", "wb") as file:
+            file.write(tf.io.encode_png(np.full([96, 128, 3], 90, np.uint8)).numpy())
+    arguments = ["predict", images, "--saved_model", f"{ROOT}/exported", "--output_dir", f"{ROOT}/drawn"]
+    assert cli.main([*arguments, "--format", "jsonl", "--tile", "96", "--min_score", "0"]) == 0
+    with tf.io.gfile.GFile(f"{ROOT}/drawn/detections.jsonl") as file:
+        lines = [json.loads(line) for line in file]
+    assert [line["drawing"] for line in lines] == ["a.png", "cam/frame_2.png", "cam/frame_10.png"]
+    assert all(line["detections"] for line in lines)
+    assert all(tf.io.gfile.exists(f"{ROOT}/drawn/{line['drawing']}") for line in lines)
     assert list(tmp_path.iterdir()) == []  # nothing took "ram://..." for a local path

@@ -78,6 +78,7 @@ def draw_boxes(
     show_labels: bool = True,
     show_scores: bool = True,
     groundtruth_color: str | None = None,
+    shorter_side: int | None = None,
 ) -> np.ndarray:
     """Draws boxes on a copy of an image, the best ones on top, above all masks, labels above all frames.
 
@@ -90,6 +91,7 @@ def draw_boxes(
         show_labels: whether a box carries the name of its class.
         show_scores: whether it carries its score, in percent.
         groundtruth_color: HTML name of the colour of all groundtruth; None = each class's own, as detections have.
+        shorter_side: letters and lines are as large as in an image of this shorter side, pixels; None = the image's own.
 
     Returns:
         [H, W, 3] uint8.
@@ -107,7 +109,7 @@ def draw_boxes(
     picture = Image.fromarray(pixels)
     canvas = ImageDraw.Draw(picture)
     width, height = picture.size
-    font_size = max(MIN_FONT_SIZE, round(min(width, height) * FONT_SIZE_SHARE))
+    font_size = max(MIN_FONT_SIZE, round((shorter_side or min(width, height)) * FONT_SIZE_SHARE))
     line_width = max(1, round(font_size / 6))
     frames = []
     for row in reversed(rows):  # the best last, so that nothing hides it

@@ -1,4 +1,4 @@
-"""Images in, detections out: a JSON file, and the images with what was found drawn on them.
+"""Images in, detections out: a result file, and the images with what was found drawn on them.
 
 The detector is a SavedModel that this package or the Object Detection API exported, or a model with its weights. An image
 that cannot be read is named with the reason, counted, and passed over. A model that looks at context finds it in records.
@@ -6,42 +6,40 @@ that cannot be read is named with the reason, counted, and passed over. A model 
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tqdm
-from PIL import Image
 
 from object_detection_fpn import builder
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.data import exif
-from object_detection_fpn.drawing.boxes import Boxes, draw_boxes
 from object_detection_fpn.interop import sources
 from object_detection_fpn.jobs.evaluate import list_categories, load_label_map
-from object_detection_fpn.ops import rle
-from object_detection_fpn.ops.pasting import PastedMask
+from object_detection_fpn.jobs.predictions.drawings import DrawingNames, draw_found
+from object_detection_fpn.jobs.predictions.image_ids import CocoIds, CountedIds, ImageIds
+from object_detection_fpn.jobs.predictions.reading import GivenImage, read_all
+from object_detection_fpn.jobs.predictions.writers import OutputFormat, make_writer, to_json
 from object_detection_fpn.protos import pipeline_pb2
-from object_detection_fpn.serving.images import (
-    LoadedImage,
-    UnreadableImageError,
-    decode_image,
-    find_images,
-    read_image,
-)
-from object_detection_fpn.serving.predictor import ImagePrediction, Predictor
-from object_detection_fpn.serving.record_images import is_record_file, read_record_images
+from object_detection_fpn.serving.images import LoadedImage, UnreadableImageError, find_images, find_named_images
+from object_detection_fpn.serving.merging import Found
+from object_detection_fpn.serving.predictor import Predictor
+from object_detection_fpn.serving.record_images import is_record_file
+from object_detection_fpn.serving.tiling import Tiling, in_image, predict_image, predict_tiles
 
 __all__ = [
+    "CocoIds",
     "PredictionReport",
     "Predictor",
+    "Tiling",
     "check_context",
     "find_images",
+    "find_named_images",
+    "is_record_file",
     "make_output_dir",
     "make_predictor",
     "predict_files",
@@ -73,76 +71,88 @@ def predict_files(
     paths: Sequence[str],
     *,
     output_dir: str,
+    names: Mapping[str, str] | None = None,
     min_score: float = 0.5,
+    tiling: Tiling | None = None,
+    batch_size: int = 1,
+    output_format: OutputFormat = "json",
+    image_ids: ImageIds | None = None,
     max_num_boxes: int | None = None,
     draw: bool = True,
     show_progress: bool = True,
 ) -> PredictionReport:
-    """Detects objects in image files, and in the images of TFRecord files; writes `detections.json`, and a PNG an image.
+    """Detects objects in image files, and in the images of TFRecord files; writes a result file, and a PNG an image.
 
     Photographs are turned upright, and everything is in the frame of the upright image.
 
-    The JSON object holds `images` (`id`, counted from 1, `file_name`, `width`, `height`, and `drawing`, the PNG; for a
-    photograph that was turned, `exif_orientation` by which, and `frame`, "upright"; for an image of a TFRecord file, `record`,
-    the file and the number), `detections` (COCO's results format: `image_id`, `category_id`, `bbox` as xmin, ymin, width,
-    height in pixels, `score`; and `category_name`; of models with masks, `segmentation`, the mask as compressed RLE),
-    `categories`, and `failures` (`file_name`, `reason`).
+    An image's entry in the result file has `id`, `file_name`, `width`, `height`, and `drawing`, the PNG; for a photograph that
+    was turned, `exif_orientation` by which, and `frame`, "upright"; for an image of a TFRecord file, `record`, the file and the
+    number. The formats are described in `jobs.predictions.writers`.
 
     Args:
         predictor: of detections.
-        paths: image files, of which `find_images` lists those of folders, and TFRecord files.
+        paths: image files, of which `find_named_images` lists those of folders, and TFRecord files.
         output_dir: folder to write, made if missing; images in it are not written over.
-        min_score: detections below it are left out of JSON and drawings.
+        names: path -> name of its drawing, below `output_dir`; a path without one has its file name.
+        min_score: detections below it are left out of results and drawings.
+        tiling: how images are cut into tiles; None = they are not.
+        batch_size: tiles, or following images of one size, that go through the model at once, if it takes more than one.
+        output_format: of the result file.
+        image_ids: ids by which results name images; None = `CountedIds`. An image without one is passed over.
         max_num_boxes: most detections drawn on an image; None = all.
         draw: whether PNGs are written.
         show_progress: whether a progress bar is shown on standard error.
 
     Raises:
-        ValueError: if there are no paths, or as `check_context` and `make_output_dir`.
+        ValueError: if there are no paths, a value is not allowed, or as `check_context` and `make_output_dir`.
         DataError: if a TFRecord file cannot be read.
     """
     if not paths:
         raise ValueError("There are no images to predict.")
-    check_context(predictor, paths)
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}. Allowed: 1 and more.")
+    check_context(predictor, paths, tiling=tiling)
     make_output_dir(output_dir)
-    drawing_names = _DrawingNames(paths, output_dir)
-    images: list[dict[str, Any]] = []
-    detections: list[dict[str, Any]] = []
+    writer = make_writer(output_format, output_dir, predictor.categories)
+    names = names or {}
+    drawing_names = DrawingNames(paths, names.values(), output_dir)
+    ids = _Ids(image_ids or CountedIds())
+    num_images = num_detections = 0
     failures: dict[str, str] = {}
-    num_images = None if any(map(is_record_file, paths)) else len(paths)
-    given = tqdm.tqdm(_read_all(predictor, paths), total=num_images, unit="image", disable=not show_progress)
-    for image_id, (name, record, loaded, context) in enumerate(given, start=1):
-        if isinstance(loaded, UnreadableImageError):
-            failures[record or name] = str(loaded)
-            _LOGGER.warning("%s cannot be read and is passed over: %s", record or name, loaded)
-            continue
-        image, orientation = loaded
-        height, width = image.shape[:2]
-        prediction = predictor.predict(image, context)
-        found = prediction.select(prediction.scores >= min_score)
-        masks = None if found.masks is None else predictor.paste_masks(found, (height, width))
-        entry: dict[str, Any] = {"id": image_id, "file_name": name, "width": width, "height": height}
-        if record is not None:
-            entry["record"] = record
-        if orientation != exif.UPRIGHT:
-            entry |= {"exif_orientation": orientation, "frame": "upright"}
-        detections += _to_json(predictor, image_id, found, masks, (height, width))
-        if draw:
-            entry["drawing"] = drawing_names.take(name)
-            _draw(predictor, image, found, masks, os.path.join(output_dir, entry["drawing"]), max_num_boxes)
-        images.append(entry)
+    total = None if any(map(is_record_file, paths)) else len(paths)
+    # miniters: an image may take long, so the bar moves between two of them as well, but not more often than mininterval.
+    with tqdm.tqdm(total=total, unit="image", disable=not show_progress, miniters=0, mininterval=0.5) as progress:
+
+        def show_tiles(num_done: int, num_all: int) -> None:
+            progress.set_postfix_str(f"tile {num_done} of {num_all}", refresh=False)
+            progress.update(0)
+
+        detect = _Detection(predictor, min_score, tiling, batch_size, show_tiles)
+        for given, found in detect.all(read_all(predictor, paths, take_id=ids.take)):
+            progress.update()
+            if found is None:
+                failures[given.place] = str(given.loaded)
+                writer.fail(given.place, str(given.loaded))
+                _LOGGER.warning("%s cannot be read and is passed over: %s", given.place, given.loaded)
+                continue
+            image, entry = _pixels(given), _describe(given)
+            if draw:
+                base_name = os.path.basename(given.name)
+                entry["drawing"] = drawing_names.take(
+                    base_name if given.record is not None else names.get(given.name, base_name)
+                )
+                path = os.path.join(output_dir, entry["drawing"])
+                side = None if tiling is None else min(tiling.side, *image.shape[:2])
+                draw_found(predictor, image, found, path, max_num_boxes=max_num_boxes, shorter_side=side)
+            writer.add(entry, list(to_json(predictor, found, image.shape[:2])))
+            num_images += 1
+            num_detections += len(found.scores)
+    writer.finish()
     if failures:
-        _LOGGER.warning("%d of %d images could not be read.", len(failures), len(failures) + len(images))
-    json_path = os.path.join(output_dir, "detections.json")
-    content = {
-        "images": images,
-        "detections": detections,
-        "categories": predictor.categories,
-        "failures": [{"file_name": path, "reason": reason} for path, reason in failures.items()],
-    }
-    with tf.io.gfile.GFile(json_path, "w") as file:
-        file.write(json.dumps(content, indent=1))
-    return PredictionReport(json_path, len(images), len(detections), failures)
+        _LOGGER.warning("%d of %d images could not be read.", len(failures), len(failures) + num_images)
+    if ids.num_without:
+        _LOGGER.warning("%d images are not in the file of image ids and were passed over.", ids.num_without)
+    return PredictionReport(writer.path, num_images, num_detections, failures)
 
 
 def make_output_dir(output_dir: str) -> None:
@@ -162,12 +172,14 @@ def make_output_dir(output_dir: str) -> None:
         raise ValueError(f"output_dir = {output_dir!r} is a file. Allowed: a folder, made if missing.")
 
 
-def check_context(predictor: Predictor, paths: Sequence[str]) -> None:
+def check_context(predictor: Predictor, paths: Sequence[str], *, tiling: Tiling | None = None) -> None:
     """Makes sure that a model that looks at context can have it.
 
     Raises:
-        ValueError: if it cannot: image files have none.
+        ValueError: if it cannot: image files have none, and tiles of an image neither.
     """
+    if predictor.context_length is not None and tiling is not None:
+        raise ValueError("The model looks at context features of whole images. Allowed: no tiles.")
     bare = [path for path in paths if not is_record_file(path)]
     if predictor.context_length is not None and bare:
         raise ValueError(
@@ -176,104 +188,85 @@ def check_context(predictor: Predictor, paths: Sequence[str]) -> None:
         )
 
 
-class _Given(NamedTuple):
-    """An image, or why there is none."""
+class _Ids:
+    """Counts the images that have no id."""
 
-    name: str
-    record: str | None
-    loaded: LoadedImage | UnreadableImageError
-    context: np.ndarray | None
+    def __init__(self, ids: ImageIds):
+        self._ids = ids
+        self.num_without = 0
 
-
-def _read_all(predictor: Predictor, paths: Sequence[str]) -> Iterator[_Given]:
-    for path in paths:
-        if not is_record_file(path):
-            yield _Given(path, None, _or_error(read_image, path, predictor), None)
-            continue
-        for found in read_record_images(path):
-            loaded = _or_error(decode_image, found.encoded, predictor)
-            wanted, context = predictor.context_length, found.context
-            if wanted is not None and (context is None or context.shape[1] != wanted):
-                has = (
-                    "no image/context_features" if context is None else f"context features of length {context.shape[1]}"
-                )
-                loaded = UnreadableImageError(f"the record has {has}; the model needs those of length {wanted}")
-            yield _Given(found.file_name, found.name, loaded, context)
+    def take(self, name: str, source_id: str) -> int | str | None:
+        image_id = self._ids.take(name, source_id)
+        self.num_without += image_id is None
+        return image_id
 
 
-def _or_error(
-    read: Callable[..., LoadedImage], source: str | bytes, predictor: Predictor
-) -> LoadedImage | UnreadableImageError:
-    try:
-        return read(source, num_channels=predictor.num_channels)
-    except UnreadableImageError as error:
-        return error
+class _Detection(NamedTuple):
+    """Runs the predictor over images, in their order."""
+
+    predictor: Predictor
+    min_score: float
+    tiling: Tiling | None
+    batch_size: int
+    on_progress: Callable[[int, int], None]
+
+    def all(self, images: Iterable[GivenImage]) -> Iterator[tuple[GivenImage, Found | None]]:
+        """Each image with what was found; None for one that could not be read."""
+        can_wait = self.tiling is None and self.batch_size > 1 and self.predictor.takes_batches
+        waiting: list[GivenImage] = []  # images of one size, fewer than go into a batch
+        for given in images:
+            is_image = not isinstance(given.loaded, UnreadableImageError)
+            is_next = can_wait and is_image and (not waiting or _pixels(given).shape == _pixels(waiting[0]).shape)
+            if waiting and not is_next:
+                yield from self._of_batch(waiting)
+                waiting = []
+            if can_wait and is_image:
+                waiting.append(given)
+                if len(waiting) == self.batch_size:
+                    yield from self._of_batch(waiting)
+                    waiting = []
+            else:
+                yield given, self._of_one(given)
+        yield from self._of_batch(waiting)
+
+    def _of_one(self, given: GivenImage) -> Found | None:
+        if isinstance(given.loaded, UnreadableImageError):
+            return None
+        image = given.loaded.pixels
+        if self.tiling is None:
+            return predict_image(self.predictor, image, given.context, min_score=self.min_score)
+        return predict_tiles(
+            self.predictor,
+            image,
+            self.tiling,
+            min_score=self.min_score,
+            batch_size=self.batch_size,
+            on_progress=self.on_progress,
+        )
+
+    def _of_batch(self, batch: Sequence[GivenImage]) -> Iterator[tuple[GivenImage, Found | None]]:
+        if batch:
+            images = np.stack([_pixels(given) for given in batch])
+            whole = (0, 0, *images.shape[1:3])
+            for given, prediction in zip(batch, self.predictor.predict_batch(images), strict=True):
+                yield given, in_image(self.predictor, prediction, whole, min_score=self.min_score)
 
 
-def _to_json(
-    predictor: Predictor,
-    image_id: int,
-    found: ImagePrediction,
-    masks: Sequence[PastedMask] | None,
-    image_size: tuple[int, int],
-) -> Iterator[dict[str, Any]]:
-    boxes = found.boxes_normalized.astype(np.float64) * np.tile(image_size, 2)
-    for row, ((ymin, xmin, ymax, xmax), score, class_id) in enumerate(
-        zip(boxes.tolist(), found.scores, found.class_ids, strict=True)
-    ):
-        entry = {
-            "image_id": image_id,
-            "category_id": int(class_id),
-            "category_name": predictor.names.get(int(class_id), f"id {class_id}"),
-            "bbox": [round(value, 3) for value in (xmin, ymin, xmax - xmin, ymax - ymin)],
-            "score": round(float(score), 6),
-        }
-        if masks is not None:
-            encoded = rle.encode_pasted(masks[row], image_size)
-            entry["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("utf-8")}
-        yield entry
+def _pixels(given: GivenImage) -> np.ndarray:
+    assert isinstance(given.loaded, LoadedImage)
+    return given.loaded.pixels
 
 
-def _draw(
-    predictor: Predictor,
-    image: np.ndarray,
-    found: ImagePrediction,
-    masks: Sequence[PastedMask] | None,
-    path: str,
-    max_num_boxes: int | None,
-) -> None:
-    drawn = draw_boxes(
-        image,
-        Boxes(found.boxes_normalized, found.class_ids - 1, scores=found.scores, masks=masks),
-        names={class_id - 1: name for class_id, name in predictor.names.items()},
-        min_score=0.0,
-        max_num_boxes=max_num_boxes,
-    )
-    png = io.BytesIO()
-    Image.fromarray(drawn).save(png, format="PNG")
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(png.getvalue())
-
-
-class _DrawingNames:
-    """File names of drawings: the image's name, numbered where several images share it, or one would be lost."""
-
-    def __init__(self, paths: Sequence[str], output_dir: str):
-        folder = os.path.abspath(output_dir)
-        # What images there are in the folder stay. lower: there are file systems that do not tell a.png from A.png
-        self._taken = {
-            os.path.basename(path).lower() for path in paths if os.path.dirname(os.path.abspath(path)) == folder
-        }
-
-    def take(self, path: str) -> str:
-        """The name of the drawing of an image, which no other will have."""
-        stem = os.path.splitext(os.path.basename(path))[0]
-        name, n = f"{stem}.png", 1
-        while name.lower() in self._taken:
-            n += 1
-            name = f"{stem}_{n}.png"
-        self._taken.add(name.lower())
-        return name
+def _describe(given: GivenImage) -> dict[str, Any]:
+    """The entry of an image in a result file."""
+    assert isinstance(given.loaded, LoadedImage)
+    height, width = given.loaded.pixels.shape[:2]
+    entry: dict[str, Any] = {"id": given.image_id, "file_name": given.name, "width": width, "height": height}
+    if given.record is not None:
+        entry["record"] = given.record
+    if given.loaded.exif_orientation != exif.UPRIGHT:
+        entry |= {"exif_orientation": given.loaded.exif_orientation, "frame": "upright"}
+    return entry
 
 
 def make_predictor(config: pipeline_pb2.TrainEvalPipelineConfig, *, checkpoint: str) -> Predictor:

@@ -1,4 +1,4 @@
-"""Runs a detector on one image at a time: a SavedModel that this package or the Object Detection API exported, or a model."""
+"""Runs a detector on images: a SavedModel that this package or the Object Detection API exported, or a model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ImagePrediction(NamedTuple):
 
 
 class Predictor:
-    """Detects objects in images, one image at a time, each of any size.
+    """Detects objects in images of any size: in one image, or in a batch of images of one size.
 
     It takes pixels as they are; `serving.images.read_image` has turned them upright.
     """
@@ -63,6 +63,7 @@ class Predictor:
         num_channels: int = 3,
         mask_pasting: MaskPasting = "CORNERS_ALIGNED",
         context_length: int | None = None,
+        takes_batches: bool = False,
     ):
         """Args:
             serve: one image [1, h, w, num_channels] uint8 -> the outputs of `saved_model.make_serving_function`. With
@@ -71,6 +72,7 @@ class Predictor:
             num_channels: how images are decoded: 1, 3 or 4.
             mask_pasting: how masks become pixels of an image.
             context_length: numbers of a context feature; None for a model that looks at single images.
+            takes_batches: whether `serve` takes several images at once.
 
         Raises:
             ValueError: if `num_channels` is none of these.
@@ -85,6 +87,8 @@ class Predictor:
         self.num_channels = num_channels
         self.mask_pasting = mask_pasting
         self.context_length = context_length
+        self.takes_batches = takes_batches and context_length is None
+        """Whether `predict_batch` runs the model once for all images."""
 
     @classmethod
     def from_saved_model(cls, path: str, *, categories: Sequence[Mapping[str, Any]] = ()) -> Predictor:
@@ -114,12 +118,12 @@ class Predictor:
         spec, side_input = inputs["input_tensor"], inputs.get(SIDE_INPUTS[0])
         num_channels = 3 if spec.dtype == tf.string else spec.shape[-1]
 
-        def serve(image: np.ndarray, context: np.ndarray | None = None) -> Mapping[str, tf.Tensor]:
+        def serve(images: np.ndarray, context: np.ndarray | None = None) -> Mapping[str, tf.Tensor]:
             side_inputs = {} if side_input is None else _as_side_inputs(context, num_rows=side_input.shape[1])
             of_record = context if side_input is None else None
             # `loaded` is named here to keep its variables alive as long as the function.
             return loaded.signatures["serving_default"](
-                input_tensor=_as_input(image, spec, takes_examples, of_record), **side_inputs
+                input_tensor=_as_input(images, spec, takes_examples, of_record), **side_inputs
             )
 
         takes_examples = spec.dtype == tf.string and _parses_examples(signature)
@@ -132,6 +136,7 @@ class Predictor:
             num_channels=num_channels,
             mask_pasting=_read_mask_pasting(loaded, folder),
             context_length=context_length,
+            takes_batches=spec.shape.rank is not None and spec.shape[0] is None,
         )
 
     @classmethod
@@ -159,16 +164,17 @@ class Predictor:
             model=model, resizer=resizer, input_type="image_tensor", num_channels=num_channels, context=context
         )
 
-        def serve_one(image: np.ndarray, features: np.ndarray | None = None) -> Mapping[str, tf.Tensor]:
+        def serve_images(images: np.ndarray, features: np.ndarray | None = None) -> Mapping[str, tf.Tensor]:
             side_inputs = {} if context is None else _as_side_inputs(features, num_rows=context.max_num)
-            return serve(tf.constant(image), *side_inputs.values())
+            return serve(tf.constant(images), *side_inputs.values())
 
         return cls(
-            serve_one,
+            serve_images,
             categories=categories,
             num_channels=num_channels,
             mask_pasting=mask_pasting,
             context_length=None if context is None else context.length,
+            takes_batches=True,
         )
 
     def predict(self, image: np.ndarray, context: np.ndarray | None = None) -> ImagePrediction:
@@ -192,15 +198,20 @@ class Predictor:
             )
         else:
             outputs = self._serve(image[np.newaxis], context)
-        n = int(outputs["num_detections"][0])
-        masks, features = outputs.get("detection_masks"), outputs.get("detection_features")
-        return ImagePrediction(
-            boxes_normalized=np.asarray(outputs["detection_boxes"][0, :n]),
-            scores=np.asarray(outputs["detection_scores"][0, :n]),
-            class_ids=np.asarray(outputs["detection_classes"][0, :n]).astype(np.int64),
-            masks=None if masks is None else np.asarray(masks[0, :n]),
-            box_features=None if features is None else np.asarray(features[0, :n]),
-        )
+        return _to_predictions(outputs)[0]
+
+    def predict_batch(self, images: np.ndarray) -> list[ImagePrediction]:
+        """Detects objects in images of one size: at once if the model `takes_batches`, else one after the other.
+
+        Args:
+            images: [B, h, w, channels] uint8.
+
+        Raises:
+            ValueError: if the model looks at context.
+        """
+        if not self.takes_batches:
+            return [self.predict(image) for image in images]
+        return _to_predictions(self._serve(images))
 
     def paste_masks(self, prediction: ImagePrediction, image_size: tuple[int, int]) -> list[PastedMask]:
         """The pixels of each detection in the image it was found in.
@@ -219,6 +230,25 @@ class Predictor:
             return [PastedMask(mask.astype(bool), (0, 0)) for mask in masks]
         boxes = prediction.boxes_normalized * np.tile(np.array(image_size, np.float32), 2)
         return pasting.paste_masks(masks, boxes, image_size, pasting=self.mask_pasting)
+
+
+def _to_predictions(outputs: Mapping[str, tf.Tensor]) -> list[ImagePrediction]:
+    """One for each image of a batch."""
+    names = ("detection_boxes", "detection_scores", "detection_classes", "detection_masks", "detection_features")
+    boxes, scores, classes, masks, features = (
+        None if outputs.get(name) is None else np.asarray(outputs[name]) for name in names
+    )
+    assert boxes is not None and scores is not None and classes is not None
+    return [
+        ImagePrediction(
+            boxes_normalized=boxes[row, :n],
+            scores=scores[row, :n],
+            class_ids=classes[row, :n].astype(np.int64),
+            masks=None if masks is None else masks[row, :n],
+            box_features=None if features is None else features[row, :n],
+        )
+        for row, n in enumerate(np.asarray(outputs["num_detections"]).astype(int))
+    ]
 
 
 def _find_saved_model(path: str) -> str:
@@ -256,17 +286,21 @@ def _as_side_inputs(context: np.ndarray | None, *, num_rows: int | None) -> dict
 
 
 def _as_input(
-    image: np.ndarray, spec: tf.TensorSpec, takes_examples: bool, context: np.ndarray | None = None
+    images: np.ndarray, spec: tf.TensorSpec, takes_examples: bool, context: np.ndarray | None = None
 ) -> tf.Tensor:
-    """One image [1, h, w, channels] uint8 as what a signature takes; context features [N, F] go into an example."""
+    """Images [B, h, w, channels] uint8 as what a signature takes; context features [N, F] go into the example of one image."""
     if spec.dtype != tf.string:
-        return tf.cast(image, spec.dtype)
-    encoded = tf.io.encode_png(image[0])  # without loss, so that all input types see the same pixels
+        return tf.cast(images, spec.dtype)
+    encoded = [tf.io.encode_png(image).numpy() for image in images]  # without loss: all input types see the same pixels
     if takes_examples:
-        feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded.numpy()]))
-        example = tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature}))
-        if context is not None:
-            example.features.feature[FEATURES_KEY].float_list.value.extend(context.ravel().tolist())
-            example.features.feature[LENGTH_KEY].int64_list.value.append(context.shape[1])
-        encoded = tf.constant(example.SerializeToString())
-    return encoded[tf.newaxis]
+        encoded = [_as_example(each, context) for each in encoded]
+    return tf.constant(encoded)
+
+
+def _as_example(encoded: bytes, context: np.ndarray | None) -> bytes:
+    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
+    example = tf.train.Example(features=tf.train.Features(feature={"image/encoded": feature}))
+    if context is not None:
+        example.features.feature[FEATURES_KEY].float_list.value.extend(context.ravel().tolist())
+        example.features.feature[LENGTH_KEY].int64_list.value.append(context.shape[1])
+    return example.SerializeToString()

@@ -25,6 +25,8 @@ class RecordImage(NamedTuple):
     """File and number of the record."""
     file_name: str
     """`image/filename`, or `name` where the record has none."""
+    source_id: str
+    """`image/source_id`; empty where the record has none."""
     encoded: bytes
     """`image/encoded`."""
     context: np.ndarray | None
@@ -53,9 +55,12 @@ def read_record_images(path: str) -> Iterator[RecordImage]:
             Exception
         ) as error:  # the protobuf runtimes (upb, C++, Python) raise different classes for malformed bytes
             raise DataError(f"{path}, record {record.index}: no serialized tf.Example.") from error
-        file_name = b"".join(features["image/filename"].bytes_list.value[:1]).decode("utf-8", "replace")
+        file_name, source_id = (
+            b"".join(features[key].bytes_list.value[:1]).decode("utf-8", "replace")
+            for key in ("image/filename", "image/source_id")
+        )
         encoded = b"".join(features["image/encoded"].bytes_list.value[:1])
         values = np.array(features[FEATURES_KEY].float_list.value, np.float32)
         length = [*features[LENGTH_KEY].int64_list.value, 0][0]
         context = values.reshape(-1, length) if length > 0 and len(values) % length == 0 else None
-        yield RecordImage(name, file_name or name, encoded, context)
+        yield RecordImage(name, file_name or name, source_id, encoded, context)

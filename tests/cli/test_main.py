@@ -90,6 +90,7 @@ _FLAGS = {
     "predict --checkpoint": ("predict IMAGES --output_dir NEW --config RECIPE", "input"),
     "predict --config": ("predict IMAGES --output_dir NEW --checkpoint NEW", "file"),
     "predict --label_map": ("predict IMAGES --output_dir NEW --saved_model NEW", "file"),
+    "predict --coco_images": ("predict IMAGES --output_dir NEW --saved_model NEW", "input"),
     "predict --output_dir": ("predict IMAGES --saved_model NEW", "folder"),
     "context-features --input": ("context-features --saved_model NEW --output NEW", "input"),
     "context-features --saved_model": ("context-features --input NEW --output NEW", "input"),
@@ -237,6 +238,15 @@ def test_evaluating_exporting_and_predicting_leave_their_files(
     assert {category["name"] for category in result["categories"]} == {"circle", "square", "triangle"}
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 6
 
+    tiles = ["--tile", "64", "--overlap", "0.25", "--whole_image", "--batch_size", "3", "--no_drawings"]
+    coco = ["--format", "coco", "--coco_images", shapes_data.eval_annotations]
+    predict[3] = str(tmp_path / "tiled")
+    assert cli.main([*predict, *saved_model, *tiles, *coco]) == 0
+    assert [path.name for path in (tmp_path / "tiled").iterdir()] == ["detections_coco.json"]
+    found = json.loads((tmp_path / "tiled" / "detections_coco.json").read_text())
+    images = json.loads(Path(shapes_data.eval_annotations).read_text())["images"]
+    assert {each["image_id"] for each in found} == {image["id"] for image in images}
+
 
 def test_masks_of_a_model_without_any_are_not_pasted(tmp_path, capfd):
     arguments = ["--config", RECIPE, "--checkpoint", "x", "--output_dir", str(tmp_path), "--paste_masks"]
@@ -250,6 +260,23 @@ def test_masks_of_a_model_without_any_are_not_pasted(tmp_path, capfd):
 def test_predict_needs_a_model(tmp_path, capfd):
     assert cli.main(["predict", str(tmp_path), "--output_dir", str(tmp_path / "out")]) == 2
     assert "--saved_model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--min_score 50", "--min_score = 50 is not allowed. Allowed: 0 to 1."),
+        ("--batch_size 0", "--batch_size = 0 is not allowed. Allowed: 1 and above."),
+        ("--overlap 0.3", "--overlap and --whole_image need --tile, the side of the tiles in pixels."),
+        ("--tile 8", "A tile of side 8 is too small. Allowed: 16 pixels and more."),
+        ("--tile 64 --overlap 1", "An overlap of 1 is not allowed. Allowed: 0 to 0.9."),
+        ("--checkpoint x", "Give either --saved_model, or --checkpoint with --config."),
+    ],
+)
+def test_values_that_predict_cannot_use_end_with_one_line(flags, message, shapes_data, tmp_path, capfd):
+    arguments = ["predict", shapes_data.eval_images, "--output_dir", str(tmp_path), "--saved_model", str(tmp_path)]
+    assert cli.main([*arguments, *flags.split()]) == 2
+    assert capfd.readouterr().err == f"error: {message}\n"
 
 
 def test_convert_writes_records_and_label_map(shapes_data, tmp_path, capsys):

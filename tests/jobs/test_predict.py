@@ -13,8 +13,16 @@ from google.protobuf import text_format
 from PIL import Image
 
 from object_detection_fpn import builder
+from object_detection_fpn.data.failures import DataError
 from object_detection_fpn.jobs import export as export_job
-from object_detection_fpn.jobs.predict import Predictor, make_predictor, predict_files
+from object_detection_fpn.jobs.predict import (
+    CocoIds,
+    Predictor,
+    Tiling,
+    find_named_images,
+    make_predictor,
+    predict_files,
+)
 
 CATEGORIES = [{"id": 2, "name": "square"}, {"id": 1, "name": "circle"}]
 
@@ -253,3 +261,160 @@ def test_an_output_folder_that_is_a_file_is_refused(predictor, tmp_path):
     for folder in (path, path + "/out"):
         with pytest.raises(ValueError, match=r"output_dir = .* is (a file|no folder)"):
             predict_files(predictor, [path], output_dir=folder, show_progress=False)
+
+
+def test_a_line_an_image_is_written_as_it_goes(tmp_path):
+    """A run that ends in the middle leaves what it has found; an image that cannot be read has a line too."""
+    paths = [write_image(tmp_path / f"{name}.png") for name in "abcd"]
+    (tmp_path / "b.png").write_bytes(b"this is no image")
+    seen = []
+
+    def serve_two(image):
+        seen.append(image)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return serve(image)
+
+    for predictor, num_lines in ((Predictor(serve_two, categories=CATEGORIES), 3), (Predictor(serve), 4)):
+        try:
+            predict_files(
+                predictor, paths, output_dir=str(tmp_path / "out"), output_format="jsonl", show_progress=False
+            )
+        except KeyboardInterrupt:
+            assert num_lines == 3
+        lines = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").read_text().splitlines()]
+        assert [line["file_name"] for line in lines] == paths[:num_lines]
+        assert lines[1] == {"file_name": paths[1], "failure": "neither TensorFlow nor Pillow knows its format"}
+        (detection,) = lines[2].pop("detections")
+        assert lines[2] == {"id": 3, "file_name": paths[2], "width": 60, "height": 40, "drawing": lines[2]["drawing"]}
+        name = predictor.names.get(2, "id 2")
+        assert detection == {"category_id": 2, "category_name": name, "bbox": [30, 10, 30, 20], "score": 0.9}
+
+
+def write_coco(path, names: dict) -> str:
+    images = [{"id": image_id, "file_name": name, "width": 60, "height": 40} for name, image_id in names.items()]
+    categories = [{"id": 2, "name": "square"}]
+    path.write_text(json.dumps({"info": {}, "images": images, "categories": categories, "annotations": []}))
+    return str(path)
+
+
+def test_results_in_the_format_of_coco_have_the_ids_of_a_coco_file(predictor, tmp_path, caplog):
+    coco = pytest.importorskip("pycocotools.coco")
+    paths = [write_image(tmp_path / "photos" / name) for name in ("a.png", "b.png", "c.png")]
+    file = write_coco(tmp_path / "instances.json", {"val/b.png": 17, "val/a.png": 4, "val/d.png": 5})
+    report = predict_files(
+        predictor, paths, output_dir=str(tmp_path / "out"), output_format="coco", show_progress=False,
+        image_ids=CocoIds(file, paths), draw=False,
+    )  # fmt: skip
+    assert report.num_images == 2 and report.exit_code == 0
+    assert "1 images are not in the file of image ids" in caplog.text
+    content = json.loads((tmp_path / "out" / "detections_coco.json").read_text())
+    assert content == [
+        {"image_id": image_id, "category_id": 2, "bbox": [30.0, 10.0, 30.0, 20.0], "score": 0.9} for image_id in (4, 17)
+    ]
+    results = coco.COCO(file).loadRes(report.json_path)
+    assert results.getImgIds() and len(results.anns) == 2
+
+
+def test_images_of_coco_files_are_known_by_their_folders(tmp_path):
+    file = write_coco(tmp_path / "a.json", {"cam1/1.png": 1, "cam2/1.png": 2, "2.png": 3})
+    given = ["x/cam1/1.png", "x/cam2/1.png", "y/2.png", "cam3/1.png"]
+    ids = CocoIds(file, given)
+    assert [ids.take(path) for path in given] == [1, 2, 3, None]
+    assert CocoIds(file, ["cam1/1.png"]).take("cam2/1.png", "9") == 2  # of a record
+    with pytest.raises(DataError, match=r"the image 2 has the file name of both x/cam2/1.png and cam2/1.png"):
+        ids.take("cam2/1.png")
+    with pytest.raises(ValueError, match=r"the images 1 and 2 both have the file name of 1.png"):
+        CocoIds(file, ["1.png"])
+    with pytest.raises(ValueError, match=r"a.json lists none of the images, such as 3.png. .* such as cam1/1.png"):
+        CocoIds(file, ["3.png"])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "no JSON"),
+        ("[]", "no list of images"),
+        ('{"images": [{"id": 1}]}', r"images\[0\] = \{'id': 1\}. Allowed: an object with id and file_name"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_file_of_image_ids_that_holds_none_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=f"a.json: .*{message}"):
+        CocoIds(str(tmp_path / "a.json"))
+
+
+def test_records_have_their_source_ids_and_other_images_are_counted(predictor, tmp_path):
+    png = tf.io.encode_png(np.full([40, 60, 3], 102, np.uint8)).numpy()
+    path = str(tmp_path / "a.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for source_id in (b"000139", b"2", b"x.jpg", b"2"):
+            example = tf.train.Example()
+            example.features.feature["image/encoded"].bytes_list.value.append(png)
+            example.features.feature["image/source_id"].bytes_list.value.append(source_id)
+            example.features.feature["image/filename"].bytes_list.value.append(b"val/%s.jpg" % source_id)
+            writer.write(example.SerializeToString())
+    image = write_image(tmp_path / "a.png")
+    _, content = predict(predictor, [path, image], tmp_path / "out")
+    assert [image["id"] for image in content["images"]] == [139, 2, 1, 3, 4]
+    file = write_coco(tmp_path / "a.json", {"2.jpg": 77, "x.jpg.jpg": 78})
+    with pytest.raises(DataError, match=r"the image 77 has the file name of both val/2.jpg and val/2.jpg"):
+        predict(predictor, [path], tmp_path / "again", image_ids=CocoIds(file))
+
+
+def test_drawings_of_a_folder_keep_its_subfolders_and_the_order_of_frames(predictor, tmp_path):
+    for name in ("cam1/frame_10.jpg", "cam1/frame_2.jpg", "cam2/frame_1.jpg", "cam2/frame_1.png"):
+        write_image(tmp_path / "frames" / name)
+    write_image(tmp_path / "b" / "frame_3.png")
+    names = find_named_images([str(tmp_path / "frames")])
+    _, content = predict(predictor, list(names), tmp_path / "out", names=names)
+    drawings = ["cam1/frame_2.png", "cam1/frame_10.png", "cam2/frame_1.png", "cam2/frame_1_2.png"]
+    assert [image["drawing"] for image in content["images"]] == drawings
+    assert sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")) == sorted(
+        drawings
+    )
+    # Drawings in a folder of results below are no images of the next run; several folders have their own names.
+    predict(predictor, list(names), tmp_path / "frames" / "out", names=names)
+    again = find_named_images([str(tmp_path / "frames")], output_dir=str(tmp_path / "frames" / "out"))
+    assert again == names
+    both = find_named_images([str(tmp_path / "frames" / "cam2"), str(tmp_path / "b")])
+    assert list(both.values()) == ["cam2/frame_1.jpg", "cam2/frame_1.png", "b/frame_3.png"]
+
+
+def serve_batch(images):
+    """`serve` of each image; all have the same number of rows."""
+    found = [serve(np.asarray(image)[np.newaxis]) for image in images]
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+
+def test_following_images_of_one_size_are_detected_at_once(predictor, tmp_path):
+    sizes = [(40, 60), (40, 60), (40, 60), (50, 60), (50, 60)]
+    paths = [
+        write_image(tmp_path / f"{i}.png", height=height, width=width, value=60 + 30 * i)
+        for i, (height, width) in enumerate(sizes)
+    ]
+    (tmp_path / "bad.png").write_bytes(b"")
+    paths.insert(4, str(tmp_path / "bad.png"))
+    batches = []
+
+    def serve_counted(images):
+        batches.append(len(images))
+        return serve_batch(images)
+
+    together = Predictor(serve_counted, categories=CATEGORIES, takes_batches=True)
+    _, expected = predict(predictor, paths, tmp_path / "one", min_score=0.2)
+    _, content = predict(together, paths, tmp_path / "two", min_score=0.2, batch_size=2)
+    assert content == expected and batches == [2, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"batch_size = 0. Allowed: 1 and more"):
+        predict(together, paths, tmp_path / "two", batch_size=0)
+
+
+def test_tiles_of_an_image_are_merged_in_results_and_drawing(predictor, tmp_path):
+    path = write_image(tmp_path / "a.png", height=100, width=180, value=20)
+    _, content = predict(predictor, [path], tmp_path / "out", tiling=Tiling(100, 0.2))
+    # A square from 0.5 to 1 of each tile: that of the first ends at its border, and the second sees nothing there.
+    assert [found["bbox"] for found in content["detections"]] == [[50, 25, 50, 50], [130, 25, 50, 50]]
+    drawn = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert drawn.shape == (100, 180, 3) and (drawn[74, 51:99] != 20).any(axis=-1).all()

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageOps
 
-from object_detection_fpn.serving.images import UnreadableImageError, find_images, read_image
+from object_detection_fpn.serving.images import (
+    UnreadableImageError,
+    find_images,
+    find_named_images,
+    natural_key,
+    read_image,
+)
 
 
 def write_image(path, *, height=40, width=60, value=102, **options):
@@ -37,6 +46,32 @@ def test_folders_files_and_patterns_are_found_once_in_order(tmp_path):
     assert find_images([paths[0], folder, paths[3]]) == [paths[0], paths[1], paths[2], paths[3]]
     assert find_images([str(tmp_path / "b" / "*.png")]) == [paths[0]]
     assert find_images([str(tmp_path / "b" / "notes.txt")]) == [str(tmp_path / "b" / "notes.txt")]
+
+
+def test_frames_come_in_the_order_of_their_numbers():
+    names = ["v2/1.png", "v10/frame_2.png", "v10/frame_010.png", "v10/frame_10.png", "v/9.png", "v/x.png", "v/x1/1.png"]
+    assert sorted(names, key=natural_key) == [names[4], names[6], names[5], names[0], *names[1:4]]
+
+
+@pytest.mark.parametrize("root", ["", "ram://found/"])
+def test_names_are_relative_to_the_folder_or_the_pattern(tmp_path, root):
+    """On a local disk and in a remote file system, here TensorFlow's in memory."""
+    root = root or f"{tmp_path}/"
+    for name in ("a/x/2.png", "a/x/10.png", "a/y/1.png", "a/.cache/1.png", "a/y/._1.png", "b.png"):
+        tf.io.gfile.makedirs(os.path.dirname(root + name))
+        with tf.io.gfile.GFile(root + name, "wb") as file:
+            file.write(b"x")
+    names = {f"{root}a/x/2.png": "x/2.png", f"{root}a/x/10.png": "x/10.png", f"{root}a/y/1.png": "y/1.png"}
+    for given in (f"{root}a", f"{root}a/"):
+        assert list(find_named_images([given]).items()) == list(names.items())
+    found = find_named_images([f"{root}a/x/*.png"])
+    assert list(found.items()) == [(f"{root}a/x/2.png", "2.png"), (f"{root}a/x/10.png", "10.png")]
+    found = find_named_images([f"{root}b.png", f"{root}a/x"])
+    assert list(found.values()) == ["b.png", "2.png", "10.png"]
+    found = find_named_images([f"{root}a/y", f"{root}a/x"])
+    assert list(found.values()) == ["y/1.png", "x/2.png", "x/10.png"]
+    if not root.startswith("ram"):  # whose patterns match folders only below
+        assert list(find_named_images([f"{root}a/*"]).values()) == ["x/2.png", "x/10.png", "y/1.png"]
 
 
 def test_nothing_found_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from object_detection_fpn.data import resize
 from object_detection_fpn.ops.pasting import fill_image
 from object_detection_fpn.serving.images import read_image
 from object_detection_fpn.serving.predictor import Predictor
-from object_detection_fpn.serving.saved_model import INPUT_TYPES, export_saved_model
+from object_detection_fpn.serving.saved_model import INPUT_TYPES, export_saved_model, to_api_outputs
 
 
 class MeanModel(tf_keras.layers.Layer):
@@ -62,10 +62,14 @@ def test_saved_models_of_every_input_type_predict_the_same(predictor, tmp_path, 
     image = np.random.default_rng(0).integers(0, 256, (31, 47, 3), dtype=np.uint8)
     expected = predictor.predict(image)
     for folder in (tmp_path, tmp_path / "saved_model"):
-        found = Predictor.from_saved_model(str(folder)).predict(image)
-        assert found.class_ids.tolist() == [2, 8]
-        for field, value in zip(found[:3], expected[:3], strict=True):
-            np.testing.assert_allclose(field, value, rtol=1e-5)
+        served = Predictor.from_saved_model(str(folder))
+        assert served.takes_batches
+        darker, found = served.predict_batch(np.stack([image // 2, image]))
+        assert darker.scores[1] < 0.6 * found.scores[1]
+        for prediction in (served.predict(image), found):
+            assert prediction.class_ids.tolist() == [2, 8]
+            for field, value in zip(prediction[:3], expected[:3], strict=True):
+                np.testing.assert_allclose(field, value, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["CORNERS_ALIGNED", "PIXEL_CENTERS", "ZERO_BORDER"])
@@ -147,3 +151,22 @@ def test_grey_saved_model_gets_grey_images(tmp_path):
         Image.new("RGB", (60, 40), (102, 102, 102)).save(tmp_path / name)
         found = predictor.predict(read_image(str(tmp_path / name), num_channels=predictor.num_channels).pixels)
         assert found.scores[1] == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_saved_model_of_one_image_gets_a_batch_one_by_one(tmp_path):
+    """As the Object Detection API exports it for encoded images: its batch is 1."""
+    model = tf.Module()
+    model.mean = MeanModel()
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8, name="input_tensor")])
+    def serve(input_tensor):
+        inputs = records.Inputs(tf.cast(input_tensor, tf.float32), tf.shape(input_tensor)[tf.newaxis, 1:3])
+        return to_api_outputs(
+            model.mean.postprocess(model.mean.predict(model.mean.preprocess(inputs), training=False), inputs)
+        )
+
+    tf.saved_model.save(model, str(tmp_path), signatures={"serving_default": serve})
+    served = Predictor.from_saved_model(str(tmp_path))
+    assert not served.takes_batches
+    images = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (51, 102)])
+    np.testing.assert_allclose([found.scores[1] for found in served.predict_batch(images)], [0.2, 0.4], rtol=1e-5)

@@ -1,0 +1,1 @@
+"""The parts of `odfpn predict`: what is read, image ids, result files, drawings."""
