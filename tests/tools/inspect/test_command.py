@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
 import io
 import json
@@ -219,6 +220,20 @@ def test_the_page_stands_alone(tmp_path, run, shapes_arguments, recipe):
     again = tmp_path / "again.html"
     run(tmp_path, *shapes_arguments, "--html", str(again), "--num_pictures", "5", recipe=recipe)
     assert again.read_text() == text
+
+
+def test_masks_are_drawn_where_the_model_learns_them(tmp_path, run, shapes_arguments):
+    pages = []
+    for value in ("true", "false"):
+        path = tmp_path / f"{value}.html"
+        override = ["--config_override", f"train_input_reader.load_instance_masks={value}"]
+        if value == "false":
+            override += ["--config_override", "model.faster_rcnn.number_of_stages=2"]
+        run(tmp_path, *shapes_arguments, *override, "--html", str(path), "--num_pictures", "1", recipe=MASKS)
+        link = next(each for each in Page(path.read_text()).links if each.startswith("data:image/jpeg"))
+        pages.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))), np.int16))
+    assert pages[0].shape == pages[1].shape
+    assert np.mean(np.abs(pages[0] - pages[1]) > 30) > 0.002  # the outlines and insides of the shapes
 
 
 def test_names_are_escaped(tmp_path, run):
