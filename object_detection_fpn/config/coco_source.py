@@ -21,15 +21,3 @@ def coco_source(message: input_reader_pb2.CocoInputReader) -> CocoSource:
         renumber_classes=message.renumber_classes,
         exif_boxes=_EXIF_BOXES[message.exif_boxes],
     )
-
-
-def in_fields(text: str) -> str:
-    """A message of `data.source.coco`, which names flags of `odfpn convert`, with the fields of a config in their place."""
-    for flag, field in (
-        ("--renumber_classes", "renumber_classes: true"),
-        ("--exif_boxes upright", "exif_boxes: UPRIGHT"),
-        ("--exif_boxes stored", "exif_boxes: STORED"),
-        ("--no_masks", "load_instance_masks: false"),
-    ):
-        text = text.replace(flag, field)
-    return text

@@ -11,12 +11,12 @@ from google.protobuf.message import Message
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import paths, recipes
 from object_detection_fpn.config import tables as fields
-from object_detection_fpn.config.coco_source import coco_source, in_fields
+from object_detection_fpn.config.coco_source import coco_source
 from object_detection_fpn.config.label_map import LabelMap, load_label_map, reader_label_map
 from object_detection_fpn.config.problems import Problem, fields_of, single
 from object_detection_fpn.config.text import ConfigError, nearest, some, split_names
 from object_detection_fpn.data.source.coco import CocoError
-from object_detection_fpn.data.source.coco_records import coco_class_names
+from object_detection_fpn.data.source.coco_records import coco_class_names, in_fields
 from object_detection_fpn.protos import eval_pb2, input_reader_pb2, pipeline_pb2, train_pb2
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from object_detection_fpn.config.coco_source import coco_source, in_fields
+from object_detection_fpn.config.coco_source import coco_source
 from object_detection_fpn.config.recipes import find_label_map
 from object_detection_fpn.config.text import ConfigError, parse_text, read_text
 from object_detection_fpn.data.source.coco import CocoError
-from object_detection_fpn.data.source.coco_records import coco_class_names
+from object_detection_fpn.data.source.coco_records import coco_class_names, in_fields
 from object_detection_fpn.protos import input_reader_pb2, string_int_label_map_pb2
 
 _FREQUENCIES = {

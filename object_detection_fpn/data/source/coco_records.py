@@ -54,12 +54,12 @@ def read_coco_records(source: CocoSource) -> RecordFile:
     and files of other formats than JPEG and PNG, are read and encoded here, and held in memory.
 
     Raises:
-        DataError: as `coco.read_coco` and `coco_examples.prepare`, or if the records take more memory than a graph may have.
+        DataError: as `coco.read_coco` and `coco_examples.prepare`, with fields in place of flags; or if the records take more memory than a graph may have.
     """
     try:
         return _read(source, _version(source.annotations_path))
     except CocoError as error:
-        raise DataError(str(error)) from error
+        raise DataError(in_fields(str(error))) from error
 
 
 @functools.lru_cache(maxsize=4)  # evaluation reads its data set after every checkpoint
@@ -94,6 +94,18 @@ def _read(source: CocoSource, version: tuple[int, int]) -> RecordFile:
     if num_broken:
         logging.warning("%s: %d objects whose segmentation gives no mask were left out.", path, num_broken)
     return RecordFile(path, num_bytes, records=tuple(records))
+
+
+def in_fields(text: str) -> str:
+    """A message of `data.source.coco`, which names flags of `odfpn convert`, with the fields of a config in their place."""
+    for flag, field in (
+        ("--renumber_classes", "renumber_classes: true"),
+        ("--exif_boxes upright", "exif_boxes: UPRIGHT"),
+        ("--exif_boxes stored", "exif_boxes: STORED"),
+        ("--no_masks", "load_instance_masks: false"),
+    ):
+        text = text.replace(flag, field)
+    return text
 
 
 def _version(path: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from object_detection_fpn.config import recipes
 from object_detection_fpn.config.pipeline import ConfigError
 from object_detection_fpn.data import failures
 from object_detection_fpn.data.source import service
+from object_detection_fpn.interop import label_maps
 from object_detection_fpn.tools.convert import coco
 
 MASKS = "mask_rcnn_resnet18_fpn_recipe_shapes_160x160"
@@ -103,6 +104,14 @@ def test_batches_are_those_of_the_converted_records(tmp_path):
         context = tf.distribute.InputContext(num_input_pipelines=2, input_pipeline_id=shard, num_replicas_in_sync=2)
         made = [batches(each, is_training=True, input_context=context) for each in (own, other)]
         assert_equal(*made)
+
+
+def test_the_classes_of_a_checkpoint_are_found(tmp_path):
+    own, _ = configs(tmp_path, write_source(tmp_path))
+    (tmp_path / "map.pbtxt").unlink()
+    config_lib.save_config(own, str(tmp_path / "model" / "pipeline.config"))
+    found = label_maps.find_label_map(str(tmp_path / "model" / "ckpt-1"))
+    assert found is not None and found.name_to_id == {"cat": 2, "dog": 4}
 
 
 def test_a_data_service_makes_the_batches(tmp_path):
