@@ -54,7 +54,8 @@ def read_coco_records(source: CocoSource) -> RecordFile:
     and files of other formats than JPEG and PNG, are read and encoded here, and held in memory.
 
     Raises:
-        DataError: as `coco.read_coco` and `coco_examples.prepare`, with fields in place of flags; or if the records take more memory than a graph may have.
+        DataError: as `coco.read_coco` and `coco_examples.prepare`, with fields in place of flags; or if the records take more
+            memory than a graph may have.
     """
     try:
         return _read(source, _version(source.annotations_path))
