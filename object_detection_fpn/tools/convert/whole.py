@@ -37,8 +37,6 @@ LABEL_MAP_NAME = "label_map.pbtxt"
 _CHUNK_SIZE = 16  # images that a process gets at a time
 _CHUNKS_AHEAD = 3  # of each process, so that none waits and memory stays bounded
 _MIN_IMAGES_OF_PROCESS = 500  # below, importing TensorFlow in a process takes longer than it saves
-
-
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}  # of the processes
 
 
@@ -150,8 +148,10 @@ def convert_source(
     ]
     try:
         work = WorkFolder(output_dir, _fingerprint(source, num_shards, prepare_chunk.keywords))
+        finished: set[str] = set()
         try:
-            finished = {shard.name: rows for shard in shards if (rows := _load(work, shard)) is not None}
+            loaded = {shard.name: rows for shard in shards if (rows := _load(work, shard)) is not None}
+            finished.update(loaded)
             if finished:
                 say(f"Goes on with an earlier run: {len(finished)} of {len(shards)} record files are finished.")
             pending = [shard for shard in shards if shard.name not in finished]
@@ -161,12 +161,13 @@ def convert_source(
                 tqdm(total=num_images, desc="images", unit="image", disable=not show_progress) as progress,
             ):
                 for shard in shards:
-                    if shard.name in finished:
-                        progress.update(len(shard.dataset.images))
+                    found = loaded.pop(shard.name, None)
+                    if found is None:
+                        found = _write(work, shard, prepared, progress, strict=strict)
+                        finished.add(shard.name)
                     else:
-                        rows = _write(work, shard, prepared, progress, strict=strict)
-                        finished[shard.name] = rows
-                    for row in finished[shard.name]:
+                        progress.update(len(found))
+                    for row in found:
                         _add(row, shard.split.name, counts, report, strict=strict)
             _check(source, report, num_shards)
             counts.check(allow_no_boxes=allow_no_boxes)
