@@ -20,7 +20,7 @@ _JPEG_QUALITY = 85
 _FULL_SHARE = 255.0  # of a mask's cell
 
 
-class _Masks(NamedTuple):
+class Masks(NamedTuple):
     """The masks of an image, as `records.Groundtruth` has them."""
 
     shares: np.ndarray
@@ -91,12 +91,12 @@ def draw_batches(
             )
             masks = None
             if groundtruth.masks is not None:
-                masks = _Masks(groundtruth.masks[row, :num].numpy(), groundtruth.mask_frames[row, :num].numpy())
-            pictures.append(Picture(_draw(image, boxes, names, masks), (height, width), num))
+                masks = Masks(groundtruth.masks[row, :num].numpy(), groundtruth.mask_frames[row, :num].numpy())
+            pictures.append(Picture(draw_picture(image, boxes, names, masks), (height, width), num))
     return pictures
 
 
-def _draw(image: np.ndarray, boxes: Boxes, names: dict[int, str], masks: _Masks | None) -> bytes:
+def draw_picture(image: np.ndarray, boxes: Boxes, names: dict[int, str], masks: Masks | None) -> bytes:
     """A JPEG file of an image, brought to a size at which labels are readable, with its boxes and masks."""
     picture = Image.fromarray(to_rgb(image))
     factor = _LONG_SIDE / max(picture.size)

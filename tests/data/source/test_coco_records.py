@@ -46,10 +46,10 @@ def write_source(folder, num_images=5, **more) -> str:
         if i == 3:
             continue
         row = {"image_id": 10 + i, "bbox": [4, 4, 20, 16], "segmentation": [SQUARE]}
-        annotations += [row | {"category_id": 2}, row | {"category_id": 4, "iscrowd": int(i == 0)}]
+        annotations += [row | {"category_id": 2}, row | {"category_id": 3, "iscrowd": int(i == 0)}]
         annotations.append(row | {"category_id": 2, "bbox": [100, 4, 5, 5]})  # outside
     annotations = [{"id": i} | row for i, row in enumerate(annotations, start=1)]
-    categories = [{"id": 2, "name": "cat"}, {"id": 4, "name": "dog"}]
+    categories = [{"id": 2, "name": "cat"}, {"id": 3, "name": "dog"}]
     path = folder / "train.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories} | more))
     return str(path)
@@ -111,7 +111,7 @@ def test_the_classes_of_a_checkpoint_are_found(tmp_path):
     (tmp_path / "map.pbtxt").unlink()
     config_lib.save_config(own, str(tmp_path / "model" / "pipeline.config"))
     found = label_maps.find_label_map(str(tmp_path / "model" / "ckpt-1"))
-    assert found is not None and found.name_to_id == {"cat": 2, "dog": 4}
+    assert found is not None and found.name_to_id == {"cat": 2, "dog": 3}
 
 
 def test_a_data_service_makes_the_batches(tmp_path):
