@@ -124,9 +124,10 @@ def write_records(
     Returns:
         A glob of the files.
     """
+    from object_detection_fpn.data.source import examples
     from object_detection_fpn.data.source.capture import Capture
+    from object_detection_fpn.data.source.image_files import StoredImage
     from object_detection_fpn.tools.convert import records
-    from object_detection_fpn.tools.convert.images import StoredImage
 
     files = records.RecordFiles(str(prefix), 1)
     with files.open():
@@ -135,7 +136,7 @@ def write_records(
             drawn = draw_sequence(rng, image_size=image_size, num_frames=num_frames, num_shown=num_shown)
             for frame_num, frame in enumerate(drawn.frames):
                 ymin, xmin, ymax, xmax = frame.box
-                thing = records.RecordObject(
+                thing = examples.RecordObject(
                     box=frame.box,
                     label=drawn.label,
                     name=CLASS_NAMES[drawn.label - 1],
@@ -143,7 +144,7 @@ def write_records(
                     is_crowd=False,
                 )
                 name = f"{prefix.name}_{number:04d}"
-                example = records.make_example(
+                example = examples.make_example(
                     StoredImage(_encode(frame.pixels), "jpeg"),
                     width=image_size,
                     height=image_size,

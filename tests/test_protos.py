@@ -30,6 +30,7 @@ LEFT_OUT_MESSAGES = {
 LEFT_OUT_ENUMS: set[str] = set()
 OWN_MESSAGES = {
     *(
+        "CocoInputReader",
         "CompleteIouLocalizationLoss",
         "DistanceIouLocalizationLoss",
         "PixelNormalization",

@@ -11,6 +11,7 @@ from object_detection_fpn.builder.data import (
     build_context_decoding,
     build_dataset,
     build_resizer,
+    list_record_files,
     max_number_of_boxes,
 )
 from object_detection_fpn.builder.execution import inference_execution, training_execution
@@ -86,6 +87,7 @@ __all__ = [
     "build_score_converter",
     "dtype_name",
     "inference_execution",
+    "list_record_files",
     "max_number_of_boxes",
     "most_masks_in_training",
     "training_execution",

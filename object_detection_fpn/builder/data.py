@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from object_detection_fpn.config import model as model_config
+from object_detection_fpn.config.coco_source import coco_source
 from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.config.text import is_repeated
 from object_detection_fpn.data import decoder, pipeline, preparing, resample, resize
@@ -18,6 +19,8 @@ from object_detection_fpn.data.context import ContextDecoding
 from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.data.preparing import Augmentation
 from object_detection_fpn.data.report import DataReport
+from object_detection_fpn.data.source.coco_records import CocoSource
+from object_detection_fpn.data.source.files import RecordFile
 from object_detection_fpn.data.source.service import DataService
 from object_detection_fpn.protos import (
     image_resizer_pb2,
@@ -215,6 +218,7 @@ def build_dataset(
         first_crop = functools.partial(crop.draw_crop, constraints=constraints)
     reading = pipeline.Reading(
         file_patterns=tuple(reader.tf_record_input_reader.input_path),
+        coco=_coco_source(config, reader),
         shuffle=reader.shuffle,
         shuffle_buffer_size=reader.shuffle_buffer_size,
         filenames_shuffle_buffer_size=reader.filenames_shuffle_buffer_size,
@@ -238,6 +242,7 @@ def build_dataset(
         crop=first_crop,
         masks=_build_mask_decoding(config, reader, is_training=is_training),
         context=build_context_decoding(config) if reader.load_context_features else None,
+        reads_paths=reader.HasField("coco_input_reader"),
     )
     prepared = preparing.Preparing(
         resizer=resizer,
@@ -261,15 +266,37 @@ def build_dataset(
     )
 
 
+def list_record_files(
+    config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader
+) -> list[RecordFile]:
+    """The record files of a reader, or the records that stand for a COCO file.
+
+    Raises:
+        FileNotFoundError, failures.DataError: as the input pipeline.
+    """
+    patterns = tuple(reader.tf_record_input_reader.input_path)
+    (files,) = pipeline.list_files(pipeline.Reading(patterns, coco=_coco_source(config, reader)))
+    return files
+
+
+def _coco_source(
+    config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader
+) -> CocoSource | None:
+    if not reader.HasField("coco_input_reader"):
+        return None
+    has_masks = reader.load_instance_masks and model_config.has_masks(config.model)
+    return coco_source(reader.coco_input_reader)._replace(with_masks=has_masks)
+
+
 def _build_mask_decoding(
     config: pipeline_pb2.TrainEvalPipelineConfig, reader: input_reader_pb2.InputReader, *, is_training: bool
 ) -> MaskDecoding | None:
     """None where the model has no masks, whatever the reader says."""
     if not (reader.load_instance_masks and model_config.has_masks(config.model)):
         return None
-    ids = model_config.classes_with_masks(config.model)
+    ids, is_coco = model_config.classes_with_masks(config.model), reader.HasField("coco_input_reader")
     return MaskDecoding(
-        kind="png" if reader.mask_type == input_reader_pb2.PNG_MASKS else "numerical",
+        kind="png" if reader.mask_type == input_reader_pb2.PNG_MASKS or is_coco else "numerical",
         frame="image" if reader.mask_frame == input_reader_pb2.InputReader.IMAGE else "box",
         side=reader.mask_side,
         classes_with_masks=None if ids is None else tuple(class_id - 1 for class_id in ids),

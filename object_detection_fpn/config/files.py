@@ -11,9 +11,12 @@ from google.protobuf.message import Message
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config import paths, recipes
 from object_detection_fpn.config import tables as fields
-from object_detection_fpn.config.label_map import LabelMap, load_label_map
+from object_detection_fpn.config.coco_source import coco_source
+from object_detection_fpn.config.label_map import LabelMap, load_label_map, reader_label_map
 from object_detection_fpn.config.problems import Problem, fields_of, single
 from object_detection_fpn.config.text import ConfigError, nearest, some, split_names
+from object_detection_fpn.data.source.coco import CocoError
+from object_detection_fpn.data.source.coco_records import coco_class_names, in_fields
 from object_detection_fpn.protos import eval_pb2, input_reader_pb2, pipeline_pb2, train_pb2
 
 
@@ -55,7 +58,10 @@ def find_class_differences(config: pipeline_pb2.TrainEvalPipelineConfig, use: st
         if label_map is None or label_map.max_id == num_classes:
             continue
         last = label_map.items[-1]
-        problem = f"the largest id of {reader.label_map_path}, {last.id} ({last.name}), named by {path}.label_map_path"
+        file, field = reader.label_map_path, "label_map_path"
+        if not file:
+            file, field = reader.coco_input_reader.annotations_path, "coco_input_reader.annotations_path"
+        problem = f"the largest id of {file}, {last.id} ({last.name}), named by {path}.{field}"
         if num_classes > last.id:
             ids = f"id {num_classes} has" if num_classes == last.id + 1 else f"ids {last.id + 1} to {num_classes} have"
             problem = f"is above {problem}: {ids} no name there"
@@ -89,13 +95,38 @@ def _missing_checkpoint(message: train_pb2.TrainConfig) -> Iterator[Problem]:
 
 
 def _missing_records(reader: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    if reader.HasField("coco_input_reader"):
+        yield from _unusable_coco(reader, f"{path}.coco_input_reader")
+        return
     place = f"{path}.tf_record_input_reader.input_path"
     allowed = "paths or patterns of TFRecord files"
     if not reader.tf_record_input_reader.input_path:
-        yield Problem(place, "is not set", allowed)
+        yield Problem(place, "is not set", f"{allowed}, or a coco_input_reader in place of tf_record_input_reader")
     for row, pattern in enumerate(reader.tf_record_input_reader.input_path):
         if reason := _unusable_records(pattern):
             yield Problem(f"{place}[{row}]", reason, allowed, f'"{pattern}"')
+
+
+def _unusable_coco(reader: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    """A COCO file that cannot be used; each of its images is looked at when training or evaluation begins."""
+    message = reader.coco_input_reader
+    if not message.annotations_path:
+        yield Problem(f"{path}.annotations_path", "is not set", "the path of a COCO JSON file")
+        return
+    if reason := paths.unusable_input(message.annotations_path):
+        yield single(message, path, "annotations_path", reason, "the path of a COCO JSON file")
+        return
+    if message.image_dir:
+        folder_reason = paths.unusable_input(message.image_dir)
+        if not folder_reason and not tf.io.gfile.isdir(message.image_dir):
+            folder_reason = "is no folder" if tf.io.gfile.exists(message.image_dir) else paths.MISSING
+        if folder_reason:
+            yield single(message, path, "image_dir", folder_reason, "the folder that the file names start from")
+    try:
+        coco_class_names(coco_source(message))
+    except CocoError as error:
+        text = in_fields(str(error)).removeprefix(f"{message.annotations_path}: ").removesuffix(".")
+        yield single(message, path, "annotations_path", f"cannot be used: {text}")
 
 
 def _unusable_records(pattern: str) -> str | None:
@@ -125,6 +156,8 @@ def _unusable_folders(message: Message, path: str, *names: str) -> Iterator[Prob
 
 def _label_map_problems(reader: input_reader_pb2.InputReader, path: str) -> Iterator[Problem | ConfigError]:
     name = reader.label_map_path
+    if not name and reader.HasField("coco_input_reader"):
+        return  # the categories of its file
     if not name:
         reason: str | None = "is not set"
     else:
@@ -142,10 +175,10 @@ def _label_map_problems(reader: input_reader_pb2.InputReader, path: str) -> Iter
 
 def _label_map(reader: input_reader_pb2.InputReader) -> LabelMap | None:
     """The label map of a reader, or None where it cannot be read, which `_label_map_problems` reports."""
-    if not reader.label_map_path:
+    if not reader.label_map_path and not reader.coco_input_reader.annotations_path:
         return None
     try:
-        return load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+        return reader_label_map(reader)
     except ConfigError:
         return None
 
@@ -156,9 +189,10 @@ def _unknown_members(message: eval_pb2.EvalConfig, reader: input_reader_pb2.Inpu
     if label_map is None:
         return
     names = [category["name"] for category in label_map.categories]
+    file = reader.label_map_path or reader.coco_input_reader.annotations_path
     for super_category, members in sorted(message.super_categories.items()):
         for name in split_names(members):
             if name not in names:
                 place = f'eval_config.super_categories["{super_category}"]'
-                problem = f'names the class "{name}", which {reader.label_map_path} does not{nearest(name, names)}'
+                problem = f'names the class "{name}", which {file} does not{nearest(name, names)}'
                 yield Problem(place, problem, "names to show of its classes, separated by commas", f'"{members}"')

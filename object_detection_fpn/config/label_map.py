@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from object_detection_fpn.config.coco_source import coco_source
 from object_detection_fpn.config.recipes import find_label_map
 from object_detection_fpn.config.text import ConfigError, parse_text, read_text
-from object_detection_fpn.protos import string_int_label_map_pb2
+from object_detection_fpn.data.source.coco import CocoError
+from object_detection_fpn.data.source.coco_records import coco_class_names, in_fields
+from object_detection_fpn.protos import input_reader_pb2, string_int_label_map_pb2
 
 _FREQUENCIES = {
     string_int_label_map_pb2.FREQUENT: "f",
@@ -149,6 +152,23 @@ def load_label_map(path: str, *, use_display_name: bool = False) -> LabelMap:
     items = tuple(classes[id][0] for id in sorted(classes))
     aliases = tuple(item for id in sorted(classes) for item in classes[id][1:])
     return LabelMap(items, use_display_name, aliases)
+
+
+def reader_label_map(reader: input_reader_pb2.InputReader) -> LabelMap:
+    """The label map of an input reader: the file it names or, of COCO JSON without one, the categories of that file.
+
+    Raises:
+        ConfigError: as `load_label_map`, or if the COCO file cannot be used.
+    """
+    if reader.label_map_path or not reader.HasField("coco_input_reader"):
+        return load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+    source = coco_source(reader.coco_input_reader)
+    try:
+        names = coco_class_names(source)
+    except CocoError as error:
+        text = in_fields(str(error)).removeprefix(f"{source.annotations_path}: ")
+        raise ConfigError(source.annotations_path, text) from error
+    return LabelMap(tuple(LabelMapItem(id, name, name) for id, name in sorted(names.items())))
 
 
 def _read_item(item: string_int_label_map_pb2.StringIntLabelMapItem, field: str, path: str) -> LabelMapItem:

@@ -18,6 +18,7 @@ from object_detection_fpn.data.example import Example, Objects
 from object_detection_fpn.data.features import Hierarchy
 from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.data.report import Notice
+from object_detection_fpn.data.source.examples import PATH_KEY
 
 
 class Issues(NamedTuple):
@@ -105,6 +106,8 @@ class Decoding:
     """How masks of objects are read; None to leave them out."""
     context: ContextDecoding | None = None
     """How context features are read; None to leave them out."""
+    reads_paths: bool = False
+    """Read the image of a record that has none from the file that it names (`source.examples.PATH_KEY`)."""
 
 
 def make_label_table(label_to_id: Mapping[str, int]) -> tf.lookup.StaticHashTable:
@@ -201,7 +204,17 @@ def _parse(serialized: tf.Tensor, decoding: Decoding) -> dict[str, tf.Tensor]:
         keys[masks.KEY] = decoding.masks.feature()
     if decoding.context is not None:
         keys |= decoding.context.features()
-    return tf.io.parse_single_example(serialized, keys)
+    if decoding.reads_paths:
+        keys[PATH_KEY] = tf.io.FixedLenFeature([], tf.string, "")
+    parsed = tf.io.parse_single_example(serialized, keys)
+    if decoding.reads_paths:
+        encoded, path = parsed["image/encoded"], parsed[PATH_KEY]
+        parsed["image/encoded"] = tf.cond(
+            (tf.strings.length(encoded) == 0) & (tf.strings.length(path) > 0),
+            lambda: tf.io.read_file(path),
+            lambda: encoded,
+        )
+    return parsed
 
 
 def _decode_window(

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from object_detection_fpn.data import context, masks
+from object_detection_fpn.data.source.examples import PATH_KEY
 
 _MASK_TYPES = (
     " mask_type of the input reader must be what the record has: PNG_MASKS for strings, NUMERICAL_MASKS for floats."
@@ -60,12 +61,27 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
         reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
         if "feature" in reason.lower() or "Key:" in reason:
             return f"{record}: {reason}{_MASK_TYPES if masks.KEY in reason else ''}"
+        path = b"".join(features[PATH_KEY].bytes_list.value[:1]).decode("utf-8", "replace")
+        if path:
+            return f"{record}: {_explain_file(path, reason)}"
         place, encoded = _find_undecodable(features)
         return (
             f"{record}: {place} ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
             f"it is truncated, corrupted or of an unknown format. {reason}"
         )
     return f"{record}: could not be decoded the first time, for a reason that did not recur."
+
+
+def _explain_file(path: str, reason: str) -> str:
+    """Why the image file that a record names cannot be used; `reason` is TensorFlow's."""
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            encoded = file.read()
+    except tf.errors.OpError as error:
+        return f"{path} cannot be read ({error.message})."
+    return (
+        f"{path} ({len(encoded):,} bytes) does not decode; it is truncated, corrupted or of an unknown format. {reason}"
+    )
 
 
 def _find_undecodable(features: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -21,6 +21,7 @@ from object_detection_fpn.data.preparing import Preparing, augmentation_seed, pr
 from object_detection_fpn.data.report import DataReport
 from object_detection_fpn.data.source import reader
 from object_detection_fpn.data.source import service as data_service
+from object_detection_fpn.data.source.coco_records import CocoSource, read_coco_records
 from object_detection_fpn.data.source.files import RecordFile, list_record_files
 from object_detection_fpn.data.usable import check_usable
 
@@ -43,6 +44,8 @@ class Reading:
     """Records to take from a file before turning to the next."""
     num_epochs: int = 0
     """How often training repeats the data, 0 for ever."""
+    coco: CocoSource | None = None
+    """A COCO file in place of record files; `file_patterns` are empty then."""
     sample_1_of_n: int = 1
     """Use every n-th record only."""
     sample_from_datasets_weights: Sequence[float] = ()
@@ -107,8 +110,7 @@ def make_dataset(
         decoding = dataclasses.replace(decoding, jpeg_min_side=0, crop=None)
         preparing = dataclasses.replace(preparing, augmentations=())
     has_weights = is_training and len(reading.sample_from_datasets_weights) > 0
-    groups = [[pattern] for pattern in reading.file_patterns] if has_weights else [reading.file_patterns]
-    files = [list_record_files(group) for group in groups]
+    files = list_files(reading, by_pattern=has_weights)
     label_table = decoder.make_label_table(decoding.label_to_id) if decoding.label_to_id is not None else None
     if is_training:
         check_usable([file for group in files for file in group], decoding, label_table=label_table)
@@ -198,6 +200,18 @@ def make_dataset(
     options.deterministic = is_deterministic
     options.experimental_warm_start = is_training  # the shuffle buffer fills while the train step compiles
     return batches.prefetch(num_prefetch_batches).with_options(options)
+
+
+def list_files(reading: Reading, *, by_pattern: bool = False) -> list[list[RecordFile]]:
+    """The files of all patterns in one list, or in a list for each pattern.
+
+    Raises:
+        FileNotFoundError, failures.DataError: as `make_dataset`.
+    """
+    if reading.coco is not None:
+        return [[read_coco_records(reading.coco)]]
+    groups = [[pattern] for pattern in reading.file_patterns] if by_pattern else [reading.file_patterns]
+    return [list_record_files(group) for group in groups]
 
 
 def _check(

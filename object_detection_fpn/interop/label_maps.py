@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from object_detection_fpn.config.label_map import LabelMap, load_label_map
+from object_detection_fpn.config.label_map import LabelMap, load_label_map, reader_label_map
 from object_detection_fpn.config.text import ConfigError, parse_text, read_text
-from object_detection_fpn.protos import pipeline_pb2
+from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ def find_label_map(checkpoint: str) -> LabelMap | None:
     """Finds the label map of a checkpoint or exported model.
 
     The pipeline.config beside the checkpoint, or in the folder above, names it: its path is tried as it is, then from the
-    config's folder on, then its file's name alone in that folder. Where there is none, the only .pbtxt file in these folders
-    is taken.
+    config's folder on, then its file's name alone in that folder. A COCO file in place of one is taken as it is.
+    Where there is none, the only .pbtxt file in these folders is taken.
 
     Args:
         checkpoint: its path without suffix, `dir/ckpt-0`, or that of the variables of a SavedModel.
@@ -36,7 +36,14 @@ def find_label_map(checkpoint: str) -> LabelMap | None:
     folders = _folders(checkpoint)
     missing = []
     for folder in folders:
-        for path, use_display_name in _named_in_config(os.path.join(folder, _CONFIG)):
+        for reader in _readers_of(os.path.join(folder, _CONFIG)):
+            path, use_display_name = reader.label_map_path, reader.use_display_name
+            if not path:  # the categories of a COCO file
+                path = reader.coco_input_reader.annotations_path
+                if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+                    return reader_label_map(reader)
+                missing.append(path)
+                continue
             for place in (path, os.path.join(folder, path), os.path.join(folder, os.path.basename(path))):
                 if tf.io.gfile.exists(place) and not tf.io.gfile.isdir(place):
                     return load_label_map(place, use_display_name=use_display_name)
@@ -65,8 +72,8 @@ def _folders(checkpoint: str) -> list[str]:
     return [folder, os.path.dirname(folder)]
 
 
-def _named_in_config(path: str) -> Iterator[tuple[str, bool]]:
-    """(label_map_path, use_display_name) of each reader in a config that names one."""
+def _readers_of(path: str) -> Iterator[input_reader_pb2.InputReader]:
+    """The readers of a config that name a label map or a COCO file."""
     if not tf.io.gfile.exists(path):
         return
     try:
@@ -75,5 +82,5 @@ def _named_in_config(path: str) -> Iterator[tuple[str, bool]]:
         _LOGGER.warning("The label map of a checkpoint is not read from its config. %s", error)
         return
     for reader in (config.train_input_reader, *config.eval_input_reader):
-        if reader.label_map_path:
-            yield reader.label_map_path, reader.use_display_name
+        if reader.label_map_path or reader.coco_input_reader.annotations_path:
+            yield reader

@@ -244,7 +244,7 @@ def build_evaluator(
 
 
 def load_label_map(reader: input_reader_pb2.InputReader) -> label_map_lib.LabelMap:
-    return label_map_lib.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+    return label_map_lib.reader_label_map(reader)
 
 
 def list_categories(config: Config, label_map: label_map_lib.LabelMap) -> Sequence[Mapping[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,18 +13,10 @@ import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
 from object_detection_fpn.data import exif
+from object_detection_fpn.data.pillow import PILLOW_ERRORS, to_pixels
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """What is looked for in folders. A file that is named itself may end in anything."""
-
-PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Number of channels -> mode of a Pillow image."""
-
-PILLOW_ERRORS = (
-    *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, struct.error),
-    Image.DecompressionBombError,
-)
-"""What Pillow raises for files that hold no image, or a broken one."""
 
 
 class UnreadableImageError(ValueError):
@@ -177,14 +168,3 @@ def decode_image(encoded: bytes, *, num_channels: int = 3) -> LoadedImage:
             raise UnreadableImageError(str(error)) from error
         orientation = exif.UPRIGHT
     return LoadedImage(exif.turn_pixels(decoded, orientation), orientation)
-
-
-def to_pixels(picture: Image.Image, *, num_channels: int) -> np.ndarray:
-    """The pixels of a Pillow image as they are stored (of an animation, its first frame), [h, w, num_channels] uint8.
-
-    Of 16 bits the upper 8 are taken, as TensorFlow does it; Pillow itself would show all above 255 as white.
-    """
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    pixels = np.asarray(picture.convert(PILLOW_MODES[num_channels]))
-    return pixels.reshape(*pixels.shape[:2], num_channels)

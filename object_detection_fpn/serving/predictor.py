@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from object_detection_fpn.data.context import FEATURES_KEY, LENGTH_KEY, ContextDecoding
+from object_detection_fpn.data.pillow import PILLOW_MODES
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.ops import pasting
 from object_detection_fpn.ops.pasting import MaskPasting, PastedMask
-from object_detection_fpn.serving.images import PILLOW_MODES
 from object_detection_fpn.serving.saved_model import (
     CONTEXT_LENGTH,
     MASK_PASTING,

@@ -86,6 +86,8 @@ def _records_are_examples(message: input_reader_pb2.InputReader, path: str) -> I
 def _weights_fit_files(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
     weights, num_paths = message.sample_from_datasets_weights, len(message.tf_record_input_reader.input_path)
     place = f"{path}.sample_from_datasets_weights"
+    if message.HasField("coco_input_reader"):
+        return
     if weights and len(weights) != num_paths:
         yield Problem(place, f"has {len(weights)} values for {num_paths} input_path", f"{num_paths} values, or none")
     elif weights and not any(weight > 0 for weight in weights):
@@ -96,6 +98,20 @@ def _cache_has_a_folder(message: input_reader_pb2.InputReader, path: str) -> Ite
     if (message.cache == input_reader_pb2.InputReader.DISK) != bool(message.cache_dir):
         problem = "is what cache: DISK needs" if not message.cache_dir else "is of use for cache: DISK only"
         yield single(message, path, "cache_dir", problem, "a folder beside cache: DISK, else nothing")
+
+
+def _coco_has_what_is_read(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
+    """Refuses beside COCO JSON what only records hold, and the cache, which keeps records without their images."""
+    if not message.HasField("coco_input_reader"):
+        return
+    if message.cache != input_reader_pb2.InputReader.NO_CACHE:
+        yield single(message, path, "cache", "keeps nothing of images that are files of their own", "NO_CACHE")
+    if message.sample_from_datasets_weights:
+        yield Problem(f"{path}.sample_from_datasets_weights", "has no use for one COCO file", "none")
+    for name in ("num_additional_channels", "load_multiclass_scores", "load_context_features"):
+        if getattr(message, name):
+            allowed = "0" if name == "num_additional_channels" else "false"
+            yield single(message, path, name, "reads what a COCO file does not have", allowed)
 
 
 def _channels_fit_image(message: input_reader_pb2.InputReader, path: str) -> Iterator[Problem]:
@@ -120,5 +136,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _weights_fit_files,
         _cache_has_a_folder,
         _channels_fit_image,
+        _coco_has_what_is_read,
     ),
 }

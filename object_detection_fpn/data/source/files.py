@@ -28,6 +28,8 @@ class RecordFile(NamedTuple):
     """Of the records with their frames, without compression; of gzip files modulo 2**32, as these state it."""
     compression: str = ""
     """As `tf.data.TFRecordDataset` calls it: "", "GZIP" or "ZLIB"."""
+    records: tuple[bytes, ...] | None = None
+    """The records themselves, of a file of another format (`coco_records`); None = they are in the file."""
 
 
 def list_record_files(patterns: Sequence[str]) -> list[RecordFile]:

@@ -94,7 +94,8 @@ def read_records(
     `decode_records` refuses. It is never left out by sharding or sampling.
 
     Args:
-        files: see `files.list_record_files`; some may be compressed.
+        files: see `files.list_record_files`; some may be compressed. A file whose records are in memory is read as one of these
+            alone, in its order.
         is_shuffled: read the files in another order each epoch (records of a file keep theirs).
         shuffle_buffer_size: file names to choose the next one from; None = all of them.
         num_epochs: how often to read everything, 0 for ever.
@@ -105,7 +106,9 @@ def read_records(
         seed: of the order of the files.
         cache: keeps the records of the first pass for the others: "" in memory, a folder in files there. None = reads anew.
     """
-    paths, sizes, compressions = zip(*files, strict=True)
+    if any(file.records is not None for file in files):
+        return _records_in_memory(files, num_epochs=num_epochs, input_context=input_context)
+    paths, sizes, compressions = zip(*((file.path, file.num_bytes, file.compression) for file in files), strict=True)
     dataset = tf.data.Dataset.from_tensor_slices((list(paths), tf.constant(sizes, tf.int64), list(compressions)))
     num_files, num_shards, shard = len(files), 1, 0
     if input_context is not None:
@@ -131,6 +134,24 @@ def read_records(
         place = _cache_place(cache, [*contents, ("shard", shard if has_files_for_all else 0), ("of", num_shards)])
         records = records.cache(place).repeat(num_epochs or None)
     return records if has_files_for_all else every_nth(records, num_shards, first=shard)
+
+
+def _records_in_memory(
+    files: Sequence[RecordFile], *, num_epochs: int, input_context: tf.distribute.InputContext | None
+) -> tf.data.Dataset:
+    """What `read_records` gives of one file of the same records."""
+    (file,) = files
+    assert file.records is not None
+    rows = tf.data.Dataset.from_tensor_slices(tf.constant(file.records, tf.string))
+
+    @without_autograph
+    def to_record(index, serialized):
+        return Record(serialized, tf.constant(file.path), index)
+
+    records = rows.enumerate().map(to_record).repeat(num_epochs or None)
+    if input_context is None:
+        return records
+    return every_nth(records, input_context.num_input_pipelines, first=input_context.input_pipeline_id)
 
 
 def _cache_place(folder: str, contents: Sequence[tuple[str, int]]) -> str:

@@ -12,9 +12,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from object_detection_fpn.data.source.coco import CocoError, CocoImage, read_coco
+from object_detection_fpn.data.source.coco_examples import ExifBoxes, ImageObjects, prepare
 from object_detection_fpn.tools.convert import records
-from object_detection_fpn.tools.convert.counts import Counts, ImageObjects
-from object_detection_fpn.tools.convert.prepare import ExifBoxes, prepare
+from object_detection_fpn.tools.convert.counts import Counts
 
 
 class Conversion(NamedTuple):
@@ -75,7 +75,7 @@ def coco_to_tfrecords(
 
     Where annotations have segmentations, every object gets a mask. An object whose segmentation gives none is left out, as a
     detector with masks could not learn it; a crowd of that kind, and objects without a segmentation, are kept and their mask is
-    an empty string. All of this is counted and logged, with what else is odd (`tools.convert.masks.Notice`).
+    an empty string. All of this is counted and logged, with what else is odd (`data.source.segmentations.Notice`).
 
     Args:
         annotations_path: a COCO "instances" JSON file.

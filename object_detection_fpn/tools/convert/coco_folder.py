@@ -9,8 +9,9 @@ import os
 import re
 from collections.abc import Sequence
 
+from object_detection_fpn.data.source import image_files
 from object_detection_fpn.data.source.coco import CocoDataset, read_coco, shown
-from object_detection_fpn.tools.convert import images, labelme, sources
+from object_detection_fpn.tools.convert import labelme, sources, storage
 from object_detection_fpn.tools.convert.sources import Options, Source, SourceError, Split
 
 FORMAT = "COCO JSON"
@@ -31,7 +32,7 @@ def _is_coco(path: str) -> bool:
 
 def _find(path: str) -> dict[str, str]:
     """JSON files by split."""
-    if os.path.isfile(path):
+    if storage.isfile(path):
         return {sources.UNSPLIT: path} if path.lower().endswith(".json") and _is_coco(path) else {}
     for folder in (path, os.path.join(path, "annotations")):
         names = sources.list_files(folder, ".json")
@@ -69,7 +70,7 @@ def read(path: str, options: Options) -> Source:
         SourceError: if the classes of the files differ, or the images are not found.
         CocoError: if a file is not COCO's (see `data.source.coco`).
     """
-    files = _find(path) if os.path.isdir(path) else {sources.UNSPLIT: path}
+    files = _find(path) if storage.isdir(path) else {sources.UNSPLIT: path}
     datasets = {
         split: read_coco(file, renumber_classes=True, with_segmentations=options.with_masks)
         for split, file in files.items()
@@ -120,9 +121,9 @@ def _find_images(dataset: CocoDataset, split: str) -> str:
         folders += [os.path.join(place, name) for place in folders[:4]]
     for folder in folders:
         tried = dataset.images[:_NUM_TRIED]
-        if any(os.path.isfile(images.find_image_file(folder, image.file_name)) for image in tried):
-            return os.path.normpath(folder)
+        if any(storage.isfile(image_files.find_image_file(folder, image.file_name)) for image in tried):
+            return storage.normalized(folder)
     raise SourceError(
         f"{dataset.path}: none of its first images, as {shown(dataset.images[0].file_name)}, is in any of "
-        f"{', '.join(os.path.normpath(folder) for folder in folders)}. --image_dir names their folder."
+        f"{', '.join(storage.normalized(folder) for folder in folders)}. --image_dir names their folder."
     )

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from object_detection_fpn.tools.command import UsageError, check_folder, say
+from object_detection_fpn.tools.command import UsageError, check_folder, check_input, say
 
 DESCRIPTION = """Convert a data set to TFRecords and a label map.
 
@@ -15,7 +15,9 @@ DESCRIPTION = """Convert a data set to TFRecords and a label map.
 
 SOURCE is COCO JSON (a file, or a folder such as Roboflow's), a PASCAL VOC folder, YOLO (data.yaml; boxes and polygons), a CSV
 file of boxes, a LabelMe folder, CVAT's XML for images, or Open Images' CSV files. OUTPUT is a folder: the records of each
-split, label_map.pbtxt and report.json are written to it."""
+split, label_map.pbtxt and report.json are written to it. Both may be remote, as gs://bucket/folder.
+
+A run that was stopped goes on where the same command is given again: record files that were finished are not made anew."""
 
 FORMATS = ("coco", "voc", "yolo", "csv", "labelme", "cvat", "open_images")
 
@@ -124,6 +126,13 @@ def _run_source(arguments: argparse.Namespace) -> None:
     from object_detection_fpn.tools.convert.sources import Options, SourceError, read_class_names
 
     check_folder("OUTPUT", arguments.output_dir)
+    for flag, path in (
+        ("SOURCE", arguments.source),
+        ("--image_dir", arguments.image_dir),
+        ("--classes", arguments.classes),
+    ):
+        if path is not None:
+            check_input(flag, path)
     if os.path.realpath(arguments.source) == os.path.realpath(arguments.output_dir):
         raise UsageError(f"OUTPUT = {arguments.output_dir} is SOURCE. Allowed: another folder.")
     try:
@@ -150,6 +159,7 @@ def _run_source(arguments: argparse.Namespace) -> None:
             allow_no_boxes=arguments.allow_no_boxes,
             strict=arguments.strict,
             label_map_path=arguments.label_map,
+            say=say,
         )
     except (CocoError, SourceError) as error:
         raise UsageError(str(error)) from error

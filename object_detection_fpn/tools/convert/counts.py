@@ -8,29 +8,12 @@ from collections.abc import Mapping
 
 from absl import logging
 
-from object_detection_fpn.data.source.coco import CocoAnnotation, CocoError, CocoImage
-from object_detection_fpn.tools.convert.masks import BrokenMask, Fault, Notice
+from object_detection_fpn.data.source.coco import CocoAnnotation, CocoError
+from object_detection_fpn.data.source.coco_examples import ImageObjects
+from object_detection_fpn.data.source.segmentations import Fault, Notice
 
 _MAX_DROP_LINES = 10
 _MANY = 0.3  # share of boxes dropped or clipped, from which on the annotations are likely to mean something else
-
-
-@dataclasses.dataclass
-class ImageObjects:
-    """The annotations of one image, sorted."""
-
-    image: CocoImage
-    is_turned: bool
-    kept: list[CocoAnnotation] = dataclasses.field(default_factory=list)
-    dropped: list[CocoAnnotation] = dataclasses.field(default_factory=list)
-    """Those without area inside the image."""
-    num_clipped: int = 0
-    """Of the kept ones, those whose box reaches more than a pixel beyond the image."""
-    num_masks: int = 0
-    broken_masks: list[tuple[CocoAnnotation, BrokenMask]] = dataclasses.field(default_factory=list)
-    """Those that are dropped because their segmentation gives no mask."""
-    notices: list[tuple[CocoAnnotation, Notice]] = dataclasses.field(default_factory=list)
-    """What is odd about the masks of those that are kept."""
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from object_detection_fpn.data.source.coco import shown
-from object_detection_fpn.tools.convert import sources
+from object_detection_fpn.tools.convert import sources, storage
 from object_detection_fpn.tools.convert.sources import Options, Source, SourceError, SourceImage, SourceObject
 
 FORMAT = "CSV of boxes"
@@ -50,7 +50,7 @@ def recognize(path: str) -> str | None:
 
 def _find(path: str) -> dict[str, str]:
     """CSV files by split: the file itself, the only one of a folder, or that of each of its subfolders."""
-    if os.path.isfile(path):
+    if storage.isfile(path):
         return {sources.UNSPLIT: path} if path.lower().endswith((".csv", ".tsv")) and _find_columns(path) else {}
     folders = sources.split_folders(path, lambda folder: bool(_in_folder(folder)))
     return {split: _in_folder(folder)[0] for split, folder in folders.items()}
@@ -111,7 +111,7 @@ def read(path: str, options: Options) -> Source:
         SourceError: if a value is not allowed.
     """
     files = _find(path)
-    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    folder = path if storage.isdir(path) else os.path.dirname(path) or "."
     root = options.image_dir or folder
     splits: dict[str, list[SourceImage]] = {}
     for split, csv_path in files.items():
@@ -138,7 +138,7 @@ def read(path: str, options: Options) -> Source:
                 rows.append(_read_object(row, where))
         for (part, file_name), objects in images.items():
             direct = os.path.join(root, file_name)
-            found = direct if os.path.isfile(direct) else finder.find(file_name)
+            found = direct if storage.isfile(direct) else finder.find(file_name)
             name = os.path.relpath(found, root) if found else file_name
             splits.setdefault(part, []).append(SourceImage(name, *sizes[part, file_name], objects))
     return sources.make_source(FORMAT, path, root, splits, options)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from object_detection_fpn.data.source.coco import shown
-from object_detection_fpn.tools.convert import sources
+from object_detection_fpn.tools.convert import sources, storage
 from object_detection_fpn.tools.convert.sources import Options, Source, SourceError, SourceImage, SourceObject
 
 FORMAT = "CVAT"
@@ -23,7 +23,7 @@ _MAX_PIXELS = 1 << 28  # of an image with masks, for which an array of its size 
 
 def recognize(path: str) -> str | None:
     """The XML file, if the source is of this format."""
-    if os.path.isfile(path):
+    if storage.isfile(path):
         return path if path.lower().endswith(".xml") and _is_cvat(path) else None
     found = [os.path.join(path, name) for name in sources.list_files(path, ".xml")[:10]]
     usable = [each for each in found if _is_cvat(each)]
@@ -64,7 +64,7 @@ def read(path: str, options: Options) -> Source:
         seen.add((subset, name))
         # With subsets, CVAT writes images/<subset>/<name>.
         choices = [os.path.join(place, part, name) for place in places for part in ("", subset)]
-        found = next((each for each in choices if os.path.isfile(each)), None) or finder.find(name)
+        found = next((each for each in choices if storage.isfile(each)), None) or finder.find(name)
         size = [sources.side(image.get(key), where, key) for key in ("width", "height")]
         objects = _read_objects(image, where, left_out)
         file_name = os.path.relpath(found, image_root) if found else name

@@ -12,6 +12,7 @@ from object_detection_fpn.tools.convert import (
     labelme,
     open_images,
     sources,
+    storage,
     voc,
     yolo,
 )
@@ -64,7 +65,7 @@ def detect(path: str) -> Found:
     Raises:
         SourceError: if there is no such file or folder, it is of no format that is known, or of several.
     """
-    if not os.path.exists(path):
+    if not storage.exists(path):
         raise SourceError(f"{path}: there is no such file or folder.")
     found = [Found(name, evidence) for name, reader in READERS.items() if (evidence := reader.recognize(path))]
     if len(found) > 1:
@@ -74,8 +75,8 @@ def detect(path: str) -> Found:
             "name the file."
         )
     if not found:
-        entries = sources.listed(sorted(os.listdir(path))) if os.path.isdir(path) else "is a file of another kind"
-        held = f"holds {entries or 'nothing'}" if os.path.isdir(path) else entries
+        entries = sources.listed(storage.list_names(path)) if storage.isdir(path) else "is a file of another kind"
+        held = f"holds {entries or 'nothing'}" if storage.isdir(path) else entries
         hint = (
             " The text files of YOLO need a data.yaml with the names of the classes." if _has_label_files(path) else ""
         )
@@ -101,10 +102,10 @@ def read_source(path: str, options: Options, format: str | None = None) -> Sourc
     """
     if format is None:
         format = detect(path).format
-    elif not os.path.exists(path):
+    elif not storage.exists(path):
         raise SourceError(f"{path}: there is no such file or folder.")
     elif not READERS[format].recognize(path):
         raise SourceError(f"{path}: is not {READERS[format].FORMAT} (--format {format}). Allowed: {_KNOWN}.")
-    if options.image_dir is not None and not os.path.isdir(options.image_dir):
+    if options.image_dir is not None and not storage.isdir(options.image_dir):
         raise SourceError(f"{options.image_dir}: there is no such folder (--image_dir).")
     return READERS[format].read(path, options)

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from object_detection_fpn.data.source.coco import shown
-from object_detection_fpn.tools.convert import sources
+from object_detection_fpn.tools.convert import sources, storage
 from object_detection_fpn.tools.convert.sources import Options, Source, SourceError, SourceImage, SourceObject
 
 FORMAT = "LabelMe"
@@ -24,7 +24,7 @@ _LEFT_OUT = ("point", "line", "linestrip", "points", "mask")
 
 def recognize(path: str) -> str | None:
     """The first folder of files, if the source is of this format."""
-    return next(iter(sources.split_folders(path, _has_files).values()), None) if os.path.isdir(path) else None
+    return next(iter(sources.split_folders(path, _has_files).values()), None) if storage.isdir(path) else None
 
 
 def is_labelme(path: str) -> bool:

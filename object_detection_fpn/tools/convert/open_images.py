@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from object_detection_fpn.data.source.coco import shown
-from object_detection_fpn.tools.convert import sources
+from object_detection_fpn.tools.convert import sources, storage
 from object_detection_fpn.tools.convert.sources import Options, Source, SourceError, SourceImage, SourceObject
 
 FORMAT = "Open Images"
@@ -32,7 +32,7 @@ def is_open_images(path: str) -> bool:
 
 def _find(path: str) -> dict[str, str]:
     """CSV files of boxes by split, which the first word of their name tells."""
-    if os.path.isfile(path):
+    if storage.isfile(path):
         return {sources.UNSPLIT: path} if path.lower().endswith(".csv") and is_open_images(path) else {}
     found = [each for each in _csv_files(path) if is_open_images(each)]
     if len(found) == 1:
@@ -61,7 +61,7 @@ def read(path: str, options: Options) -> Source:
         SourceError: if a value is not allowed.
     """
     files = _find(path)
-    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    folder = path if storage.isdir(path) else os.path.dirname(path) or "."
     root = options.image_dir or folder
     name_of = _read_class_names(folder)
     splits: dict[str, list[SourceImage]] = {}

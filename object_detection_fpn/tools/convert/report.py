@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from object_detection_fpn.data.source.coco import CocoAnnotation
-from object_detection_fpn.tools.convert.counts import ImageObjects
-from object_detection_fpn.tools.convert.images import Unusable
+from object_detection_fpn.data.source.coco_examples import ImageObjects
+from object_detection_fpn.data.source.image_files import Unusable
 
 RARE = 20
 """A class with fewer boxes is named as rare."""

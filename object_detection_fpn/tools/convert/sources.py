@@ -1,11 +1,12 @@
 """What the readers of the formats share: the objects that they make of a source, and how files are read and refused.
 
 A reader turns a source into `SourceImage`s; `make_source` numbers images and classes and makes the data sets that
-`tools.convert.prepare` takes, those of COCO too.
+`data.source.coco_examples.prepare` takes, those of COCO too.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from object_detection_fpn.data import exif
+from object_detection_fpn.data.pillow import PILLOW_ERRORS
 from object_detection_fpn.data.source.coco import CocoAnnotation, CocoDataset, CocoImage, shown
-from object_detection_fpn.serving.images import IMAGE_SUFFIXES, PILLOW_ERRORS
-from object_detection_fpn.tools.convert.prepare import ExifBoxes
+from object_detection_fpn.data.source.coco_examples import ExifBoxes
+from object_detection_fpn.serving.images import IMAGE_SUFFIXES
+from object_detection_fpn.tools.convert import storage
 
 UNSPLIT = "data"
 """Name of the only split of a source that has none."""
@@ -210,8 +213,7 @@ def read_text(path: str) -> str:
         SourceError: if it cannot be read or is not UTF-8.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return file.read()
+        return storage.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(
             f"{path}: is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start:,})."
@@ -244,8 +246,7 @@ def parse_xml(path: str, root_tag: str) -> ElementTree.Element:
         SourceError: if it is no XML, or its root has another name.
     """
     try:
-        with open(path, "rb") as file:
-            root = ElementTree.fromstring(file.read())
+        root = ElementTree.fromstring(storage.read_bytes(path))
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -285,7 +286,7 @@ def side(value: Any, where: str, key: str) -> int | None:
 def image_size(path: str) -> tuple[int, int] | None:
     """(width, height) of an image file as viewers show it; None if it is missing or no image, which `prepare` reports."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(storage.read_bytes(path)) if storage.is_remote(path) else path) as picture:
             width, height = picture.size
             return (height, width) if exif.swaps_axes(exif.read_orientation(picture)) else (width, height)
     except PILLOW_ERRORS:
@@ -294,10 +295,14 @@ def image_size(path: str) -> tuple[int, int] | None:
 
 def list_files(folder: str, *suffixes: str) -> list[str]:
     """Names of the files in a folder that end so, in the order of the alphabet; none if there is no such folder."""
-    if not os.path.isdir(folder):
+    if not storage.isdir(folder):
         return []
-    found = [name for name in os.listdir(folder) if name.lower().endswith(suffixes) and not name.startswith(".")]
-    return sorted(name for name in found if os.path.isfile(os.path.join(folder, name)))
+    names = storage.list_names(folder)
+    found = [name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
+    # A look at each of many remote files would take minutes.
+    return (
+        found if storage.is_remote(folder) else [name for name in found if os.path.isfile(os.path.join(folder, name))]
+    )
 
 
 def list_images(folder: str) -> list[str]:
@@ -316,10 +321,7 @@ def split_folders(folder: str, fits: Callable[[str], bool]) -> dict[str, str]:
 def head_and_tail(path: str, size: int = 1 << 16) -> bytes:
     """The first and the last bytes of a file, which tell formats apart; nothing of a file that cannot be read."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(size)
-            file.seek(max(os.path.getsize(path) - size, size))
-            return head + file.read(size)
+        return storage.read_head_and_tail(path, size)
     except OSError:
         return b""  # who reads the whole file then says why it cannot be read
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from object_detection_fpn.data import failures
 from object_detection_fpn.data.source import files, reader
 from object_detection_fpn.data.source.coco import CocoError
-from object_detection_fpn.tools.convert.images import read_header
+from object_detection_fpn.data.source.image_files import read_header
 
 
 def tfrecords_to_coco(

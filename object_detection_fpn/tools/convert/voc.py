@@ -10,7 +10,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 from object_detection_fpn.data.source.coco import shown
-from object_detection_fpn.tools.convert import sources
+from object_detection_fpn.tools.convert import sources, storage
 from object_detection_fpn.tools.convert.sources import Options, Source, SourceError, SourceImage, SourceObject
 
 FORMAT = "PASCAL VOC"
@@ -21,7 +21,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 def recognize(path: str) -> str | None:
     """The folder that holds the annotations, if the source is of this format."""
-    return next(iter(_annotation_folders(path).values()), None) if os.path.isdir(path) else None
+    return next(iter(_annotation_folders(path).values()), None) if storage.isdir(path) else None
 
 
 def _annotation_folders(path: str) -> dict[str, str]:
@@ -32,7 +32,7 @@ def _annotation_folders(path: str) -> dict[str, str]:
     found = sources.split_folders(path, _has_annotations)
     if found:
         return found
-    years = [name for name in sorted(os.listdir(path)) if re.fullmatch(r"VOC\d{4}", name)]
+    years = [name for name in storage.list_names(path) if re.fullmatch(r"VOC\d{4}", name)]
     inside = [folder for name in years if _has_annotations(folder := os.path.join(path, name, "Annotations"))]
     if len(inside) > 1:
         raise SourceError(
@@ -78,7 +78,7 @@ def _read_lists(root: str, stems: list[str], notes: list[str]) -> dict[str, list
     listed: set[str] = set()
     for name in ("train", "val", "test"):
         list_path = os.path.join(root, "ImageSets", "Main", f"{name}.txt")
-        if not os.path.isfile(list_path):
+        if not storage.isfile(list_path):
             continue
         names = list(
             dict.fromkeys(line.split()[0] for line in sources.read_text(list_path).splitlines() if line.split())

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from object_detection_fpn.data.source.coco import shown
-from object_detection_fpn.tools.convert import sources
+from object_detection_fpn.tools.convert import sources, storage
 from object_detection_fpn.tools.convert.sources import Options, Source, SourceError, SourceImage, SourceObject
 
 FORMAT = "YOLO"
@@ -23,7 +23,7 @@ _FRACTION = "fractions of the image, 0 to 1"
 
 def recognize(path: str) -> str | None:
     """The data.yaml, if the source is of this format."""
-    if os.path.isfile(path):
+    if storage.isfile(path):
         return path if path.lower().endswith((".yaml", ".yml")) else None
     found = [os.path.join(path, name) for name in sources.list_files(path, ".yaml", ".yml")]
     usable = [each for each in found if b"names" in sources.head_and_tail(each)]
@@ -49,7 +49,7 @@ def read(path: str, options: Options) -> Source:
     for key in ("train", "val", "test"):
         if contents.get(key):
             images = _list_images(contents[key], root, f"{yaml_path}: {key}")
-            unlabelled = [each for each in images if not os.path.exists(_label_path(each))]
+            unlabelled = [each for each in images if not storage.exists(_label_path(each))]
             if images and len(unlabelled) == len(images):
                 raise SourceError(
                     f"{yaml_path}: none of the {len(images)} images of {key} has a text file; that of {images[0]} would be "
@@ -112,14 +112,14 @@ def _read_names(contents: dict[str, Any], path: str) -> dict[int, str]:
 
 def _find_root(contents: dict[str, Any], path: str) -> str:
     """The folder that the folders of images are relative to."""
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(storage.absolute(path))
     given = contents.get("path")
     if given is None:
         return folder
     if not isinstance(given, str):
         raise SourceError(f"{path}: path = {_show(given)}. Allowed: a folder.")
     named = os.path.join(folder, given)
-    return os.path.normpath(named) if os.path.isdir(named) else folder  # `path` is often that of the author's machine
+    return storage.normalized(named) if storage.isdir(named) else folder  # `path` is often that of the author's machine
 
 
 def _list_images(value: Any, root: str, where: str) -> list[str]:
@@ -130,22 +130,16 @@ def _list_images(value: Any, root: str, where: str) -> list[str]:
             raise SourceError(f"{where} = {_show(each)}. Allowed: a folder of images or a text file with their paths.")
         # Roboflow writes "../train/images" into a data.yaml that stands beside train.
         choices = [os.path.join(root, each), os.path.join(root, each.removeprefix("../"))]
-        place = next((os.path.normpath(choice) for choice in choices if os.path.exists(choice)), None)
+        place = next((storage.normalized(choice) for choice in choices if storage.exists(choice)), None)
         if place is None:
             raise SourceError(f"{where} = {_show(each)}, which does not exist in {root}. Allowed: a folder or a file.")
-        if os.path.isdir(place):
-            seen: set[str] = set()
-            for folder, folders, _ in os.walk(place, followlinks=True):
-                if os.path.realpath(folder) in seen:  # a link to a folder above
-                    folders.clear()
-                    continue
-                seen.add(os.path.realpath(folder))
-                folders.sort()
+        if storage.isdir(place):
+            for folder in storage.walk(place):
                 found.update(dict.fromkeys(os.path.join(folder, name) for name in sources.list_images(folder)))
         else:
             lines = [line.strip() for line in sources.read_text(place).splitlines()]
             base = os.path.dirname(place)
-            found.update(dict.fromkeys(os.path.normpath(os.path.join(base, line)) for line in lines if line))
+            found.update(dict.fromkeys(storage.normalized(os.path.join(base, line)) for line in lines if line))
     if not found:
         raise SourceError(f"{where} = {_show(value)} has no images.")
     return list(found)
@@ -162,7 +156,7 @@ def _read_image(path: str, root: str, names: dict[int, str]) -> SourceImage:
     size = sources.image_size(path)
     label_path = _label_path(path)
     objects = []
-    if os.path.exists(label_path):
+    if storage.exists(label_path):
         for i, line in enumerate(sources.read_text(label_path).splitlines(), start=1):
             if line.strip():
                 # Lines are checked even where the image is missing.

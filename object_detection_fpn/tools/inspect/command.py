@@ -97,7 +97,9 @@ def _check_data(config: pipeline_pb2.TrainEvalPipelineConfig, source: str) -> No
 def _write_page(
     path: str, config: pipeline_pb2.TrainEvalPipelineConfig, inspection: Inspection, *, num_pictures: int
 ) -> None:
-    from object_detection_fpn.data.failures import DataError
+    import tensorflow as tf
+
+    from object_detection_fpn.data import failures
     from object_detection_fpn.tools.inspect import inspection as inspection_lib
     from object_detection_fpn.tools.inspect import page, pictures
 
@@ -112,8 +114,13 @@ def _write_page(
                 names=inspection_lib.class_names(label_map),
                 num_images=num_pictures,
             )
-        except DataError as error:  # nothing to train on: the page says so, and the rest of it stands
+        except failures.DataError as error:  # nothing to train on: the page says so, and the rest of it stands
             reason = str(error)
+        except tf.errors.InvalidArgumentError as error:  # a record that training would refuse, as one without masks
+            message = failures.error_message(error)
+            if message is None:
+                raise
+            reason = message
     _write(path, page.make_page(inspection, drawn, why_no_pictures=reason))
 
 

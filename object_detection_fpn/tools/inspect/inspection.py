@@ -91,8 +91,7 @@ class Inspection:
 
 def load_label_map(config: Config) -> LabelMap:
     """The label map of the training data."""
-    reader = config.train_input_reader
-    return label_map_lib.load_label_map(reader.label_map_path, use_display_name=reader.use_display_name)
+    return label_map_lib.reader_label_map(config.train_input_reader)
 
 
 def class_names(label_map: LabelMap) -> dict[int, str]:

@@ -11,11 +11,22 @@ from PIL import Image
 from object_detection_fpn import builder
 from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.drawing.boxes import Boxes, draw_boxes, to_rgb
+from object_detection_fpn.ops.pasting import paste_masks
 from object_detection_fpn.protos import pipeline_pb2
 
 _LONG_SIDE = 420  # pixels of a drawing
 _MAX_BUFFER = 256  # records to choose from: enough for a few images
 _JPEG_QUALITY = 85
+_FULL_SHARE = 255.0  # of a mask's cell
+
+
+class Masks(NamedTuple):
+    """The masks of an image, as `records.Groundtruth` has them."""
+
+    shares: np.ndarray
+    """[N, M, M] uint8."""
+    frames: np.ndarray
+    """[N, 4], pixels of the batch's image."""
 
 
 class Picture(NamedTuple):
@@ -36,7 +47,9 @@ def draw_batches(
     num_images: int,
     seed: int = 0,
 ) -> list[Picture]:
-    """Draws the first images of training with their boxes; the same seed gives the same images.
+    """Draws the first images of training with their boxes, and their masks where the model learns masks.
+
+    The same seed gives the same images.
 
     Args:
         config: a checked config whose data exist.
@@ -51,7 +64,6 @@ def draw_batches(
     copy = type(config)()
     copy.CopyFrom(config)
     reader = copy.train_input_reader
-    reader.load_instance_masks = False
     reader.load_context_features = False
     reader.num_epochs = 0  # small data fill a batch too
     reader.shuffle_buffer_size = min(reader.shuffle_buffer_size, _MAX_BUFFER)
@@ -77,16 +89,25 @@ def draw_batches(
                 groundtruth.classes[row, :num].numpy(),
                 is_crowd=groundtruth.is_crowd[row, :num].numpy(),
             )
-            pictures.append(Picture(_draw(image, boxes, names), (height, width), num))
+            masks = None
+            if groundtruth.masks is not None:
+                masks = Masks(groundtruth.masks[row, :num].numpy(), groundtruth.mask_frames[row, :num].numpy())
+            pictures.append(Picture(draw_picture(image, boxes, names, masks), (height, width), num))
     return pictures
 
 
-def _draw(image: np.ndarray, boxes: Boxes, names: dict[int, str]) -> bytes:
-    """A JPEG file of an image, brought to a size at which labels are readable, with its boxes."""
+def draw_picture(image: np.ndarray, boxes: Boxes, names: dict[int, str], masks: Masks | None) -> bytes:
+    """A JPEG file of an image, brought to a size at which labels are readable, with its boxes and masks."""
     picture = Image.fromarray(to_rgb(image))
     factor = _LONG_SIDE / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     resized = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
+    if masks is not None:
+        scale = np.array([size[1] / picture.height, size[0] / picture.width] * 2)
+        pasted = paste_masks(
+            masks.shares / _FULL_SHARE, masks.frames * scale, (size[1], size[0]), pasting="PIXEL_CENTERS"
+        )
+        boxes = boxes._replace(masks=pasted)
     file = io.BytesIO()
     Image.fromarray(draw_boxes(resized, boxes, names=names)).save(file, "JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()

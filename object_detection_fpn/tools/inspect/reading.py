@@ -15,7 +15,6 @@ from object_detection_fpn import builder
 from object_detection_fpn.config import model as model_config
 from object_detection_fpn.config.label_map import LabelMap
 from object_detection_fpn.data.report import DataReport, Notice
-from object_detection_fpn.data.source.files import list_record_files
 from object_detection_fpn.protos import pipeline_pb2
 
 _MOST_BOXES = 10_000  # of an image; further ones are counted as dropped
@@ -73,7 +72,7 @@ def read_records(
     """
     plain = as_stored(config)
     reader = plain.train_input_reader
-    files = list_record_files(list(reader.tf_record_input_reader.input_path))
+    files = builder.list_record_files(plain, reader)
     num_records = _count(files)
     every = reader.sample_1_of_n_examples
     if max_images is not None:
@@ -146,6 +145,9 @@ def _count(files: list) -> int:
     """Records in files; the pipeline names those that are broken."""
     num_records = 0
     for file in files:
+        if file.records is not None:
+            num_records += len(file.records)
+            continue
         dataset = tf.data.TFRecordDataset(file.path, file.compression, buffer_size=4 << 20)
         try:
             num_records += int(dataset.reduce(np.int64(0), lambda count, _: count + 1))

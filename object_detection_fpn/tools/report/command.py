@@ -112,7 +112,7 @@ def write_report(
     content = {
         **found.content,
         "model": f"{saved_model or checkpoint}{at_step}",
-        "data": ", ".join(reader.tf_record_input_reader.input_path),
+        "data": ", ".join(reader.tf_record_input_reader.input_path) or reader.coco_input_reader.annotations_path,
     }
     files = {"report.html": page.make_page(title, content, found.examples)}
     if write_json:

@@ -87,7 +87,26 @@ class Scene:
                 else:
                     assert one[key] == two[key], (i, key)
         assert Path(written.label_map_path).read_text() == labels.read_text()
+        if Path(source).is_dir() and options == Options():
+            self.check_remote(Path(source), pattern, **settings)
         return written
+
+    def check_remote(self, source, pattern, **settings):
+        """Converts a copy of a folder from and to a remote file system, and compares the record files with the local ones."""
+        remote = f"ram://{self.folder.name}"
+        for path in filter(Path.is_file, source.rglob("*")):
+            with tf.io.gfile.GFile(f"{remote}/source/{path.relative_to(source)}", "wb") as file:
+                file.write(path.read_bytes())
+        read = detect.read_source(f"{remote}/source", Options())
+        written = whole.convert_source(read, f"{remote}/out", show_progress=False, num_processes=1, **settings)
+        (other,) = written.patterns.values()
+        for one, two in zip(sorted(tf.io.gfile.glob(pattern)), sorted(tf.io.gfile.glob(other)), strict=True):
+            assert Path(one).name == two.rpartition("/")[2]
+            with tf.io.gfile.GFile(two, "rb") as file:
+                assert file.read() == Path(one).read_bytes()
+        assert sorted(tf.io.gfile.listdir(f"{remote}/out")) == sorted(
+            path.name for path in Path(pattern).parent.iterdir()
+        )
 
 
 def read_features(pattern: str) -> list[dict[str, list]]:

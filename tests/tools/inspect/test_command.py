@@ -17,7 +17,9 @@ from PIL import Image
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import pipeline as config_lib
 from object_detection_fpn.config import recipes
+from object_detection_fpn.drawing.boxes import Boxes
 from object_detection_fpn.tools.convert import records as records_lib
+from object_detection_fpn.tools.inspect import pictures
 
 RECIPE = "faster_rcnn_resnet18_fpn_shapes_160x160"
 MASKS = "mask_rcnn_resnet18_fpn_recipe_shapes_160x160"
@@ -219,6 +221,18 @@ def test_the_page_stands_alone(tmp_path, run, shapes_arguments, recipe):
     again = tmp_path / "again.html"
     run(tmp_path, *shapes_arguments, "--html", str(again), "--num_pictures", "5", recipe=recipe)
     assert again.read_text() == text
+
+
+def test_masks_are_drawn_in_their_frames():
+    image = np.zeros([100, 200, 3], np.float32)
+    boxes = Boxes(np.array([[0.2, 0.1, 0.8, 0.5]]), np.array([0]))
+    shares = np.zeros([1, 4, 4], np.uint8)
+    shares[:, :, :2] = 255  # the left half of the box
+    masks = pictures.Masks(shares, np.array([[20.0, 20.0, 80.0, 100.0]]))
+    file = pictures.draw_picture(image, boxes, {0: "cat"}, masks)
+    pixels = np.asarray(Image.open(io.BytesIO(file)), np.int64).sum(axis=-1)
+    height, width = pixels.shape  # 2.1 times the batch's
+    assert pixels[height // 2, round(0.2 * width)] > 50 > pixels[height // 2, round(0.4 * width)]
 
 
 def test_names_are_escaped(tmp_path, run):

@@ -1,4 +1,4 @@
-"""`tools/convert/masks.py`: pixels as pycocotools has them, each fault in words, and PNG files that decode to the same."""
+"""Pixels as pycocotools has them, each fault in words, and PNG files that decode to the same."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as st_numpy
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from object_detection_fpn.data.source import segmentations
 from object_detection_fpn.data.source.coco import CocoAnnotation
-from object_detection_fpn.tools.convert import masks
-from object_detection_fpn.tools.convert.masks import BrokenMask, Fault, Notice
+from object_detection_fpn.data.source.segmentations import BrokenMask, Fault, Notice
 
 WIDTH, HEIGHT = 8, 6
 SQUARE = [2, 1, 6, 1, 6, 4, 2, 4]
@@ -24,7 +24,7 @@ SQUARE = [2, 1, 6, 1, 6, 4, 2, 4]
 
 def make(segmentation, *, bbox=(0, 0, WIDTH, HEIGHT), width=WIDTH, height=HEIGHT):
     annotation = CocoAnnotation(7, 1, 1, bbox, None, False, segmentation)
-    return masks.make_mask(annotation, width, height)
+    return segmentations.make_mask(annotation, width, height)
 
 
 def rows(pixels):
@@ -181,7 +181,7 @@ def test_anything_is_a_mask_or_broken(segmentation):
 def test_png_files_hold_the_mask_in_one_bit_a_pixel(width):
     random = (np.random.default_rng(width).random([5, width]) < 0.2).astype(np.uint8)
     for pixels in (random, np.asfortranarray(random), random.astype(bool), np.zeros_like(random), np.ones_like(random)):
-        encoded = masks.encode_png(pixels)
+        encoded = segmentations.encode_png(pixels)
         np.testing.assert_array_equal(tf.io.decode_png(encoded, channels=1)[..., 0].numpy() > 0, pixels > 0)
         with Image.open(io.BytesIO(encoded)) as image:
             assert image.mode == "1"

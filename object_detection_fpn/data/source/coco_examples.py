@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from typing import Literal
 
 import tensorflow as tf
 
 from object_detection_fpn.data import exif
+from object_detection_fpn.data.source import image_files, segmentations
 from object_detection_fpn.data.source.coco import CocoAnnotation, CocoDataset, CocoError, CocoImage
-from object_detection_fpn.tools.convert import images, masks, records
-from object_detection_fpn.tools.convert.counts import ImageObjects
-from object_detection_fpn.tools.convert.images import Unusable, UnusableImage
+from object_detection_fpn.data.source.examples import PATH_KEY, RecordObject, make_example
+from object_detection_fpn.data.source.image_files import Unusable, UnusableImage
 
 ExifBoxes = Literal["stored", "upright"]
+_HEAD_BYTES = 1 << 16  # of a JPEG; size and orientation stand in them but for long comments
+
+
+@dataclasses.dataclass
+class ImageObjects:
+    """The annotations of one image, sorted."""
+
+    image: CocoImage
+    is_turned: bool
+    kept: list[CocoAnnotation] = dataclasses.field(default_factory=list)
+    dropped: list[CocoAnnotation] = dataclasses.field(default_factory=list)
+    """Those without area inside the image."""
+    num_clipped: int = 0
+    """Of the kept ones, those whose box reaches more than a pixel beyond the image."""
+    num_masks: int = 0
+    broken_masks: list[tuple[CocoAnnotation, segmentations.BrokenMask]] = dataclasses.field(default_factory=list)
+    """Those that are dropped because their segmentation gives no mask."""
+    notices: list[tuple[CocoAnnotation, segmentations.Notice]] = dataclasses.field(default_factory=list)
+    """What is odd about the masks of those that are kept."""
 
 
 def prepare(
-    image: CocoImage, *, dataset: CocoDataset, image_dir: str, exif_boxes: ExifBoxes | None, has_masks: bool
+    image: CocoImage,
+    *,
+    dataset: CocoDataset,
+    image_dir: str,
+    exif_boxes: ExifBoxes | None,
+    has_masks: bool,
+    names_file: bool = False,
 ) -> tuple[tf.train.Example, ImageObjects]:
     """The record of an image, and what became of its annotations.
 
@@ -26,23 +53,34 @@ def prepare(
         image_dir: folder of the image files.
         exif_boxes: see `coco.coco_to_tfrecords`.
         has_masks: whether the data set has segmentations, so that every object has a mask, which may be empty.
+        names_file: let the record name the file of an image that is stored as it is. Of a JPEG no more than the beginning is
+            read then, and nothing is decoded.
 
     Raises:
         UnusableImage: if the file is missing, not decodable, or of another size than the data set says.
         CocoError: if it is not known whether the boxes of a rotated photograph are of its stored pixels.
     """
     row = f"image {image.id} of {dataset.path}"
-    path = images.find_image_file(image_dir, image.file_name)
-    encoded = _read_file(path, f"{dataset.path}: image {image.id}")
-    header = images.read_header(encoded, f"{path} ({row})")
+    path = image_files.find_image_file(image_dir, image.file_name)
+    where = f"{dataset.path}: image {image.id}"
+    if names_file:
+        encoded, header = _read_beginning(path, where, f"{path} ({row})")
+    else:
+        encoded = _read_file(path, where)
+        header = image_files.read_header(encoded, f"{path} ({row})")
     annotations = dataset.annotations[image.id]
     is_stored = _are_boxes_of_stored_pixels(image, header, exif_boxes, bool(annotations), dataset.path, path)
-    stored = images.to_stored(encoded, header, f"{path} ({row})")
+    more: dict[str, str | int | None] = dict(image.capture.fields())
+    if names_file and header.is_stored_as_is:
+        stored = image_files.StoredImage(b"", header.stored_format)
+        more[PATH_KEY] = path if "://" in path else os.path.abspath(path)
+    else:
+        stored = image_files.to_stored(encoded, header, f"{path} ({row})")
 
     swaps = exif.swaps_axes(header.orientation)
     upright_size = (header.height, header.width) if swaps else (header.width, header.height)
     width, height = (header.width, header.height) if is_stored else upright_size
-    objects: list[records.RecordObject] = []
+    objects: list[RecordObject] = []
     sorted_rows = ImageObjects(image, is_turned=header.orientation != exif.UPRIGHT)
     orientation = header.orientation if is_stored else exif.UPRIGHT
     for annotation in annotations:
@@ -54,14 +92,14 @@ def prepare(
             continue
         try:
             mask = _encode_mask(annotation, width, height, orientation, sorted_rows) if has_masks else None
-        except masks.BrokenMask as error:
+        except segmentations.BrokenMask as error:
             sorted_rows.broken_masks.append((annotation, error))
             continue
         sorted_rows.kept.append(annotation)
         sorted_rows.num_clipped += x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1
         label = dataset.label_of[annotation.category_id]
         objects.append(
-            records.RecordObject(
+            RecordObject(
                 box=exif.turn_box((ymin, xmin, ymax, xmax), orientation),
                 label=label,
                 name=dataset.names[label],
@@ -71,14 +109,14 @@ def prepare(
                 is_difficult=annotation.is_difficult,
             )
         )
-    example = records.make_example(
+    example = make_example(
         stored,
         width=upright_size[0],
         height=upright_size[1],
         file_name=image.file_name,
         source_id=str(image.id),
         objects=objects,
-        more=image.capture.fields(),
+        more=more,
     )
     return example, sorted_rows
 
@@ -94,30 +132,44 @@ def _encode_mask(annotation: CocoAnnotation, width: int, height: int, orientatio
         objects: of the same, where the mask is counted.
 
     Raises:
-        masks.BrokenMask: if the segmentation gives no mask, and the annotation is no crowd, which does without.
+        segmentations.BrokenMask: if the segmentation gives no mask, and the annotation is no crowd, which does without.
     """
     if annotation.segmentation is None:
-        objects.notices.append((annotation, masks.Notice.ABSENT))
+        objects.notices.append((annotation, segmentations.Notice.ABSENT))
         return b""
     try:
-        mask = masks.make_mask(annotation, width, height)
-    except masks.BrokenMask:
+        mask = segmentations.make_mask(annotation, width, height)
+    except segmentations.BrokenMask:
         if not annotation.is_crowd:
             raise
-        objects.notices.append((annotation, masks.Notice.BROKEN_CROWD))
+        objects.notices.append((annotation, segmentations.Notice.BROKEN_CROWD))
         return b""
     objects.num_masks += 1
     objects.notices += [(annotation, notice) for notice in mask.notices]
     is_upright = orientation == exif.UPRIGHT
-    return masks.encode_png(mask.pixels if is_upright else exif.turn_pixels(mask.pixels, orientation))
+    return segmentations.encode_png(mask.pixels if is_upright else exif.turn_pixels(mask.pixels, orientation))
 
 
-def _read_file(path: str, where: str) -> bytes:
+def _read_beginning(path: str, where: str, name: str) -> tuple[bytes, image_files.Header]:
+    """The first bytes of a JPEG that need not be turned, or all of another file, and its header."""
+    head = _read_file(path, where, _HEAD_BYTES)
+    try:
+        header = image_files.read_header(head, name)
+        if header.is_jpeg and header.is_stored_as_is:
+            return head, header
+    except UnusableImage as error:
+        if len(head) < _HEAD_BYTES:  # the whole file
+            raise error
+    encoded = _read_file(path, where)
+    return encoded, image_files.read_header(encoded, name)
+
+
+def _read_file(path: str, where: str, num_bytes: int = -1) -> bytes:
     try:
         if tf.io.gfile.isdir(path):
             raise UnusableImage(Unusable.MISSING, f"{where} names {path}, which is a folder.")
         with tf.io.gfile.GFile(path, "rb") as file:
-            encoded = file.read()
+            encoded = file.read(num_bytes)
     except tf.errors.NotFoundError as error:
         raise UnusableImage(Unusable.MISSING, f"{where} names {path}, which does not exist.") from error
     except tf.errors.OpError as error:
@@ -130,7 +182,7 @@ def _read_file(path: str, where: str) -> bytes:
 
 def _are_boxes_of_stored_pixels(
     image: CocoImage,
-    header: images.Header,
+    header: image_files.Header,
     exif_boxes: ExifBoxes | None,
     has_boxes: bool,
     annotations_path: str,

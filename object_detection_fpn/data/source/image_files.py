@@ -14,8 +14,8 @@ from PIL import Image
 
 from object_detection_fpn.data import exif
 from object_detection_fpn.data.images import decode_whole
+from object_detection_fpn.data.pillow import PILLOW_ERRORS, to_pixels
 from object_detection_fpn.data.source.coco import CocoError
-from object_detection_fpn.serving.images import PILLOW_ERRORS, to_pixels
 
 # MPO: a JPEG with more pictures behind it, as many telephones write; decoders read the first. Other formats become PNGs.
 _STORED_AS_IS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}
@@ -57,6 +57,16 @@ class Header(NamedTuple):
         """Whether the file is a JPEG, whatever its name ends in."""
         return _STORED_AS_IS.get(self.format) == "jpeg"
 
+    @property
+    def is_stored_as_is(self) -> bool:
+        """Whether a record holds the file's own bytes."""
+        return self.format in _STORED_AS_IS and self.orientation == exif.UPRIGHT
+
+    @property
+    def stored_format(self) -> str:
+        """How a record holds it: "jpeg" or "png"."""
+        return _STORED_AS_IS.get(self.format, "png")
+
 
 class StoredImage(NamedTuple):
     """An image as a record holds it."""
@@ -68,10 +78,16 @@ class StoredImage(NamedTuple):
 
 def find_image_file(image_dir: str, file_name: str) -> str:
     """The path of an image file; names written on Windows, with backslashes, are understood where they name no file."""
-    path = os.path.join(image_dir, file_name)
+    path = _in_folder(image_dir, file_name)
     if "\\" in file_name and not tf.io.gfile.exists(path):
-        return os.path.join(image_dir, file_name.replace("\\", "/"))
+        return _in_folder(image_dir, file_name.replace("\\", "/"))
     return path
+
+
+def _in_folder(folder: str, name: str) -> str:
+    path = os.path.join(folder, name)
+    scheme, separator, rest = path.partition("://")
+    return f"{scheme}{separator}{os.path.normpath(rest)}" if separator else path  # remote systems take ".." for a name
 
 
 def read_header(encoded: bytes, where: str) -> Header:
@@ -107,8 +123,8 @@ def to_stored(encoded: bytes, header: Header, where: str) -> StoredImage:
     """
     if header.format in _STORED_AS_IS:
         pixels = _decode(encoded, where)
-        if header.orientation == exif.UPRIGHT:
-            return StoredImage(encoded, _STORED_AS_IS[header.format])
+        if header.is_stored_as_is:
+            return StoredImage(encoded, header.stored_format)
     else:
         try:
             with Image.open(io.BytesIO(encoded)) as image:
@@ -122,7 +138,7 @@ def to_stored(encoded: bytes, header: Header, where: str) -> StoredImage:
         upright.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     else:
         upright.save(buffer, "PNG")
-    return StoredImage(buffer.getvalue(), "jpeg" if header.is_jpeg else "png")
+    return StoredImage(buffer.getvalue(), header.stored_format)
 
 
 def _decode(encoded: bytes, where: str) -> np.ndarray:
