@@ -38,7 +38,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate_config.py
 
 site: $(VENV)/installed-site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # The pair of it in git has no outputs; a change goes into demo.py, and from there into demo.ipynb.
 notebook: $(VENV)/installed-notebook

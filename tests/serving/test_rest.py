@@ -330,5 +330,5 @@ def test_the_client_gets_what_the_signature_gives(signatures, server, detect, tm
 
 def test_the_client_says_what_the_server_said(server, detect, tmp_path):
     (tmp_path / "no.jpg").write_text("no image")
-    with pytest.raises(RuntimeError, match=r"shapes:predict: .*Unknown image file format"):
+    with pytest.raises(RuntimeError, match=r"(?s)shapes:predict: .*Unknown image file format"):
         detect([str(tmp_path / "no.jpg")], server)

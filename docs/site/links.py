@@ -18,9 +18,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-_LOGGER = logging.getLogger("mkdocs.hooks.site_links")  # what it warns of stops a strict build
+_LOGGER = logging.getLogger("mkdocs.hooks.links")  # what it warns of stops a strict build
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _DOCS = _ROOT / "docs"
 _LINK = re.compile(r"(?<=\]\()(?!#)(?!\w+:)([^)#\s]+)(#[^)\s]*)?(?=\))")
 _CODE = re.compile(r"(^(```+).*?^\2$)", re.MULTILINE | re.DOTALL)
@@ -67,7 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _resolve(origin, match[1])
         if not _is_outside(target):
             uri = target.relative_to(_DOCS).as_posix()
-            uri = re.sub(r"\.ipynb$", ".md", uri)  # docs/site_notebooks.py
+            uri = re.sub(r"\.ipynb$", ".md", uri)  # docs/site/notebooks.py
         elif target.exists() and target.is_relative_to(_ROOT):
             uri = _uri(target)
         else:

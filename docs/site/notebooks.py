@@ -1,7 +1,7 @@
 """Shows notebooks of docs/ as pages of the site, with the outputs of `make notebook` where it has run.
 
 `notebooks/demo.ipynb` has no outputs in git. On the site the page `notebooks/demo.md` stands for it; links lead there
-(docs/site_links.py). MkDocs calls this function (`hooks` of mkdocs.yml).
+(docs/site/links.py). MkDocs calls this function (`hooks` of mkdocs.yml).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _EXECUTED = _ROOT / "notebook_output"
 _IMAGES = {"image/png": "png", "image/jpeg": "jpg"}
 
