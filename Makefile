@@ -37,7 +37,7 @@ lint: $(VENV)/installed-lint
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate_config.py
 
-site: $(VENV)/installed-site
+site: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # The pair of it in git has no outputs; a change goes into demo.py, and from there into demo.ipynb.

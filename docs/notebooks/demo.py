@@ -22,6 +22,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from IPython.display import display
 from PIL import Image
 
@@ -32,6 +33,7 @@ from object_detection_fpn.drawing.sheets import side_by_side
 from object_detection_fpn.serving.predictor import Predictor
 from object_detection_fpn.tools import shapes
 
+tf.get_logger().setLevel("ERROR")
 OUTPUT = Path("demo_notebook")
 
 # %% [markdown]
@@ -59,26 +61,24 @@ def groundtruth_of(annotations: str) -> dict[str, Boxes]:
     return found
 
 
-def in_a_row(pictures) -> Image.Image:
-    """Images beside each other, of the height of the first."""
-    pictures = [Image.fromarray(picture) for picture in pictures]
-    height = pictures[0].height
-    pictures = [picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures]
-    sheet = Image.new("RGB", (sum(picture.width + 8 for picture in pictures) - 8, height), "white")
-    left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width + 8
-    return sheet
+def in_a_row(pictures: list[np.ndarray]) -> Image.Image:
+    """Images beside each other."""
+    height = max(len(picture) for picture in pictures)
+    padded = [
+        np.pad(picture, [[0, height - len(picture)], [0, 8], [0, 0]], constant_values=255) for picture in pictures
+    ]
+    return Image.fromarray(np.concatenate(padded, axis=1))
+
+
+def read(path: Path) -> np.ndarray:
+    """An image, three times as large."""
+    image = Image.open(path)
+    return np.asarray(image.resize((3 * image.width, 3 * image.height)))
 
 
 marked = groundtruth_of(data.train_annotations)
-display(
-    in_a_row(
-        draw_boxes(np.asarray(Image.open(path).resize((320, 320))), marked[path.name], names=names)
-        for path in sorted(Path(data.train_images).iterdir())[:4]
-    )
-)
+paths = sorted(Path(data.train_images).iterdir())[:3]
+display(in_a_row([draw_boxes(read(path), marked[path.name], names=names) for path in paths]))
 
 # %% [markdown]
 # ## Config
@@ -130,7 +130,7 @@ for name in ("mAP", "mAP@.50IOU", "mAP@.75IOU"):
 _ = export(config, checkpoint=str(OUTPUT / "model"), output_dir=str(OUTPUT / "exported"))
 predictor = Predictor.from_saved_model(str(OUTPUT / "exported"))
 marked = groundtruth_of(data.eval_annotations)
-for path in sorted(Path(data.eval_images).iterdir())[:4]:
+for path in sorted(Path(data.eval_images).iterdir())[:3]:
     image = np.asarray(Image.open(path))
     found = predictor.predict(image)
     detections = Boxes(found.boxes_normalized, found.class_ids - 1, found.scores)

@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EXECUTED = _ROOT / "notebook_output"
-_IMAGES = {"image/png": "png", "image/jpeg": "jpg"}
+_IMAGES = {"image/jpeg": "jpg", "image/png": "png"}  # of both the smaller
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,19 +43,27 @@ def _convert(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]
             parts.append(source)
             continue
         parts.append(f"```python\n{source}\n```")
-        texts = ["".join(output.get("text", "")) for output in cell["outputs"]]
-        if shown := "\n".join(filter(None, map(_as_terminal, texts))):
-            parts.append(f"```text\n{shown}\n```")
+        printed = ""
         for output in cell["outputs"]:
-            for kind, suffix in _IMAGES.items():
-                if encoded := output.get("data", {}).get(kind):
-                    file_name = f"{name}_{len(pictures) + 1}.{suffix}"
-                    pictures[file_name] = base64.b64decode("".join(encoded))
-                    parts.append(f"![Output]({file_name})")
-                    break
+            data = output.get("data", {})
+            kind = next((kind for kind in _IMAGES if kind in data), None)
+            if kind is None:
+                printed += "".join(output.get("text", data.get("text/plain", "")))
+                continue
+            file_name = f"{name}_{len(pictures) + 1}.{_IMAGES[kind]}"
+            pictures[file_name] = base64.b64decode("".join(data[kind]))
+            parts += [*_block(printed), f"![Output]({file_name})"]
+            printed = ""
+        parts += _block(printed)
     head, *rest = parts
     download = f'<a href="{name}.ipynb" download>This page as a notebook</a>'
     return "\n\n".join([head, download, *rest]) + "\n", pictures
+
+
+def _block(printed: str) -> list[str]:
+    """What was printed, as a block; nothing where nothing was."""
+    shown = _as_terminal(printed)
+    return [f"```text\n{shown}\n```"] if shown else []
 
 
 def _as_terminal(text: str) -> str:
