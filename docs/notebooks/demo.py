@@ -14,8 +14,8 @@
 # # From images to detections
 #
 # A detector is trained on drawn shapes, evaluated, exported and used. This is what `odfpn demo` does, in Python, and cut down
-# to about a minute on two CPU cores. After so few steps it finds most shapes and still errs; `odfpn demo` trains four times
-# as long.
+# to about a minute on two CPU cores. After so few steps the detector still errs; `odfpn demo` trains three times as long, on
+# more and smaller shapes.
 
 # %%
 import json
@@ -93,7 +93,8 @@ display(in_a_row([draw_boxes(read(path), marked[path.name], names=names) for pat
 # %% [markdown]
 # ## Config
 #
-# A recipe of the package, with the paths of the data, the size of its images and fewer steps. Any field can be changed this way.
+# A recipe of the package, with the paths of the data, the size of its images and fewer steps. Any field can be changed this
+# way.
 
 # %%
 resizer = "model.faster_rcnn.image_resizer.keep_aspect_ratio_resizer"
