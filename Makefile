@@ -2,6 +2,8 @@
 # make test    run the test suite with coverage
 # make lint    ruff and mypy
 # make docs    write docs/config.md anew
+# make site    build the pages of docs/ into site/, with every link checked
+# make notebook  run docs/notebooks/demo.py as a notebook into notebook_output/, which the site then shows
 # make clean   remove everything that make makes
 #
 # Each creates .venv when needed. Another Python or TensorFlow, after make clean: make test PYTHON=python3.13 TENSORFLOW=2.21
@@ -18,7 +20,7 @@ PROCESSES ?= 3
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs site notebook clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -35,8 +37,18 @@ lint: $(VENV)/installed-lint
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate_config.py
 
+site: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# The pair of it in git has no outputs; a change goes into demo.py, and from there into demo.ipynb.
+notebook: $(VENV)/installed-notebook
+	$(BIN)/jupytext --quiet --update --to ipynb docs/notebooks/demo.py
+	rm -rf notebook_output && mkdir notebook_output
+	cp docs/notebooks/demo.ipynb notebook_output
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter execute --inplace --timeout=300 notebook_output/demo.ipynb
+
 clean:
-	rm -rf $(VENV) build dist demo_output demo_masks_output *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo_output demo_masks_output notebook_output site *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f object_detection_fpn/protos/*_pb2.py object_detection_fpn/protos/*_pb2.pyi
 
 $(BIN)/python:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from object_detection_fpn.cli import main as cli
 from object_detection_fpn.config import tables
@@ -20,11 +23,18 @@ PAGES = (
     "docs/inspect.md",
     "docs/masks.md",
     "docs/migrating.md",
+    "docs/own_data.md",
     "docs/predict.md",
     "docs/report.md",
     "docs/scale.md",
+    "docs/serving.md",
     "docs/training.md",
 )
+"""Those with commands."""
+
+ROOT = Path(__file__).parent.parent
+LINKING_PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "docs" / "notebooks").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +117,11 @@ def test_links_lead_to_sections(page):
     assert set(re.findall(r"\]\(#(\w+)\)", page)) <= anchors
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", LINKING_PAGES)
 def test_links_lead_to_files(root_dir, name):
     path = root_dir / name
-    links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
     for link in links:
         assert link.startswith("https://") or (path.parent / link).exists(), link
 
@@ -118,7 +129,9 @@ def test_links_lead_to_files(root_dir, name):
 def commands(text: str, program: str) -> list[list[str]]:
     """The words of each command of a program in a page's blocks of commands."""
     found = []
-    for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if language:
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             line = re.split(r" && |; do", line)[0]
             if line.strip().startswith(program + " "):
@@ -137,3 +150,39 @@ def test_commands_of_the_pages_are_understood(root_dir, name):
     for words in commands(text, "python model_main_tf2.py"):
         for flag in re.findall(r"--(\w+)", " ".join(words)):
             assert re.search(rf'DEFINE_\w+\(\s*"{flag}"', script), flag
+
+
+# The site ------------------------------------------------------------------------------------------------------------
+
+
+def pages_of(nav) -> list[str]:
+    if isinstance(nav, str):
+        return [nav]
+    return [page for entry in (nav.values() if isinstance(nav, dict) else nav) for page in pages_of(entry)]
+
+
+def test_every_page_has_its_place_on_the_site(root_dir):
+    nav = pages_of(yaml.safe_load((root_dir / "mkdocs.yml").read_text())["nav"])
+    written = [path.name for path in (root_dir / "docs").glob("*.md")] + [f"notebooks/{n}.md" for n in NOTEBOOKS]
+    assert sorted(nav) == sorted(written), "Remedy: a line in `nav` of mkdocs.yml"
+
+
+def cells_of_script(text: str) -> list[tuple[str, str]]:
+    """Kind and source of each cell of a script in jupytext's percent format."""
+    cells = []
+    for part in re.split(r"^# %%", text, flags=re.MULTILINE)[1:]:
+        kind, source = part.split("\n", 1)
+        if kind == " [markdown]":
+            cells.append(("markdown", re.sub(r"^# ?", "", source, flags=re.MULTILINE).strip("\n")))
+        else:
+            cells.append(("code", source.strip("\n")))
+    return cells
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_are_their_scripts_without_outputs(root_dir, name):
+    folder = root_dir / "docs" / "notebooks"
+    cells = json.loads((folder / f"{name}.ipynb").read_text())["cells"]
+    found = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    assert found == cells_of_script((folder / f"{name}.py").read_text()), "Remedy: make notebook"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
