@@ -13,7 +13,7 @@ from object_detection_fpn.builder.data import (
     build_resizer,
     max_number_of_boxes,
 )
-from object_detection_fpn.builder.execution import inference_execution, training_execution
+from object_detection_fpn.builder.execution import inference_execution, portable_execution, training_execution
 from object_detection_fpn.builder.faster_rcnn import (
     build_box_feature_extractor,
     build_box_head,
@@ -87,6 +87,7 @@ __all__ = [
     "dtype_name",
     "inference_execution",
     "max_number_of_boxes",
+    "portable_execution",
     "training_execution",
     "training_precision",
 ]

@@ -67,6 +67,11 @@ def inference_execution(
     )
 
 
+def portable_execution() -> Execution:
+    """How a model is computed that leaves TensorFlow: see `serving.portable`."""
+    return Execution(portable=True, is_restored=True)
+
+
 def _has_large_maps(model: model_pb2.DetectionModel) -> bool:
     """Whether the finest level has enough cells for Winograd's algorithm to save time; True if unknown."""
     resizer = model_config.image_resizer(model)
