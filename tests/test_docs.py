@@ -16,6 +16,7 @@ PAGES = (
     "README.md",
     "docs/context.md",
     "docs/data.md",
+    "docs/export.md",
     "docs/inspect.md",
     "docs/masks.md",
     "docs/migrating.md",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from typing import TYPE_CHECKING
 
 from object_detection_fpn.tools import command
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--records", nargs="+", metavar="FILES", help="TFRecord files in place of the config's evaluation data"
     )
     parser.add_argument("--sample_1_of_n", type=int, metavar="N", help="take every N-th image only")
-    parser.add_argument("--json", metavar="FILE", help="write the table as JSON too")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,15 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise command.UsageError(f"--sample_1_of_n = {arguments.sample_1_of_n} is out of range. Allowed: 1 and above.")
     for model in arguments.models:
         command.check_input("MODEL", model)
-    if arguments.json:
-        command.check_folder("--json", os.path.dirname(arguments.json) or ".")
     overrides = list(arguments.config_override)
     if arguments.records:
         paths = json.dumps(arguments.records)
         overrides.append(f"eval_input_reader.0.tf_record_input_reader.input_path={paths}")
     config = command.load_config(arguments.config, overrides, require_data=["eval"])
-
-    import tensorflow as tf
 
     from object_detection_fpn.tools.benchmark.measure import measure
 
@@ -53,11 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     for model in arguments.models:
         with command.usage():
             measured.append(measure(config, model, sample_1_of_n=arguments.sample_1_of_n))
-    print(as_table(measured), flush=True)
-    if arguments.json:
-        with tf.io.gfile.GFile(arguments.json, "w") as file:
-            file.write(json.dumps([row._asdict() for row in measured], indent=1) + "\n")
-        command.say(f"Written: {arguments.json}")
+    print(json.dumps([row._asdict() for row in measured], indent=1) if arguments.json else as_table(measured), flush=True)
 
 
 def as_table(measured: list[Measurement]) -> str:
