@@ -28,7 +28,8 @@ _FLOAT_OPS = (
         "SLICE",
         "STRIDED_SLICE",
     ),
-    *("GREATER", "LESS", "GREATER_EQUAL", "LESS_EQUAL", "EQUAL", "NOT_EQUAL", "SQUARED_DIFFERENCE", "BATCH_MATMUL"),
+    *("GREATER", "LESS", "GREATER_EQUAL", "LESS_EQUAL", "EQUAL", "NOT_EQUAL", "SQUARED_DIFFERENCE", "BATCH_MATMUL", "PADV2"),
+    *("MAX_POOL_2D",),  # of borders of minus infinity
 )
 """What stays in float32 beside int8 convolutions: coordinates and scores are made of these, and 256 steps are too few."""
 
