@@ -16,6 +16,8 @@ class Execution:
         winograd: 3 x 3 convolutions of pyramid and heads in float32 by `ops.winograd` where that is faster: on a CPU.
         recomputed_stages: of how many stages of the backbone, from the finest, the inside is computed again for the gradient
             instead of being kept.
+        portable: operations that other runtimes have too, LiteRT and ONNX's, in place of those that TensorFlow alone has; what
+            overlaps is still dropped by a kernel, which they have. For inference.
         is_restored: kernels of convolutions stay zero until a checkpoint gives them their values; drawing them takes two
             fifths of the time of building a model.
 
@@ -28,6 +30,7 @@ class Execution:
     jit_compile: bool = False
     winograd: bool = False
     recomputed_stages: int = 0
+    portable: bool = False
     is_restored: bool = False
 
     def __post_init__(self) -> None:

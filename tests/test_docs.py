@@ -20,6 +20,7 @@ PAGES = (
     "docs/check.md",
     "docs/context.md",
     "docs/data.md",
+    "docs/export.md",
     "docs/inspect.md",
     "docs/masks.md",
     "docs/migrating.md",

@@ -14,7 +14,7 @@ from object_detection_fpn.builder.data import (
     list_record_files,
     max_number_of_boxes,
 )
-from object_detection_fpn.builder.execution import inference_execution, training_execution
+from object_detection_fpn.builder.execution import inference_execution, portable_execution, training_execution
 from object_detection_fpn.builder.faster_rcnn import (
     build_box_feature_extractor,
     build_box_head,
@@ -90,6 +90,7 @@ __all__ = [
     "list_record_files",
     "max_number_of_boxes",
     "most_masks_in_training",
+    "portable_execution",
     "training_execution",
     "training_precision",
 ]

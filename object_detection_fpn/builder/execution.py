@@ -69,6 +69,11 @@ def inference_execution(
     )
 
 
+def portable_execution() -> Execution:
+    """How a model is computed that leaves TensorFlow: see `serving.portable`."""
+    return Execution(portable=True, is_restored=True)
+
+
 def _device() -> Literal["cpu", "gpu"]:
     """What this machine computes on."""
     return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"

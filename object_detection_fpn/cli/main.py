@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from object_detection_fpn.cli import evaluate, export, predict, train
 from object_detection_fpn.cli.process import guarded
 from object_detection_fpn.tools import data_service, demo, import_weights
+from object_detection_fpn.tools.benchmark import command as benchmark
 from object_detection_fpn.tools.check import command as check
 from object_detection_fpn.tools.context_features import command as context_features
 from object_detection_fpn.tools.convert import command as convert
@@ -41,7 +42,8 @@ COMMANDS = {
     "eval": Command(evaluate, "Evaluate a checkpoint, or with --wait every checkpoint that appears in a folder."),
     "report": Command(report, "Write a page that shows what a detector gets right and wrong."),
     "compare": Command(compare, "Compare two detectors on the same images, with intervals."),
-    "export": Command(export, "Write a checkpoint as a SavedModel."),
+    "export": Command(export, "Write a checkpoint as a SavedModel, for LiteRT or as ONNX."),
+    "benchmark": Command(benchmark, "Compare exported models: average precision, time and size."),
     "predict": Command(predict, "Detect objects in images; write JSON and drawings."),
     "convert": Command(convert, "Convert a data set of any of seven formats to TFRecords and a label map."),
     "inspect": Command(

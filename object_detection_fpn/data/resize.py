@@ -33,6 +33,8 @@ class Resizer:
     """1 after conversion to grayscale, None where channels are kept."""
     pad_values: tuple[float, ...] = ()
     """The value of the padding for each channel of the image that comes in; empty for 0."""
+    pads: bool = False
+    """Whether there can be padding."""
 
     def __call__(self, image: tf.Tensor, *, seed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         resized, true_shape = self.resize(image, seed)
@@ -112,7 +114,8 @@ def keep_aspect_ratio(
         return _finish(resized, new_size, convert_to_grayscale)
 
     static_size = (max_dimension, max_dimension) if pad_to_max_dimension else (None, None)
-    return Resizer(resize, static_size, 1 if convert_to_grayscale else None, tuple(per_channel_pad_value))
+    pads = pad_to_max_dimension or pad_to_multiple > 1
+    return Resizer(resize, static_size, 1 if convert_to_grayscale else None, tuple(per_channel_pad_value), pads)
 
 
 def scaled_size(
@@ -177,7 +180,7 @@ def pad_to_multiple(*, multiple: int, convert_to_grayscale: bool = False) -> Res
         padded = _pad(tf.cast(image, tf.float32), -(-size // multiple) * multiple)
         return _finish(padded, size, convert_to_grayscale)
 
-    return Resizer(resize, (None, None), 1 if convert_to_grayscale else None)
+    return Resizer(resize, (None, None), 1 if convert_to_grayscale else None, pads=multiple > 1)
 
 
 def identity() -> Resizer:

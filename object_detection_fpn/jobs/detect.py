@@ -1,6 +1,6 @@
 """Runs a model over the evaluation data of a config and hands out each image with its groundtruth and detections.
 
-The model is one with a checkpoint's weights, or an exported SavedModel, which resizes images itself.
+The model is one with a checkpoint's weights, or an exported one, which is given whole images.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from object_detection_fpn.evaluation import loop as evaluation_loop
 from object_detection_fpn.evaluation.images import EvaluatedImage, in_original_pixels, real_images, split_by_name
 from object_detection_fpn.evaluation.metric import EvaluationError, ImageDetections, ImageGroundtruth
 from object_detection_fpn.interop import sources
+from object_detection_fpn.jobs import formats
 from object_detection_fpn.jobs.evaluate import as_one_class, list_categories, load_label_map, log_notices
 from object_detection_fpn.ops import rle
 from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
@@ -83,13 +84,22 @@ def detect_with_checkpoint(
 def detect_with_saved_model(
     config: Config, *, saved_model: str, on_train_data: bool = False, sample_1_of_n: int | None = None
 ) -> Detected:
+    """Detects with an exported model, a SavedModel or a file of another runtime; see `detect_with_predictor`.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+        ValueError: if it is no detector.
+    """
+    predictor = formats.load_predictor(saved_model)
+    return detect_with_predictor(config, predictor=predictor, on_train_data=on_train_data, sample_1_of_n=sample_1_of_n)
+
+
+def detect_with_predictor(
+    config: Config, *, predictor: Predictor, on_train_data: bool = False, sample_1_of_n: int | None = None
+) -> Detected:
     """Detects with an exported model, one image at a time; of the config, the data and the label map are used.
 
     The other arguments are those of `detect_with_checkpoint`.
-
-    Raises:
-        FileNotFoundError: if there is no SavedModel.
-        ValueError: if it is no detector.
     """
     reader = input_reader_pb2.InputReader()
     reader.CopyFrom(_reader(config, on_train_data))
@@ -97,7 +107,6 @@ def detect_with_saved_model(
     unresized = Config()
     unresized.CopyFrom(config)
     unresized.eval_config.force_no_resize = True
-    predictor = Predictor.from_saved_model(saved_model)
     has_masks = _has_masks(config, reader)
     report = DataReport()
     dataset = _dataset(unresized, reader, report, batch_size=1, sample_1_of_n=sample_1_of_n)

@@ -114,7 +114,7 @@ class RoIPooler(tf_keras.layers.Layer):
         self._crop_size = crop_size
         self._pool_size = pool_size
         self._pool_stride = pool_stride
-        self._static = execution.static
+        self._static = execution.static or execution.portable
         self.built = True
 
     @property

@@ -1,0 +1,1 @@
+"""`odfpn benchmark`: exported models beside each other."""
