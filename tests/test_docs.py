@@ -116,7 +116,9 @@ def test_links_lead_to_files(root_dir, name):
 def commands(text: str, program: str) -> list[list[str]]:
     """The words of each command of a program in a page's blocks of commands."""
     found = []
-    for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        if language:
+            continue
         for line in block.replace("\\\n", " ").splitlines():
             line = re.split(r" && |; do", line)[0]
             if line.strip().startswith(program + " "):
