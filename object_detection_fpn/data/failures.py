@@ -58,12 +58,12 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
         message = error_message(error)
         if message is not None:
             return f"{record}: {message}"
-        reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
+        path = b"".join(features[PATH_KEY].bytes_list.value[:1]).decode("utf-8", "replace")
+        if path and (problem := _unusable_file(path)):
+            return f"{record}: {problem}"
+        reason = _without_places(error)
         if "feature" in reason.lower() or "Key:" in reason:
             return f"{record}: {reason}{_MASK_TYPES if masks.KEY in reason else ''}"
-        path = b"".join(features[PATH_KEY].bytes_list.value[:1]).decode("utf-8", "replace")
-        if path:
-            return f"{record}: {_explain_file(path, reason)}"
         place, encoded = _find_undecodable(features)
         return (
             f"{record}: {place} ({len(encoded):,} bytes beginning with {encoded[:4].hex(' ')}) does not decode; "
@@ -72,16 +72,24 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
     return f"{record}: could not be decoded the first time, for a reason that did not recur."
 
 
-def _explain_file(path: str, reason: str) -> str:
-    """Why the image file that a record names cannot be used; `reason` is TensorFlow's."""
+def _without_places(error: tf.errors.OpError) -> str:
+    """TensorFlow's reason without the names of operations."""
+    return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message, flags=re.DOTALL).strip()
+
+
+def _unusable_file(path: str) -> str | None:
+    """Why the image file that a record names cannot be used; None if it can."""
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
             encoded = file.read()
     except tf.errors.OpError as error:
         return f"{path} cannot be read ({error.message})."
-    return (
-        f"{path} ({len(encoded):,} bytes) does not decode; it is truncated, corrupted or of an unknown format. {reason}"
-    )
+    try:
+        tf.io.decode_image(encoded)
+    except tf.errors.OpError as error:
+        kinds = "it is truncated, corrupted or of an unknown format"
+        return f"{path} ({len(encoded):,} bytes) does not decode; {kinds}. {_without_places(error)}"
+    return None
 
 
 def _find_undecodable(features: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -34,8 +34,12 @@ def isfile(path: str) -> bool:
 
 def list_names(folder: str) -> list[str]:
     """Names of the files and folders in a folder, in the order of the alphabet."""
-    found = tf.io.gfile.listdir(normalized(folder)) if is_remote(folder) else os.listdir(folder)
-    return sorted(name.rstrip("/") for name in found)
+    if not is_remote(folder):
+        return sorted(os.listdir(folder))
+    try:
+        return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(normalized(folder)))
+    except tf.errors.NotFoundError:  # some systems take the beginning of any path for a folder
+        return []
 
 
 def normalized(path: str) -> str:

@@ -163,7 +163,7 @@ def convert_source(
                 for shard in shards:
                     found = loaded.pop(shard.name, None)
                     if found is None:
-                        found = _write(work, shard, prepared, progress, strict=strict)
+                        found = _write(work, shard, prepared, progress.update, strict=strict)
                         finished.add(shard.name)
                     else:
                         progress.update(len(found))
@@ -218,14 +218,14 @@ def _load(work: WorkFolder, shard: _Shard) -> list[_Row] | None:
 
 
 def _write(
-    work: WorkFolder, shard: _Shard, prepared: Iterator[_Prepared], progress: tqdm, *, strict: bool
+    work: WorkFolder, shard: _Shard, prepared: Iterator[_Prepared], advance: Callable[[], Any], *, strict: bool
 ) -> list[_Row]:
     """Writes a record file."""
     rows = []
     try:
         with tf.io.TFRecordWriter(work.part_path(shard.name)) as writer:
             for image in itertools.islice(prepared, len(shard.dataset.images)):
-                progress.update()
+                advance()
                 _refuse_unusable(image.row, strict)
                 if image.record is not None:
                     writer.write(image.record)

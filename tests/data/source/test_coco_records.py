@@ -171,14 +171,15 @@ def test_what_only_records_hold_is_refused():
     config = config_lib.load_config(recipes.recipe_path(MASKS), CHANGES)
     reader = config.train_input_reader
     reader.coco_input_reader.annotations_path = "train.json"
-    reader.cache, reader.num_additional_channels = reader.MEMORY, 1
+    reader.cache = reader.MEMORY
     with pytest.raises(ConfigError, match=r"cache = MEMORY keeps nothing of images that are files of their own"):
         config_lib.check_config(config, "my.config")
 
 
-def test_inspect_reads_a_coco_file(tmp_path, capsys):
+def test_inspect_reads_a_coco_file(tmp_path):
     own, _ = configs(tmp_path, write_source(tmp_path))
     config_lib.save_config(own, str(tmp_path / "my.config"))
-    html = tmp_path / "page.html"
-    assert cli.main(["inspect", str(tmp_path / "my.config"), "--html", str(html), "--num_pictures", "2"]) == 0
-    assert "5 images" in capsys.readouterr().out and "data:image/jpeg" in html.read_text()
+    html, found = tmp_path / "page.html", tmp_path / "found.json"
+    outputs = ["--html", str(html), "--num_pictures", "2", "--json", str(found)]
+    assert cli.main(["inspect", str(tmp_path / "my.config"), *outputs]) == 0
+    assert json.loads(found.read_text())["num_images"] == 5 and "data:image/jpeg" in html.read_text()

@@ -47,8 +47,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 def wait_until(condition, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 300
     while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert time.monotonic() < deadline
+        assert process.poll() is None or condition()
         time.sleep(0.05)
+
+
+def released(pipe: Path) -> bool:
+    """Whether a thread that waits for the pipe was let go on."""
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:  # nobody reads it
+        return False
+    return True
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
@@ -66,8 +76,7 @@ def test_a_stopped_run_is_continued(source, tmp_path, capfd, stop):
     wait_until(lambda: all((folder / f"{name}.rows").exists() for name in names[:2]), process)
     process.send_signal(stop)
     if stop == signal.SIGINT:
-        with open(held, "wb"):  # ends the thread that reads
-            pass
+        wait_until(lambda: process.poll() is not None or released(held), process)
     _, printed = process.communicate(timeout=300)
     if stop == signal.SIGINT:
         assert process.returncode == 130
@@ -102,7 +111,7 @@ def stopped(source, tmp_path, monkeypatch):
     return tmp_path / "out"
 
 
-def test_a_full_disk_keeps_what_is_finished(source, stopped, capfd):
+def test_a_full_disk_keeps_what_is_finished(capfd, source, stopped):
     assert contents(stopped) == {} and len(list((stopped / work.FOLDER_NAME).glob("*.tfrecord"))) == 2
     assert not list((stopped / work.FOLDER_NAME).glob("*.part"))
     assert "No space left on device" in capfd.readouterr().err
