@@ -1,6 +1,8 @@
 # make demo    train, evaluate and export a small detector on drawn data; results in demo_output/
 # make test    run the test suite with coverage
 # make lint    ruff and mypy
+# make fuzz    20 times the suite's cases of the fuzz targets in tests/fuzz
+# make faults  kill training, fill its disk, and see what is lost (docs/reliability.md); about ten minutes
 # make docs    write docs/config.md anew
 # make clean   remove everything that make makes
 #
@@ -18,7 +20,7 @@ PROCESSES ?= 3
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint fuzz faults docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -31,6 +33,12 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+fuzz: $(VENV)/installed-test
+	ODFPN_FUZZ=20 $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --durations=0 tests/fuzz
+
+faults: $(VENV)/installed
+	$(BIN)/python benchmarks/faults.py
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate_config.py

@@ -111,7 +111,9 @@ def parse_text(text: str, message_type: type[_Message], source: str) -> _Message
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        problem, allowed = _explain(str(error), message_type.DESCRIPTOR)
+        lines = [*text.split("\n"), ""]  # an error at the end is about no line
+        line = lines[min(error.GetLine() or 0, len(lines)) - 1]
+        problem, allowed = _explain(str(error), line, message_type.DESCRIPTOR)
         raise ConfigError(source, problem, line=error.GetLine(), allowed=allowed) from error
     return message
 
@@ -235,10 +237,9 @@ def _unknown_field(descriptor: Any, name: str) -> tuple[str, str]:
     return f'{descriptor.name} has no field "{name}"{nearest(name, known)}', listed(known)
 
 
-def _explain(error: str, root: Any) -> tuple[str, str]:
-    """Problem and allowed values of a text format error."""
-    error = re.sub(r"^\d+:\d+ : ", "", error)
-    error = re.sub(r"^(['\"]).*\1: ", "", error)  # the line, quoted
+def _explain(error: str, line: str, root: Any) -> tuple[str, str]:
+    """Problem and allowed values of a text format error about a line."""
+    error = re.sub(r"^\d+:\d+ : ", "", error).removeprefix(f"'{line}': ")
     if match := re.fullmatch(r'Message type "([\w.]+)" has no field named "(\w+)"\.', error):
         return _unknown_field(root.file.pool.FindMessageTypeByName(match[1]), match[2])
     if match := re.fullmatch(r'Enum type "([\w.]+)" has no value named (\w+)\.', error):
