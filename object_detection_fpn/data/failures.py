@@ -46,13 +46,15 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
     features = example.features.feature
     source_id = b"".join(features["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
     record = name_record(file, index, source_id)
-    if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
+    if _is_sequence(serialized):
         return (
             f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames. Where the model has "
             f"context_config, each needs {context.FEATURES_KEY} of its own."
         )
     try:
         decode(tf.constant(serialized))
+    except UnicodeDecodeError:  # TensorFlow's parser is stricter than protobuf's, and its message quotes the bytes
+        return f"{record}: {len(serialized):,} bytes that are no serialized tf.Example."
     except tf.errors.OpError as error:
         message = error_message(error)
         if message is not None:
@@ -66,6 +68,14 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
             f"it is truncated, corrupted or of an unknown format. {reason}"
         )
     return f"{record}: could not be decoded the first time, for a reason that did not recur."
+
+
+def _is_sequence(serialized: bytes) -> bool:
+    """Whether a record is a tf.SequenceExample, which is a tf.Example with something behind it."""
+    try:
+        return bool(tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list)
+    except Exception:  # as for a tf.Example
+        return False
 
 
 def _find_undecodable(features: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -20,6 +20,7 @@ LABEL_MAPS = (
 @example(data=b"")
 @example(data=b"item { id: 2147483647 name: 'x' }")
 @example(data=b'["cat", "dog"]')
+@example(data=b"item { ': '/m/01g317'\n id: 7 }")
 def test_label_map_is_refused_in_words_or_names_classes(data, tmp_path_factory, no_hang):
     no_hang()
     path = tmp_path_factory.getbasetemp() / "fuzzed.pbtxt"
