@@ -178,6 +178,8 @@ _NO_IMAGE = "(source_id bad): image/encoded (7 bytes beginning with 67 61 72 62)
         ("image", _NO_IMAGE, 9, 9),
         ("label", "(source_id bad): image/object/class/label gives class id 4. Allowed: 1 to 3 (num_classes).", 2, 1),
         ("bytes", ": 3 bytes that are no serialized tf.Example.", 2, 1),
+        ("nothing", ": image/encoded is missing or empty.", 2, 1),
+        ("cut", " bytes that are no serialized tf.Example.", 2, 1),
     ],
 )
 def test_a_record_that_does_not_decode_is_named_wherever_it_stands(
@@ -187,6 +189,8 @@ def test_a_record_that_does_not_decode_is_named_wherever_it_stands(
         "image": make_record(image=b"garbage", source_id="bad"),
         "label": make_record(labels=[4], source_id="bad"),
         "bytes": b"\xff\xff\xff",
+        "nothing": b"",
+        "cut": b"\x12\x01\xff" + make_record()[:-1],  # protobuf reads it, TensorFlow does not, and quotes the bytes
     }[kind]
     good = make_record()
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
