@@ -14,14 +14,22 @@ _MASK_TYPES = (
     " mask_type of the input reader must be what the record has: PNG_MASKS for strings, NUMERICAL_MASKS for floats."
 )
 
+_MAX_SHOWN = 100  # characters of a source id in a message
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message names file or record, and the reason, in one line."""
 
 
 def name_record(file: str, index: int, source_id: str) -> str:
-    """The name of a record in errors and warnings; `index` counts from 0."""
-    return f"{file}, record {index}" + (f" (source_id {source_id})" if source_id else "")
+    """The name of a record in errors and warnings, one line; `index` counts from 0."""
+    return f"{file}, record {index}" + (f" (source_id {_printable(source_id)})" if source_id else "")
+
+
+def _printable(text: str) -> str:
+    """Text of a record in one line: cut where it is long, with escapes for what would not be seen."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_MAX_SHOWN])
+    return shown + ("..." if len(text) > _MAX_SHOWN else "")
 
 
 def error_message(error: tf.errors.OpError) -> str | None:

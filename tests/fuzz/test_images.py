@@ -84,7 +84,8 @@ def decoders():
         decode = functools.partial(
             decoder.decode_example, decoding=decoder.Decoding(num_classes=3, **settings), crop=cut
         )
-        return tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False), decode
+        signature = [tf.TensorSpec([], tf.string)]
+        return tf.function(lambda serialized: decode(serialized), input_signature=signature, autograph=False), decode
 
     return [make(), make(jpeg_min_side=2), make(cut=cut_half)]
 
