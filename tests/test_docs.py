@@ -19,6 +19,7 @@ PAGES = (
     "docs/inspect.md",
     "docs/masks.md",
     "docs/migrating.md",
+    "docs/reliability.md",
     "docs/report.md",
     "docs/scale.md",
 )

@@ -135,6 +135,7 @@ def decoders():
 @example(data=b"", way="plain")
 @example(data=serialize({"image/source_id": [png()]}), way="plain")  # a name of several lines
 @example(data=b"\x12\x01\xff" + serialize(GOOD)[:-1], way="plain")
+@example(data=b"\x13\x14" + serialize(GOOD), way="plain")  # protobuf reads it, TensorFlow does not
 @example(data=b"\x12\x03abc", way="plain")  # an empty tf.Example, and behind it feature lists that are none
 def test_record_is_refused_in_words_or_decoded(data, way, decoders, no_hang):
     no_hang()
