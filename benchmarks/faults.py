@@ -117,7 +117,7 @@ class Place:
 
     def left_behind(self) -> list[str]:
         """Names in `model_dir` that only a save that was cut off leaves."""
-        names = {path.name for path in self.model_dir.rglob("*")} if self.model_dir.exists() else set()
+        names = {path.name for path in self.model_dir.iterdir()} if self.model_dir.exists() else set()
         halves = {n for n in names if (m := re.fullmatch(r"(.*)\.data-.*", n)) and f"{m[1]}.index" not in names}
         return sorted(halves | {name for name in names if _PART_OF_SAVE.fullmatch(name)})
 
