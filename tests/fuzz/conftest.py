@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import sys
 
 import pytest
 
@@ -14,7 +15,7 @@ def no_hang():
     """A function to be called at the start of each case: one that does not end ends the process, with its traceback."""
 
     def begin() -> None:
-        faulthandler.dump_traceback_later(SECONDS_UNTIL_HUNG, exit=True)
+        faulthandler.dump_traceback_later(SECONDS_UNTIL_HUNG, exit=True, file=sys.__stderr__)
 
     yield begin
     faulthandler.cancel_dump_traceback_later()
