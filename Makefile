@@ -1,6 +1,8 @@
 # make demo    train, evaluate and export a small detector on drawn data; results in demo_output/
 # make test    run the test suite with coverage
 # make lint    ruff and mypy
+# make fuzz    20 times the suite's cases of the fuzz targets in tests/fuzz
+# make faults  kill training, fill its disk, and see what is lost (docs/reliability.md); about ten minutes
 # make docs    write docs/config.md anew
 # make site    build the pages of docs/ into site/, with every link checked
 # make notebook  run docs/notebooks/demo.py as a notebook into notebook_output/, which the site then shows
@@ -20,7 +22,7 @@ PROCESSES ?= 3
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint docs site notebook clean
+.PHONY: demo test lint fuzz faults docs site notebook clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -33,6 +35,12 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+fuzz: $(VENV)/installed-test
+	ODFPN_FUZZ=20 $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --durations=0 tests/fuzz
+
+faults: $(VENV)/installed
+	$(BIN)/python benchmarks/faults.py
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate_config.py

@@ -26,6 +26,7 @@ PAGES = (
     "docs/migrating.md",
     "docs/own_data.md",
     "docs/predict.md",
+    "docs/reliability.md",
     "docs/report.md",
     "docs/scale.md",
     "docs/serving.md",

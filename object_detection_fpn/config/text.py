@@ -111,7 +111,7 @@ def parse_text(text: str, message_type: type[_Message], source: str) -> _Message
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        problem, allowed = _explain(str(error), message_type.DESCRIPTOR)
+        problem, allowed = _explain(error, text, message_type.DESCRIPTOR)
         raise ConfigError(source, problem, line=error.GetLine(), allowed=allowed) from error
     return message
 
@@ -235,10 +235,11 @@ def _unknown_field(descriptor: Any, name: str) -> tuple[str, str]:
     return f'{descriptor.name} has no field "{name}"{nearest(name, known)}', listed(known)
 
 
-def _explain(error: str, root: Any) -> tuple[str, str]:
+def _explain(failure: text_format.ParseError, text: str, root: Any) -> tuple[str, str]:
     """Problem and allowed values of a text format error."""
-    error = re.sub(r"^\d+:\d+ : ", "", error)
-    error = re.sub(r"^(['\"]).*\1: ", "", error)  # the line, quoted
+    lines = [*text.split("\n"), ""]  # an error at the end is about no line
+    line = lines[min(failure.GetLine() or 0, len(lines)) - 1]
+    error = re.sub(r"^\d+:\d+ : ", "", str(failure)).removeprefix(f"'{line}': ")
     if match := re.fullmatch(r'Message type "([\w.]+)" has no field named "(\w+)"\.', error):
         return _unknown_field(root.file.pool.FindMessageTypeByName(match[1]), match[2])
     if match := re.fullmatch(r'Enum type "([\w.]+)" has no value named (\w+)\.', error):
@@ -293,16 +294,16 @@ def _parse_value(field: Field, value: str, message_type: type[_Message], source:
         value = f"{{ {value} }}"
     if one and value.startswith("["):
         raise ConfigError(source, f"{field.name} takes one value here, not a list")
-    fresh = message_type()
+    fresh, text = message_type(), f"{field.name}: {value}"
     try:
-        text_format.Parse(f"{field.name}: {value}", fresh)
+        text_format.Parse(text, fresh)
     except text_format.ParseError as error:
-        _refuse_value(field, str(error), message_type.DESCRIPTOR, source, error)
+        _refuse_value(field, error, text, message_type.DESCRIPTOR, source)
     return fresh
 
 
-def _refuse_value(field: Field, error: str, root: Any, source: str, cause: Exception) -> NoReturn:
-    problem, allowed = _explain(error, root)
+def _refuse_value(field: Field, error: text_format.ParseError, text: str, root: Any, source: str) -> NoReturn:
+    problem, allowed = _explain(error, text, root)
     kinds = {
         FieldDescriptor.CPPTYPE_BOOL: "true or false",
         FieldDescriptor.CPPTYPE_FLOAT: "a number",
@@ -312,7 +313,7 @@ def _refuse_value(field: Field, error: str, root: Any, source: str, cause: Excep
     }
     raise ConfigError(
         source, f"does not fit {field.name}: {problem}", allowed=allowed or kinds.get(field.cpp_type, "")
-    ) from cause
+    ) from error
 
 
 def _quoted(text: str) -> str:

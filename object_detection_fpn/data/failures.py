@@ -15,14 +15,22 @@ _MASK_TYPES = (
     " mask_type of the input reader must be what the record has: PNG_MASKS for strings, NUMERICAL_MASKS for floats."
 )
 
+_MAX_SHOWN = 100  # characters of a source id in a message
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message names file or record, and the reason, in one line."""
 
 
 def name_record(file: str, index: int, source_id: str) -> str:
-    """The name of a record in errors and warnings; `index` counts from 0."""
-    return f"{file}, record {index}" + (f" (source_id {source_id})" if source_id else "")
+    """The name of a record in errors and warnings, one line; `index` counts from 0."""
+    return f"{file}, record {index}" + (f" (source_id {_printable(source_id)})" if source_id else "")
+
+
+def _printable(text: str) -> str:
+    """Text of a record in one line: cut where it is long, with escapes for what would not be seen."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_MAX_SHOWN])
+    return shown + ("..." if len(text) > _MAX_SHOWN else "")
 
 
 def error_message(error: tf.errors.OpError) -> str | None:
@@ -47,13 +55,15 @@ def explain_failure(serialized: bytes, *, file: str, index: int, decode: Callabl
     features = example.features.feature
     source_id = b"".join(features["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
     record = name_record(file, index, source_id)
-    if tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list:
+    if _is_sequence(serialized):
         return (
             f"{record}: is a tf.SequenceExample; write one tf.Example for each of its frames. Where the model has "
             f"context_config, each needs {context.FEATURES_KEY} of its own."
         )
     try:
         decode(tf.constant(serialized))
+    except UnicodeDecodeError:  # TensorFlow's parser is stricter than protobuf's, and its message quotes the bytes
+        return f"{record}: {len(serialized):,} bytes that are no serialized tf.Example."
     except tf.errors.OpError as error:
         message = error_message(error)
         if message is not None:
@@ -90,6 +100,14 @@ def _unusable_file(path: str) -> str | None:
         kinds = "it is truncated, corrupted or of an unknown format"
         return f"{path} ({len(encoded):,} bytes) does not decode; {kinds}. {_without_places(error)}"
     return None
+
+
+def _is_sequence(serialized: bytes) -> bool:
+    """Whether a record is a tf.SequenceExample, which is a tf.Example with something behind it."""
+    try:
+        return bool(tf.train.SequenceExample.FromString(serialized).feature_lists.feature_list)
+    except Exception:  # as for a tf.Example
+        return False
 
 
 def _find_undecodable(features: Mapping[str, Any]) -> tuple[str, bytes]:

@@ -103,7 +103,7 @@ def _is_usable(
         return False
     try:
         objects, issues = decoder.decode_objects(tf.constant(record.serialized), decoding, label_table)
-    except tf.errors.OpError:
+    except (tf.errors.OpError, UnicodeDecodeError):  # the second where the error quotes bytes of the record
         return True
     num_boxes = int(issues.num_boxes)
     tally.num_boxes += num_boxes

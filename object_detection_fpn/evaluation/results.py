@@ -108,8 +108,20 @@ def _write(
     line: dict[str, float | None] = {"step": step, "num_images": num_images}
     # JSON has no NaN: a diverged loss is null.
     line.update((name, value if math.isfinite(value) else None) for name, value in results.items())
-    with tf.io.gfile.GFile(os.path.join(output_dir, "metrics.jsonl"), "a") as file:
-        file.write(json.dumps(line) + "\n")
+    _append_line(os.path.join(output_dir, "metrics.jsonl"), json.dumps(line))
+
+
+def _append_line(path: str, line: str) -> None:
+    """Appends a line to a file; what a full disk or a kill left of an earlier one is dropped."""
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            text = file.read()
+        if text and not text.endswith("\n"):
+            with tf.io.gfile.GFile(f"{path}.new", "w") as file:
+                file.write(text[: text.rfind("\n") + 1])
+            tf.io.gfile.rename(f"{path}.new", path, overwrite=True)
+    with tf.io.gfile.GFile(path, "a") as file:
+        file.write(f"{line}\n")
 
 
 def _table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> rich.table.Table:

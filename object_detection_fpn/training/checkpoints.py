@@ -6,11 +6,8 @@ after N steps.
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +15,8 @@ import tensorflow as tf
 import tf_keras
 
 from object_detection_fpn.modeling.detectors import kinds
-from object_detection_fpn.training.errors import SettingsError, writing
+from object_detection_fpn.training import leftovers
+from object_detection_fpn.training.errors import SettingsError, WriteError, writing
 from object_detection_fpn.training.stored import (
     READ_ERRORS,
     STEP,
@@ -32,11 +30,7 @@ from object_detection_fpn.training.stored import (
 )
 from object_detection_fpn.training.weights import Restored, variables_by_path
 
-_LOGGER = logging.getLogger(__name__)
-
 _LOSS_SCALE = "optimizer/loss_scale/current_loss_scale" + VALUE
-_SECONDS_UNTIL_STALE = 3600.0  # far longer than a save pauses between two writes, also on a slow remote folder
-_PART_OF_SAVE = re.compile(r"part-\d+-of-\d+\.")
 _NUM_DIFFERENCES = 5  # shown of those between a model and a checkpoint of another one
 # What a checkpoint of the Object Detection API has in every Faster R-CNN, or in every RetinaNet, and none of ours has.
 _API_ATTRIBUTES = ("_feature_extractor_for_proposal_features/", "_box_predictor/")
@@ -73,8 +67,8 @@ class RunCheckpoints:
     Only the chief of a multi-worker run writes there. The others have to save as well, since saving gathers values from
     all workers, and do so in a temporary folder.
 
-    A save that was killed leaves a folder `ckpt-N_temp` as large as a checkpoint. The chief removes those of other saves
-    before it saves, once nothing in them has changed for an hour.
+    A save that was killed leaves parts of a checkpoint, which the chief removes when it starts and before it saves
+    (`training.leftovers`). For that it claims the folder until `close`.
 
     Args:
         model_dir: folder of the run; made when the first checkpoint is saved.
@@ -105,6 +99,7 @@ class RunCheckpoints:
         self._keep_every_n_hours = keep_every_n_hours
         self._manager: tf.train.CheckpointManager | None = None
         self._temporary: tempfile.TemporaryDirectory | None = None
+        self._claim = leftovers.FolderClaim(model_dir)
         # One variable under two names: the run's step and the optimizer's count of updates cannot come apart.
         self.checkpoint = tf.train.Checkpoint(
             step=optimizer.iterations, model=model, optimizer=optimizer if loss_scaler is None else loss_scaler
@@ -176,27 +171,26 @@ class RunCheckpoints:
                 keep_checkpoint_every_n_hours=self._keep_every_n_hours,
             )
         self.remove_stale_saves()
-        with writing(f"Checkpoint {os.path.join(self._manager.directory, f'ckpt-{step}')}"):
-            return self._manager.save(checkpoint_number=step)
+        try:
+            with writing(f"Checkpoint {os.path.join(self._manager.directory, f'ckpt-{step}')}"):
+                return self._manager.save(checkpoint_number=step)
+        except WriteError:
+            leftovers.remove_failed_save(self._manager.directory, step)
+            raise
 
     def remove_stale_saves(self) -> None:
-        """Removes what killed saves left in `model_dir`: on the chief, and only what has been still for an hour.
+        """Removes what killed saves left in `model_dir`: on the chief, and only what no other process may be writing."""
+        if self._strategy.extended.should_checkpoint:
+            leftovers.remove_leftovers(self._model_dir, is_claimed=self._claim.acquire())
 
-        Another process may be saving there at this moment: an earlier run that is being stopped, or one that was started
-        twice. Its files change all the time.
-        """
-        if not self._strategy.extended.should_checkpoint:
-            return
-        for folder in tf.io.gfile.glob(os.path.join(self._model_dir, "ckpt-*_temp")):
-            try:
-                if _is_stale_save(folder):
-                    tf.io.gfile.rmtree(folder)
-            except tf.errors.NotFoundError:
-                continue  # the save has come to its end meanwhile
-            except tf.errors.OpError as error:
-                _LOGGER.warning(
-                    "%s was left by a save that was killed, and cannot be removed (%s).", folder, error.message
-                )
+    @property
+    def has_other_writer(self) -> bool:
+        """Whether another process trains into `model_dir`; known after `remove_stale_saves`."""
+        return self._claim.is_taken
+
+    def close(self) -> None:
+        """Ends the claim on the folder."""
+        self._claim.release()
 
     def _check_same_model(self, stored: StoredCheckpoint) -> None:
         if any(name.startswith(_API_ATTRIBUTES) for name in stored.keys):
@@ -237,14 +231,3 @@ class RunCheckpoints:
                 "Nothing was changed. Either train into an empty model_dir, or restore the configuration this run was "
                 "started with; to start from those weights, name the checkpoint as fine_tune_checkpoint of a new run."
             )
-
-
-def _is_stale_save(folder: str) -> bool:
-    """Whether a folder holds nothing but parts of a checkpoint, of which none was written to for long."""
-    files = tf.io.gfile.listdir(folder)
-    is_save = re.fullmatch(r"ckpt-\d+_temp", os.path.basename(folder)) and all(map(_PART_OF_SAVE.match, files))
-    if not is_save:
-        return False
-    places = [os.path.join(folder, name) for name in files] or [folder]
-    newest = max(tf.io.gfile.stat(place).mtime_nsec for place in places) / 1e9
-    return time.time() - newest > _SECONDS_UNTIL_STALE

@@ -165,6 +165,11 @@ def train(
         return TrainResult(first_step, newest, {}, None)
 
     run.remove_stale_saves()
+    if run.has_other_writer:
+        progress.say(
+            f"Another process trains into {model_dir}: each overwrites what the other saves. Stop one of them, or name another "
+            "model_dir."
+        )
     if not _learns(optimizer, first_step, num_steps):
         progress.say(
             f"The learning rate is 0 at every step from {first_step + 1} to {num_steps}: no weight will change. Set a rate "
@@ -268,6 +273,7 @@ def train(
                 raise stopped
     finally:
         progress.close()
+        run.close()
     return TrainResult(step, newest, losses, speed.steps_per_second, num_skipped, ending if step < num_steps else None)
 
 

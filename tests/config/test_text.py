@@ -46,6 +46,7 @@ def parsed(text: str = "") -> pipeline_pb2.TrainEvalPipelineConfig:
         ),
         ("train_config { fine_tune_checkpoint: dir }", "my.config:1: Expected string but found: 'dir'"),
         ("model { faster_rcnn {", 'my.config:1: Expected "}".'),
+        ("model {\n ': 'x'\n}", r"my.config:2: Expected identifier or number, got ': '\.$"),
         (
             "model { faster_rcnn { image_resizer { fixed_shape_resizer {} identity_resizer {} } } }",
             'Field "identity_resizer" is specified along with field "fixed_shape_resizer"',

@@ -53,6 +53,10 @@ def test_one_object_is_enough(check, records):
     assert check(records) is None
 
 
+def test_a_record_that_tensorflow_alone_refuses_is_left_to_the_pipeline(check, make_record):
+    assert check([b"\x13\x14" + make_record([GOOD])]) is None  # protobuf reads it
+
+
 def test_no_objects_at_all_are_refused_with_the_features_that_are_there(check, tmp_path):
     found = check([record(), record(more={"objects/bbox": [0.5]})])
     assert found == (

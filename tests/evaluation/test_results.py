@@ -1,12 +1,13 @@
-"""What the screen shows of an evaluation."""
+"""What the screen shows of an evaluation, and what its files keep."""
 
 from __future__ import annotations
 
 import io
+import json
 
 import rich.console
 
-from object_detection_fpn.evaluation.results import print_results
+from object_detection_fpn.evaluation.results import print_results, write_results
 
 RESULTS = {
     "DetectionBoxes_Precision/mAP@.50IOU": 1.0,
@@ -76,3 +77,12 @@ def test_sets_that_share_other_names_have_a_table_of_their_own():
 
 def test_one_set_alone_has_its_full_names():
     assert "DetectionBoxes_Precision/mAP@.50IOU" in show(RESULTS)
+
+
+def test_a_half_line_of_an_earlier_run_is_dropped(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1}\n{"step": 2, "Loss/tot')
+    write_results(str(tmp_path), {"Loss/total_loss": 0.5}, [], step=3, num_images=2)
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert lines == [{"step": 1}, {"step": 3, "num_images": 2, "Loss/total_loss": 0.5}]
+    assert sorted(path.name for path in tmp_path.iterdir() if "tfevents" not in path.name) == ["metrics.jsonl"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import numpy as np
 import pytest
@@ -157,37 +156,44 @@ def test_another_optimizer_goes_on_from_the_same_weights(tmp_path, open_run, sav
     assert model.variables[0].numpy().flat[0] == 3.0
 
 
-def leave_save(folder, *, seconds_ago, files=("part-00000-of-00001.data-00000-of-00001", "part-00000-of-00001.index")):
-    """What a save that was killed leaves, `seconds_ago` when it last wrote."""
-    folder.mkdir(parents=True)
-    then = time.time() - seconds_ago
-    for name in files:
-        (folder / name).write_bytes(b"x")
-        os.utime(folder / name, (then, then))
-    os.utime(folder, (then, then))
-
-
-def test_killed_saves_are_removed_and_running_ones_are_not(tmp_path, open_run):
-    hour, day = 3600, 24 * 3600
-    leave_save(tmp_path / "ckpt-5_temp", seconds_ago=2 * hour)
-    leave_save(tmp_path / "ckpt-7_temp", seconds_ago=2 * hour, files=())
-    leave_save(tmp_path / "ckpt-8_temp", seconds_ago=60)  # that another process may be writing
-    leave_save(tmp_path / "ckpt-9_temp", seconds_ago=day, files=["part-00000-of-00001.index", "notes.txt"])  # a user's
-    leave_save(tmp_path / "my_temp", seconds_ago=day)
-    kept = ["ckpt-8_temp", "ckpt-9_temp", "my_temp"]
-    open_run(tmp_path)[2].remove_stale_saves()
-    assert sorted(path.name for path in tmp_path.iterdir()) == kept
-    leave_save(tmp_path / "ckpt-5_temp", seconds_ago=2 * hour)
-    open_run(tmp_path)[2].save(6)  # as the next save does, for a run that was started again within the hour
-    assert sorted(path.name for path in tmp_path.glob("*_temp")) == kept
+def test_parts_of_killed_saves_are_removed_at_the_start_and_before_a_save(tmp_path, open_run):
+    killed = tmp_path / "ckpt-5_temp"
+    _, _, run = open_run(tmp_path)
+    for act in (run.remove_stale_saves, lambda: run.save(6)):
+        killed.mkdir()
+        (killed / "part-00000-of-00001.index").write_bytes(b"x")
+        act()
+        assert not killed.exists()
+    run.close()
 
 
 def test_only_the_chief_removes_killed_saves(tmp_path, open_run, monkeypatch):
-    leave_save(tmp_path / "ckpt-5_temp", seconds_ago=10**6)
+    (tmp_path / "ckpt-5_temp").mkdir()
     _, _, run = open_run(tmp_path)
     monkeypatch.setattr(type(run._strategy.extended), "should_checkpoint", False)
     run.remove_stale_saves()
     assert (tmp_path / "ckpt-5_temp").exists()
+
+
+def test_a_save_that_fails_leaves_no_parts_and_the_older_checkpoint(tmp_path, open_run, monkeypatch):
+    _, _, run = open_run(tmp_path)
+    older = run.save(3)
+
+    def write_half(manager, checkpoint_number):
+        folder = tmp_path / f"ckpt-{checkpoint_number}_temp"
+        folder.mkdir()
+        (folder / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"x" * 100)
+        raise tf.errors.ResourceExhaustedError(None, None, f"{folder}/part; No space left on device")
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", write_half)
+    with pytest.raises(WriteError, match=r"^Checkpoint \S+ckpt-7 cannot be written \(.*No space left on device"):
+        run.save(7)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint",
+        "ckpt-3.data-00000-of-00001",
+        "ckpt-3.index",
+    ]
+    assert open_run(tmp_path)[2].restore_latest(lambda line: None) == Restored(older, 0)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_of_one_line(tmp_path, open_run):

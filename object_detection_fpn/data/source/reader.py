@@ -63,7 +63,7 @@ class RecordIssues(NamedTuple):
     source_id: tf.Tensor
     """Scalar string."""
     failed: Record
-    """The record before this one if it did not decode, else one that is empty."""
+    """The record before this one if it did not decode, else one that is empty and has no file."""
 
 
 def untuned() -> tf.data.Options:
@@ -307,17 +307,19 @@ def report_issues(
     if not batched:
         issues = tf.nest.map_structure(lambda component: component[tf.newaxis], issues)
     # Python is called for records with issues only: a call takes about 50 microseconds.
-    is_good = tf.reduce_all(tf.strings.length(issues.failed.serialized) == 0)
+    is_good = tf.reduce_all(
+        tf.strings.length(issues.failed.file) == 0
+    )  # a record may have no bytes, and then fails too
     message = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(issues.failed, decode))
     tf.raw_ops.Assert(condition=is_good, data=[message])
     _count(issues, report)
 
 
 def _explain(records: Record, decode: Callable[[tf.Tensor], decoder.DecodedExample]) -> tf.Tensor:
-    """Says why the first of these [N] records that is not empty does not decode."""
+    """Says why the first of these [N] records that has a file does not decode."""
 
     def explain(serialized: np.ndarray, files: np.ndarray, indices: np.ndarray) -> bytes:
-        row = next(row for row, value in enumerate(serialized) if value)
+        row = next(row for row, file in enumerate(files) if file)
         record = Record(serialized[row], files[row], indices[row])
         message = record.broken_file() or failures.explain_failure(
             record.serialized, file=record.file.decode(), index=int(record.index), decode=decode

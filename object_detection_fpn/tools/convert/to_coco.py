@@ -55,7 +55,7 @@ def tfrecords_to_coco(
         with tf.io.gfile.GFile(os.path.join(image_dir, file_name), "wb") as file:
             file.write(encoded)
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        for label, box, area, is_crowd in _read_objects(features):
+        for label, box, area, is_crowd in _read_objects(features, where):
             if label not in categories:
                 known = ", ".join(map(str, sorted(categories)))
                 raise CocoError(f"{where}: class id {label} is not in the label map. Allowed: {known}.")
@@ -79,23 +79,38 @@ def _read_features(patterns: Sequence[str]) -> Iterable[tuple[str, Mapping[str, 
     for record in reader.read_records(files.list_record_files(patterns)).as_numpy_iterator():
         if broken := record.broken_file():
             raise CocoError(broken)
-        features = tf.train.Example.FromString(record.serialized).features.feature
-        yield failures.name_record(record.file.decode(), record.index, ""), features
+        where = failures.name_record(record.file.decode(), record.index, "")
+        try:
+            features = tf.train.Example.FromString(record.serialized).features.feature
+        except (
+            Exception
+        ) as error:  # the protobuf runtimes (upb, C++, Python) raise different classes for malformed bytes
+            raise CocoError(f"{where}: {len(record.serialized):,} bytes that are no serialized tf.Example.") from error
+        yield where, features
 
 
 def _choose_image_ids(patterns: Sequence[str]) -> list[int]:
-    source_ids = [b"".join(f["image/source_id"].bytes_list.value[:1]).decode() for _, f in _read_features(patterns)]
+    source_ids = [
+        b"".join(f["image/source_id"].bytes_list.value[:1]).decode("utf-8", "replace")
+        for _, f in _read_features(patterns)
+    ]
     if all(i.isdecimal() for i in source_ids) and len({int(i) for i in source_ids}) == len(source_ids):
         return [int(i) for i in source_ids]
     return list(range(1, len(source_ids) + 1))
 
 
 def _read_objects(
-    features: Mapping[str, Any],
+    features: Mapping[str, Any], where: str
 ) -> Iterable[tuple[int, tuple[float, float, float, float], float | None, int]]:
     """(class id, normalized box, area or None, crowd flag) of each object."""
     sides = [features[f"image/object/bbox/{side}"].float_list.value for side in ("ymin", "xmin", "ymax", "xmax")]
     labels = features["image/object/class/label"].int64_list.value
     areas = features["image/object/area"].float_list.value or [None] * len(labels)
     crowds = features["image/object/is_crowd"].int64_list.value or [0] * len(labels)
+    numbers = [len(values) for values in (*sides, labels, areas, crowds)]
+    if len(set(numbers)) > 1:
+        raise CocoError(
+            f"{where}: image/object/bbox/ymin, xmin, ymax, xmax, image/object/class/label, area and is_crowd have {numbers} "
+            "values. Allowed: as many of each."
+        )
     yield from zip(labels, zip(*sides, strict=True), areas, crowds, strict=True)

@@ -178,6 +178,9 @@ _NO_IMAGE = "(source_id bad): image/encoded (7 bytes beginning with 67 61 72 62)
         ("image", _NO_IMAGE, 9, 9),
         ("label", "(source_id bad): image/object/class/label gives class id 4. Allowed: 1 to 3 (num_classes).", 2, 1),
         ("bytes", ": 3 bytes that are no serialized tf.Example.", 2, 1),
+        ("nothing", ": image/encoded is missing or empty.", 2, 1),
+        ("group", " bytes that are no serialized tf.Example.", 2, 1),
+        ("second field", ": image/encoded is missing or empty.", 2, 1),
     ],
 )
 def test_a_record_that_does_not_decode_is_named_wherever_it_stands(
@@ -187,6 +190,9 @@ def test_a_record_that_does_not_decode_is_named_wherever_it_stands(
         "image": make_record(image=b"garbage", source_id="bad"),
         "label": make_record(labels=[4], source_id="bad"),
         "bytes": b"\xff\xff\xff",
+        "nothing": b"",
+        "group": b"\x13\x14" + make_record(),  # protobuf reads it, TensorFlow does not, and quotes the bytes
+        "second field": b"\x12\x03abc",  # no field of a tf.Example, and no tf.SequenceExample's
     }[kind]
     good = make_record()
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:

@@ -55,3 +55,22 @@ def test_class_ids_outside_the_label_map_are_refused_on_the_way_back(write_recor
     path = write_records("1", label=2)
     with pytest.raises(CocoError, match=r"data.tfrecord, record 0: class id 2 is not in the label map. Allowed: 1."):
         to_coco.tfrecords_to_coco(path, str(tmp_path / "o"), categories={1: "cat"}, show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (b"\xff\xff\xff", "record 0: 3 bytes that are no serialized tf.Example"),
+        (None, r"record 0: image/object/bbox/ymin, .* have \[1, 1, 1, 1, 2, 2, 2\] values"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_named(write_records, tmp_path, record, words):
+    path = write_records("1")
+    if record is None:
+        example = tf.train.Example.FromString(next(tf.data.TFRecordDataset(path).as_numpy_iterator()))
+        example.features.feature["image/object/class/label"].int64_list.value.append(1)
+        record = example.SerializeToString()
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(record)
+    with pytest.raises(CocoError, match=words):
+        to_coco.tfrecords_to_coco(path, str(tmp_path / "o"), categories={1: "cat"}, show_progress=False)
