@@ -42,7 +42,7 @@ def fill(model):
         elif "bias" in variable.name or "beta" in variable.name or "moving_mean" in variable.name:
             variable.assign(rng.normal(0, 0.3, variable.shape))
         else:
-            gain = 0.1 if re.search("deltas|box_predictor", variable.name) else 1.0
+            gain = 0.01 if re.search("predictor|deltas|logits|objectness|rpn", variable.name) else 1.0
             variable.assign(rng.normal(0, gain * np.sqrt(2 / np.prod(variable.shape[:-1])), variable.shape))
     return model
 
