@@ -46,7 +46,7 @@ def build_mask_branch(
             crop=build_mask_crop(config, head.size),
             threshold=config.mask_targets.threshold if config.mask_targets.HasField("threshold") else None,
             classes_with_masks=tuple(classes_with_masks) if message.HasField("mask_transfer") else None,
-            static=execution.static,
+            static=execution.static or execution.portable,
         ),
     )
 

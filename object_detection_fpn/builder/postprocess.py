@@ -20,7 +20,7 @@ def build_postprocessor(
 ) -> postprocess.Postprocessor:
     """Decoding by `coder`, scores and suppression."""
     return postprocess.Postprocessor(
-        score_converter=build_score_converter(message),
+        score_converter=build_score_converter(message, execution=execution),
         suppression=build_suppression(message.batch_non_max_suppression),
         static=execution.static,
         coder=coder,
@@ -42,11 +42,12 @@ def build_suppression(message: post_processing_pb2.BatchNonMaxSuppression) -> nm
     )
 
 
-def build_score_converter(message: post_processing_pb2.PostProcessing) -> postprocess.ScoreConverter:
+def build_score_converter(
+    message: post_processing_pb2.PostProcessing, *, execution: Execution = Execution()
+) -> postprocess.ScoreConverter:
     """From logits to calibrated scores: divided by `logit_scale`, converted, calibrated."""
-    convert = postprocess.SCORE_CONVERTERS[
-        post_processing_pb2.PostProcessing.ScoreConverter.Name(message.score_converter)
-    ]
+    name = post_processing_pb2.PostProcessing.ScoreConverter.Name(message.score_converter)
+    convert = (postprocess.PORTABLE_CONVERTERS if execution.portable else postprocess.SCORE_CONVERTERS)[name]
     calibrate = build_calibration(message.calibration_config) if message.HasField("calibration_config") else tf.identity
     return lambda logits: calibrate(convert(logits / message.logit_scale))
 

@@ -124,7 +124,7 @@ def build_dense_postprocessor(
     """From the outputs of all anchors to detections, from `post_processing`."""
     message = config.post_processing
     return dense_postprocess.DensePostprocessor(
-        score_converter=build_score_converter(message),
+        score_converter=build_score_converter(message, execution=execution),
         suppression=build_suppression(message.batch_non_max_suppression),
         coder=build_box_coder(config.box_coder.faster_rcnn_box_coder),
         max_candidates_per_level=config.max_candidates_per_level or None,

@@ -7,13 +7,15 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from object_detection_fpn.builder.layer_spec import ACTIVATIONS, build_layer_spec
 from object_detection_fpn.builder.losses import NORMALIZATIONS, build_localization_loss
 from object_detection_fpn.execution import Execution
 from object_detection_fpn.modeling import fpn, proposals, targets
 from object_detection_fpn.modeling.heads import rpn, rpn_head
 from object_detection_fpn.ops import anchors as anchor_ops
-from object_detection_fpn.ops import box_coder
+from object_detection_fpn.ops import box_coder, scores
 from object_detection_fpn.protos import (
     anchor_generator_pb2,
     box_coder_pb2,
@@ -88,6 +90,7 @@ def build_proposal_decoder(
         keep_empty=config.use_combined_nms_in_first_stage,
         coder=build_box_coder(message.box_coder),
         static=execution.static,
+        sigmoid=scores.sigmoid if execution.portable else tf.sigmoid,
     )
 
 

@@ -9,6 +9,7 @@ output_dir/
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,7 +113,8 @@ def export_formats(
     model = builder.build_detector(changed, reader, execution=builder.portable_execution())
     sources.restore_model(checkpoint, model, use_averages=config.eval_config.use_moving_averages)
     resizer = builder.build_resizer(model_config.image_resizer(changed.model))
-    graph = portable.make_portable_graph(
+    make_graph = functools.partial(
+        portable.make_portable_graph,
         model=model,
         resizer=resizer,
         num_channels=model_config.num_image_channels(config.model, reader),
@@ -123,7 +125,7 @@ def export_formats(
     compared = list(images[:num_compared])
     wanted = [saved_model.predict(image) for image in compared]
     written = []
-    for name, content in _convert(graph, formats, quantizations, _batches(images, resizer, batch_size)):
+    for name, content in _convert(make_graph, formats, quantizations, _batches(images, resizer, batch_size)):
         path = os.path.join(output_dir, name)
         with tf.io.gfile.GFile(path, "wb") as file:
             file.write(content)
@@ -135,18 +137,22 @@ def export_formats(
 
 
 def _convert(
-    graph: portable.PortableGraph,
+    make_graph: Callable[..., portable.PortableGraph],
     formats: Sequence[Format],
     quantizations: Sequence[litert.Quantization],
     representative: Sequence[Mapping[str, np.ndarray]],
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of files."""
+    if "litert" in formats and "int8" in quantizations and not representative:
+        raise portable.FormatError("int8 needs representative images, of which its ranges are taken. There is none.")
+    graph = make_graph()
     for form in formats:
         if form == "onnx":
             yield "model.onnx", onnx.convert(graph)
         else:
             for quantization in quantizations:
-                yield f"model_{quantization}.tflite", litert.convert(graph, quantization, representative)
+                rounded = make_graph(int8_inputs=representative) if quantization == "int8" else graph
+                yield f"model_{quantization}.tflite", litert.convert(rounded, quantization)
 
 
 def _batches(images: Sequence[np.ndarray], resizer: Any, batch_size: int | None) -> list[dict[str, np.ndarray]]:

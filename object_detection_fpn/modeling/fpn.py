@@ -260,7 +260,9 @@ def upsample_nearest(features: tf.Tensor):
     batch, height, width, filters = (
         static if static is not None else shape[axis] for axis, static in enumerate(features.shape)
     )
-    doubled = tf.broadcast_to(features[:, :, None, :, None, :], [batch, height, 2, width, 2, filters])
+    # Not by slices with new axes, of which LiteRT has none in six dimensions.
+    single = tf.reshape(features, [batch, height, 1, width, 1, filters])
+    doubled = tf.broadcast_to(single, [batch, height, 2, width, 2, filters])
     return tf.reshape(doubled, [batch, 2 * height, 2 * width, filters]), gradient
 
 

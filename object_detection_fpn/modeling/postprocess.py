@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from object_detection_fpn.ops import box_coder, nms
 from object_detection_fpn.ops import boxes as box_ops
+from object_detection_fpn.ops import scores as score_ops
 from object_detection_fpn.records import BoxOutputs, Detections, Proposals, RpnOutputs
 
 ScoreConverter = Callable[[tf.Tensor], tf.Tensor]
@@ -18,6 +19,13 @@ SCORE_CONVERTERS: dict[str, ScoreConverter] = {
     "SIGMOID": tf.sigmoid,
     "SOFTMAX": tf.nn.softmax,
 }
+
+PORTABLE_CONVERTERS: dict[str, ScoreConverter] = {
+    **SCORE_CONVERTERS,
+    "SIGMOID": score_ops.sigmoid,
+    "SOFTMAX": score_ops.softmax,
+}
+"""Those of `Execution.portable`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -44,6 +44,7 @@ class ProposalDecoder:
         keep_empty: keep the proposals that have no area within the image; not with `clip_first`.
         coder: of the deltas.
         static: see `execution.Execution`.
+        sigmoid: `tf.sigmoid` or `ops.scores.sigmoid`.
     """
 
     max_proposals: int = 300
@@ -56,6 +57,7 @@ class ProposalDecoder:
     keep_empty: bool = False
     coder: box_coder.BoxCoder = box_coder.BoxCoder()
     static: bool = False
+    sigmoid: Callable[[tf.Tensor], tf.Tensor] = tf.sigmoid
 
     def __call__(
         self,
@@ -80,7 +82,7 @@ class ProposalDecoder:
         logits = tf.stop_gradient(object_logits(outputs.objectness_logits))
         if self.max_candidates_per_level is None and not self.within_levels and not self.clip_first:
             # By score and not by logit, as in the Object Detection API: scores that round to 1 are equal.
-            scores = tf.where(outputs.is_valid[None], tf.sigmoid(logits), -1.0)
+            scores = tf.where(outputs.is_valid[None], self.sigmoid(logits), -1.0)
             boxes = self._look_up(outputs, num_anchors) if self.static else self.decode(outputs)[:, :, None]
             return _proposals(self._suppress(boxes, scores[:, :, None], self.score_threshold, window))
         is_candidate = outputs.is_valid[None] & (logits > _logit(self.score_threshold))
@@ -91,7 +93,7 @@ class ProposalDecoder:
             logits = tf.where(_has_size(boxes, self.min_side), logits, _NEVER)
         proposals = _proposals(self._suppress_candidates(boxes, logits, level_sizes, window))
         is_real = tf.sequence_mask(proposals.num_proposals, self.max_proposals)
-        return proposals._replace(scores=tf.where(is_real, tf.sigmoid(proposals.scores), 0.0))
+        return proposals._replace(scores=tf.where(is_real, self.sigmoid(proposals.scores), 0.0))
 
     def decode(self, outputs: RpnOutputs) -> tf.Tensor:
         """[B, K, 4], the refined box of every anchor, not clipped; no gradient passes."""

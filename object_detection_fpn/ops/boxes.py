@@ -34,7 +34,7 @@ def clip(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     Returns:
         [..., N, 4] float32; boxes that do not meet the window become empty and lie on its border.
     """
-    window = tf.cast(window, boxes.dtype)[..., tf.newaxis, :]
+    window = tf.expand_dims(tf.cast(window, boxes.dtype), -2)  # not [..., newaxis, :], which tf2onnx misreads for [4]
     low = tf.concat([window[..., :2], window[..., :2]], axis=-1)
     high = tf.concat([window[..., 2:], window[..., 2:]], axis=-1)
     return tf.minimum(tf.maximum(boxes, low), high)

@@ -22,6 +22,16 @@ _CONVS = (tf_keras.layers.Conv2D, SpaceToDepthConv, SymmetricConv, WinogradConv)
 _BATCH_NORMS = (tf_keras.layers.BatchNormalization, tf_keras.layers.experimental.SyncBatchNormalization)
 
 
+def is_convolution(layer: Any) -> bool:
+    """Whether a layer is a two-dimensional convolution."""
+    return type(layer) in _CONVS
+
+
+def is_normalization(layer: Any) -> bool:
+    """Whether a layer is a batch normalization."""
+    return isinstance(layer, _BATCH_NORMS)
+
+
 class Folding:
     """Runs the layers of a model with folded weights, made of the weights the layers have when they are first run.
 
@@ -39,8 +49,8 @@ class Folding:
 
     def __init__(self, model: tf.Module):
         layers = [layer for layer in model.submodules if isinstance(layer, tf_keras.layers.Layer)]
-        self._convs = [layer for layer in layers if type(layer) in _CONVS]
-        self._norms = [layer for layer in layers if isinstance(layer, _BATCH_NORMS)]
+        self._convs = [layer for layer in layers if is_convolution(layer)]
+        self._norms = [layer for layer in layers if is_normalization(layer)]
         self._folded: dict[tuple[int, int], tuple[tf.Variable, ...]] = {}
         self._stack = contextlib.ExitStack()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -13,63 +13,25 @@ from object_detection_fpn.serving.portable import OUTPUTS, FormatError, Portable
 
 Quantization = Literal["float32", "float16", "int8"]
 
-_FLOAT_OPS = (
-    *("ADD", "ADD_N", "SUB", "MUL", "DIV", "EXP", "LOG", "SQRT", "RSQRT", "MINIMUM", "MAXIMUM", "ABS", "NEG", "FLOOR"),
-    *("RELU_N1_TO_1", "SOFTMAX", "LOGISTIC", "SUM", "REDUCE_MAX", "REDUCE_MIN", "MEAN", "SELECT", "SELECT_V2", "WHERE"),
-    *(
-        "GATHER",
-        "GATHER_ND",
-        "TOPK_V2",
-        "CONCATENATION",
-        "SPLIT",
-        "SPLIT_V",
-        "PACK",
-        "UNPACK",
-        "SLICE",
-        "STRIDED_SLICE",
-    ),
-    *("GREATER", "LESS", "GREATER_EQUAL", "LESS_EQUAL", "EQUAL", "NOT_EQUAL", "SQUARED_DIFFERENCE", "BATCH_MATMUL", "PADV2"),
-    *("MAX_POOL_2D",),  # of borders of minus infinity
-)
-"""What stays in float32 beside int8 convolutions: coordinates and scores are made of these, and 256 steps are too few."""
-
-
-def convert(
-    graph: PortableGraph, quantization: Quantization, representative: Sequence[Mapping[str, np.ndarray]] = ()
-) -> bytes:
+def convert(graph: PortableGraph, quantization: Quantization) -> bytes:
     """The model as a LiteRT file of built-in operations.
 
     Args:
-        graph: with a fixed batch size.
-        quantization: of what type weights are. "int8": and the convolutions and products of matrices compute in it; the
-            inputs and outputs stay float32, and so does what makes boxes and scores of the heads' outputs.
-        representative: inputs of the graph, a batch each, whose activations "int8" takes its ranges from.
+        graph: with a fixed batch size; for "int8", made with `int8_inputs`.
+        quantization: of what type weights are. "int8": and backbone and pyramid compute in it; the inputs and outputs stay
+            float32, and so do the heads, whose weights are int8.
 
     Raises:
-        FormatError: if the graph has an operation that LiteRT lacks, or "int8" has no inputs.
+        FormatError: if the graph has an operation that LiteRT lacks.
     """
-    if quantization == "int8" and not representative:
-        raise FormatError("int8 needs representative images, of which its ranges are taken. There is none.")
     converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.function.get_concrete_function()], graph.module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if quantization != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "float16":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    elif quantization == "int8":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-
-        def examples() -> Iterator[dict[str, np.ndarray]]:
-            yield from (dict(inputs) for inputs in representative)
-
-        converter.representative_dataset = examples
     try:
-        if quantization != "int8":
-            return converter.convert()
-        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=list(_FLOAT_OPS))
-        debugger = tf.lite.experimental.QuantizationDebugger(
-            converter=converter, debug_dataset=examples, debug_options=options
-        )
-        return debugger.get_nondebug_quantized_model()
+        return converter.convert()
     except RuntimeError as error:
         raise FormatError(f"The model cannot be converted to LiteRT's built-in operations: {error}") from error
 

@@ -23,11 +23,18 @@ def convert(graph: PortableGraph) -> bytes:
     tf2onnx = import_package("tf2onnx", package="tf2onnx", extra="onnx")
     import_package("onnx", package="onnx", extra="onnx")
     signature = graph.function.input_signature
-    model, _ = tf2onnx.convert.from_function(graph.function, input_signature=signature, opset=OPSET)
+    model, _ = tf2onnx.convert.from_function(
+        graph.function, input_signature=signature, opset=OPSET, custom_op_handlers={"SelectV2": (_select, [])}
+    )
     unknown = sorted({node.op_type for node in _nodes(model.graph) if node.domain not in ("", "ai.onnx")})
     if unknown:
         raise FormatError(f"The model has operations that ONNX lacks: {', '.join(unknown)}.")
     return model.SerializeToString()
+
+
+def _select(context: Any, node: Any, name: str, arguments: Any) -> None:
+    """Converts `tf.where` of three operands, which tf2onnx itself makes a sum of products: minus infinity times 0 is NaN."""
+    node.type = "Where"
 
 
 def _nodes(graph: Any) -> Any:

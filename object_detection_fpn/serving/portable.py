@@ -14,6 +14,7 @@ It gives what a SavedModel gives for the same images, all float32: `detection_bo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from object_detection_fpn import records
 from object_detection_fpn.data.resize import Resizer
 from object_detection_fpn.ops.pasting import MaskPasting
 from object_detection_fpn.serving.folding import Folding
+from object_detection_fpn.serving.int8 import Int8Simulation
 from object_detection_fpn.serving.predictor import Predictor
 from object_detection_fpn.serving.saved_model import to_api_outputs
 
@@ -52,7 +54,12 @@ class PortableGraph(NamedTuple):
 
 
 def make_portable_graph(
-    *, model: Any, resizer: Resizer, num_channels: int = 3, batch_size: int | None = 1
+    *,
+    model: Any,
+    resizer: Resizer,
+    num_channels: int = 3,
+    batch_size: int | None = 1,
+    int8_inputs: Sequence[Mapping[str, np.ndarray]] = (),
 ) -> PortableGraph:
     """Makes the graph of a model whose batch normalizations are folded with the weights it has now.
 
@@ -61,6 +68,8 @@ def make_portable_graph(
         resizer: what the model's images go through; it has a static size.
         num_channels: of the images that go into the resizer.
         batch_size: B; None for any, which is for ONNX alone.
+        int8_inputs: inputs, a batch each, of which the ranges of int8 are taken; backbone and pyramid are then rounded as in
+            int8. Empty: nothing is.
 
     Raises:
         FormatError: if the resizer leaves images of different sizes.
@@ -68,6 +77,9 @@ def make_portable_graph(
     if None in resizer.static_size:
         raise FormatError("These formats need a resizer after which all images have one size.")
     folding = Folding(model)
+    simulation: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if int8_inputs:
+        simulation = _simulate_int8(model, folding, int8_inputs)
     channels = resizer.num_channels or num_channels
     signature = {IMAGES: tf.TensorSpec([batch_size, *resizer.static_size, channels], tf.float32, IMAGES)}
     if resizer.pads:
@@ -75,7 +87,7 @@ def make_portable_graph(
 
     def detect(images: tf.Tensor, sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         true_shapes = tf.pad(sizes, [[0, 0], [0, 1]], constant_values=channels)
-        with folding:
+        with folding, simulation:
             inputs = model.preprocess(records.Inputs(images, true_shapes, None))
             outputs = to_api_outputs(model.postprocess(model.predict(inputs, training=False), inputs))
         return {name: outputs[name] for name in OUTPUTS if name in outputs}
@@ -95,6 +107,17 @@ def make_portable_graph(
     module.model_variables = list(model.variables)
     module.folded_variables = folding.variables
     return PortableGraph(module.function, module)
+
+
+def _simulate_int8(model: Any, folding: Folding, inputs: Sequence[Mapping[str, np.ndarray]]) -> Int8Simulation:
+    simulation = Int8Simulation(model.feature_extractor)
+    with folding, simulation.recording():
+        for batch in inputs:
+            images = tf.constant(batch[IMAGES])
+            true_shapes = tf.tile([images.shape[1:]], [len(images), 1])
+            of_model = model.preprocess(records.Inputs(images, true_shapes, None))
+            model.feature_extractor(of_model.images, training=False)
+    return simulation
 
 
 def make_inputs(image: np.ndarray, resizer: Resizer) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from object_detection_fpn.modeling import dense_postprocess, fpn, statistics, ta
 from object_detection_fpn.modeling.detector import ClassColumns
 from object_detection_fpn.modeling.heads import dense, rpn
 from object_detection_fpn.ops import anchors as anchor_ops
+from object_detection_fpn.ops import scores as score_ops
 from object_detection_fpn.ops.dims import dim
 from object_detection_fpn.records import DenseOutputs, Detections, Groundtruth, Inputs, Predictions
 
@@ -61,6 +62,7 @@ class RetinaNet(tf_keras.layers.Layer):
         self._delta_range = delta_range
         self._converts_to_scores = converts_to_scores
         self._static = execution.static
+        self._sigmoid = score_ops.sigmoid if execution.portable else tf.sigmoid
         self.built = True
 
     @property
@@ -91,7 +93,7 @@ class RetinaNet(tf_keras.layers.Layer):
         if self._delta_range is not None:
             deltas = tf.clip_by_value(deltas, *self._delta_range)
         if self._converts_to_scores and not training:
-            logits = tf.sigmoid(logits)
+            logits = self._sigmoid(logits)
         return Predictions(
             image_size=tf.shape(inputs.images)[1:3],
             pyramid=pyramid,
