@@ -13,6 +13,7 @@ from object_detection_fpn.serving.portable import OUTPUTS, FormatError, Portable
 
 Quantization = Literal["float32", "float16", "int8"]
 
+
 def convert(graph: PortableGraph, quantization: Quantization) -> bytes:
     """The model as a LiteRT file of built-in operations.
 

@@ -44,7 +44,7 @@ class Summaries:
             self._writers.flush()
 
     def write_images(self, step: int, images: tf.Tensor) -> None:
-        with self._writers.summary_writer().as_default(step):
+        with writing(f"A summary in {self._folder}"), self._writers.summary_writer().as_default(step):
             tf.summary.image("train_input_images", images, max_outputs=images.shape[0])
 
 

@@ -177,4 +177,6 @@ def test_differences_are_those_of_the_same_detections():
     assert of_both.score == pytest.approx(0.3) and of_both.box == pytest.approx(2.0, rel=1e-4)
     none = differences.compare([(wanted, wanted.select(np.zeros(3, bool)), (100, 200))])
     assert none[:4] == (1, 2, 0, 0.0)
-    assert str(of_both).startswith("2 of 2 detections on 1 images are the SavedModel's; largest difference of a score 0.3,")
+    assert str(of_both).startswith(
+        "2 of 2 detections on 1 images are the SavedModel's; largest difference of a score 0.3,"
+    )

@@ -48,7 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
     for model in arguments.models:
         with command.usage():
             measured.append(measure(config, model, sample_1_of_n=arguments.sample_1_of_n))
-    print(json.dumps([row._asdict() for row in measured], indent=1) if arguments.json else as_table(measured), flush=True)
+    print(
+        json.dumps([row._asdict() for row in measured], indent=1) if arguments.json else as_table(measured), flush=True
+    )
 
 
 def as_table(measured: list[Measurement]) -> str:

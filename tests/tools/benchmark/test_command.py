@@ -89,7 +89,9 @@ def test_models_that_look_at_context_are_refused(small_config):
     config = type(small_config)()
     config.CopyFrom(small_config)
     config.model.faster_rcnn.context_config.SetInParent()
-    with pytest.raises(ConfigError, match=r"context_config is set: models that look at context are exported as SavedModels"):
+    with pytest.raises(
+        ConfigError, match=r"context_config is set: models that look at context are exported as SavedModels"
+    ):
         formats.portable_config(config)
 
 
