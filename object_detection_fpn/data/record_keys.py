@@ -7,12 +7,12 @@ worker and in a data service, and needs no table: who has the list of files find
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
 from object_detection_fpn.data.failures import DataError, name_record
-from object_detection_fpn.data.source.files import RecordFile, list_record_files
+from object_detection_fpn.data.source.files import RecordFile
 
 _INDEX_BITS = 32
 _NUM_FINGERPRINTS = 2**31 - 1  # so that keys are positive; two of 1,000 files share one in 1 of 4,000 data sets
@@ -24,7 +24,7 @@ def make_key(file: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_or(tf.bitwise.left_shift(_fingerprint(file), _INDEX_BITS), index)
 
 
-def name_records(keys: Iterable[int], file_patterns: Sequence[str]) -> list[str]:
+def name_records(keys: Iterable[int], list_files: Callable[[], Sequence[RecordFile]]) -> list[str]:
     """Names the records that have these keys as errors do: file, position and source id.
 
     Reads the files as far as these records, so it is for failures only. A record that is not found is called by its key; where
@@ -32,11 +32,11 @@ def name_records(keys: Iterable[int], file_patterns: Sequence[str]) -> list[str]
 
     Args:
         keys: of `make_key`.
-        file_patterns: globs or names of the record files.
+        list_files: the record files.
     """
     keys = [int(key) for key in keys]
     try:
-        files = list_record_files(file_patterns)
+        files = list_files()
     except (DataError, FileNotFoundError):  # vanished since training began: the keys still tell the records apart
         files = []
     with_fingerprint: dict[int, list[RecordFile]] = collections.defaultdict(list)
@@ -67,7 +67,11 @@ def _fingerprint(file: tf.Tensor) -> tf.Tensor:
 def _read_source_ids(file: RecordFile, indices: Collection[int]) -> dict[int, str]:
     """The source ids of some records of a file; those that cannot be read are left out."""
     found: dict[int, str] = {}
-    records = tf.data.TFRecordDataset(file.path, file.compression).take(max(indices) + 1)
+    if file.records is not None:
+        records = tf.data.Dataset.from_tensor_slices(list(file.records))
+    else:
+        records = tf.data.TFRecordDataset(file.path, file.compression)
+    records = records.take(max(indices) + 1)
     try:
         for index, serialized in enumerate(records):
             if index in indices:

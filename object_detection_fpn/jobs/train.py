@@ -208,7 +208,7 @@ def train(
         surroundings=training_loop.Surroundings(
             texts=describe_run(config),
             name_records=functools.partial(
-                record_keys.name_records, file_patterns=tuple(reader.tf_record_input_reader.input_path)
+                record_keys.name_records, list_files=functools.partial(builder.list_record_files, config, reader)
             ),
             time_budget=budget,
         ),

@@ -16,6 +16,7 @@ from object_detection_fpn.data import pipeline as input_pipeline
 from object_detection_fpn.data.augment import crop as crops
 from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.report import DataReport, Notice
+from object_detection_fpn.data.source.files import list_record_files
 from object_detection_fpn.records import Batch
 
 STATIC = resize.keep_aspect_ratio(min_dimension=32, max_dimension=32, pad_to_max_dimension=True)
@@ -66,7 +67,7 @@ def test_batches_of_training_carry_the_keys_of_their_records(numbered, cache):
     assert dataset.element_spec.record_keys == tf.TensorSpec([4], tf.int64)
     batches = list(dataset)
     keys = [key for batch in batches for key in batch.record_keys.numpy()]
-    names = record_keys.name_records(keys, paths)
+    names = record_keys.name_records(keys, lambda: list_record_files(paths))
     ids = ids_of(batches)
     assert sorted(map(int, ids)) == sorted(list(range(12)) * 2)
     for name, source_id in zip(names, ids, strict=True):

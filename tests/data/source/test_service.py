@@ -25,6 +25,7 @@ from object_detection_fpn.data.augment import geometry
 from object_detection_fpn.data.masks import MaskDecoding
 from object_detection_fpn.data.report import DataReport, Notice
 from object_detection_fpn.data.source import service
+from object_detection_fpn.data.source.files import list_record_files
 from object_detection_fpn.jobs import train as train_job
 
 # Ends with the process of the tests, however that ends.
@@ -132,7 +133,9 @@ def test_two_workers_give_every_record_once_a_stream(address, numbered):
     assert batches[0].groundtruth.classes[:, 0].numpy().tolist() == [1] * 4
     assert batches[0].groundtruth.class_scores is None and batches[0].source_id is None
     keys = [key for batch in batches for key in batch.record_keys.numpy()]
-    assert record_keys.name_records(keys, [path]) == [f"{path}, record {i} (source_id 7)" for i in areas(batches)]
+    assert record_keys.name_records(keys, lambda: list_record_files([path])) == [
+        f"{path}, record {i} (source_id 7)" for i in areas(batches)
+    ]
 
 
 @pytest.mark.no_cover
