@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["float32"],
         choices=_QUANTIZATIONS,
-        help="types of the weights of litert, a file each; int8 computes convolutions in int8 (float32)",
+        help="types of the weights of litert, a file each; int8: backbone and pyramid compute in int8 (float32)",
     )
     parser.add_argument(
         "--batch_size",
