@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["float32"],
         choices=_QUANTIZATIONS,
-        help="types of the weights of litert, a file each; int8 computes convolutions in int8 (float32)",
+        help="types of the weights of litert, a file each; int8: backbone and pyramid compute in int8 (float32)",
     )
     parser.add_argument(
         "--batch_size",
@@ -137,12 +137,17 @@ def _export_formats(
     def report(written: formats.Written) -> None:
         command.say(f"Exported to {written.path}: {written.differences or 'not compared, as there are no images'}.")
 
+    chosen: list[formats.Format] = []
+    if "litert" in arguments.format:
+        chosen.append("litert")
+    if "onnx" in arguments.format:
+        chosen.append("onnx")
     try:
         formats.export_formats(
             config,
             checkpoint=arguments.checkpoint,
             output_dir=arguments.output_dir,
-            formats=[form for form in ("litert", "onnx") if form in arguments.format],
+            formats=chosen,
             quantizations=list(dict.fromkeys(arguments.quantize)),
             batch_size=batch_size,
             images=images,

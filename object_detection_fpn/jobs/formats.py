@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from object_detection_fpn.protos import input_reader_pb2, pipeline_pb2
 from object_detection_fpn.serving import differences, litert, onnx, portable
 from object_detection_fpn.serving.images import UnreadableImageError, decode_image, find_images, read_image
 from object_detection_fpn.serving.predictor import Predictor
-from object_detection_fpn.serving.record_images import is_record_file, read_record_images
+from object_detection_fpn.serving.record_images import RecordImage, is_record_file, read_record_images
 
 Config = pipeline_pb2.TrainEvalPipelineConfig
 
@@ -188,8 +188,8 @@ def read_images(
     def loaded() -> Iterator[np.ndarray]:
         for pattern in patterns:
             is_records = is_record_file(pattern) or not inputs
-            sources_of = read_record_images(pattern) if is_records else find_images([pattern])
-            for source in sources_of:
+            found: Iterable[str | RecordImage] = read_record_images(pattern) if is_records else find_images([pattern])
+            for source in found:
                 try:
                     if isinstance(source, str):
                         yield read_image(source, num_channels=num_channels).pixels

@@ -11,7 +11,9 @@ import tensorflow as tf
 
 def sigmoid(logits: tf.Tensor) -> tf.Tensor:
     """As `tf.sigmoid` of float32, up to rounding."""
-    return 1.0 / (1.0 + tf.exp(-logits))
+    # Not 1 / (1 + exp(-x)), which the converter would take for a sigmoid.
+    power = tf.exp(-tf.abs(logits))
+    return tf.where(logits >= 0.0, 1.0, power) / (1.0 + power)
 
 
 def softmax(logits: tf.Tensor) -> tf.Tensor:

@@ -19,8 +19,8 @@ def convert(graph: PortableGraph, quantization: Quantization) -> bytes:
 
     Args:
         graph: with a fixed batch size; for "int8", made with `int8_inputs`.
-        quantization: of what type weights are. "int8": and backbone and pyramid compute in it; the inputs and outputs stay
-            float32, and so do the heads, whose weights are int8.
+        quantization: of what type weights are. "int8": those of backbone and pyramid, which compute in it; the rest, the
+            inputs and the outputs stay float32.
 
     Raises:
         FormatError: if the graph has an operation that LiteRT lacks.

@@ -20,7 +20,8 @@ _BEFORE_CONVOLUTIONS = (
     ("target assignment", re.compile(r"matching")),
     ("samplers", re.compile(r"sampling")),
 )
-_FULLY_CONNECTED = re.compile(r"/(fc\d*|class_predictor|box_predictor)/")
+# The predictors of a dense head are convolutions.
+_FULLY_CONNECTED = re.compile(r"(?<!dense_head)/(fc\d*|class_predictor|box_predictor)/")
 _AFTER_CONVOLUTIONS = (
     (
         "optimizer",
@@ -28,7 +29,10 @@ _AFTER_CONVOLUTIONS = (
     ),
     ("losses", re.compile(r"(^|/)losses/|Regularizer|L2Loss")),
     ("batch norm", re.compile(r"BatchNorm|batchnorm|moments/|AssignMovingAvg|_bn/|/norm/")),
-    ("activations, additions and pooling", re.compile(r"(^|/)(feature_extractor|rpn_head|box_head|resnet\w*|fpn)/")),
+    (
+        "activations, additions and pooling",
+        re.compile(r"(^|/)(feature_extractor|rpn_head|box_head|dense_head|resnet\w*|fpn)/"),
+    ),
 )
 _COPIES = frozenset({"copy", "copy-start", "copy-done", "transpose", "bitcast-convert", "slice-start", "slice-done"})
 _OTHERS = "others"

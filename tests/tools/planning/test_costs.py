@@ -54,3 +54,12 @@ def test_loops_of_unknown_length_are_listed(found):
 def test_condition_that_is_no_limit_makes_a_loop_of_unknown_length():
     text = PROGRAM.replace("and(%less, %more)", "or(%less, %more)")
     assert costs.sum_costs(costs.parse(text)).cycles["target assignment"] == 4
+
+
+@pytest.mark.parametrize(
+    "scope", ["dense_head/class_predictor/Conv2D", "gradient_tape/dense_head/box_predictor/Conv2D"]
+)
+def test_predictors_of_a_dense_head_are_convolutions(scope):
+    text = PROGRAM.replace("box_head/box_feature_extractor/fc1/MatMul", scope)
+    cycles = costs.sum_costs(costs.parse(text)).cycles
+    assert cycles["convolutions"] == 1070 and "fully connected layers" not in cycles
