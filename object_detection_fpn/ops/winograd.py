@@ -61,13 +61,13 @@ def conv2d(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            of_inputs = _gradient_of_inputs(gradient, kernel)
+            of_inputs = winograd_gradient_of_inputs(gradient, kernel)
             of_inputs.set_shape(inputs.shape)
-            of_kernel = _gradient_of_kernel(inputs, gradient)
+            of_kernel = winograd_gradient_of_kernel(inputs, gradient)
             of_kernel.set_shape(kernel.shape)
             return of_inputs, of_kernel
 
-        outputs = _convolve(inputs, kernel)
+        outputs = winograd_convolve(inputs, kernel)
         outputs.set_shape([*inputs.shape[:3], kernel.shape[3]])
         return outputs, gradients
 
@@ -88,13 +88,13 @@ def _traced_once(*shapes: list[int | None]) -> Callable[[Callable], Callable]:
 
 
 @_traced_once([None] * 4, [_KERNEL, _KERNEL, None, None])
-def _convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def winograd_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """[B, H, W, G] of inputs [B, H, W, F]."""
     return _convolve_transformed(inputs, _transform_kernel(kernel, _transforms().of_kernel), is_transposed=False)
 
 
 @_traced_once([None] * 4, [_KERNEL, _KERNEL, None, None])
-def _gradient_of_inputs(gradient: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def winograd_gradient_of_inputs(gradient: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """[B, H, W, F] of the gradient [B, H, W, G] of what inputs were convolved to.
 
     What a pixel gave to those around it comes back from them, by the kernel turned by half a turn.
@@ -135,7 +135,7 @@ def _convolve_transformed(inputs: tf.Tensor, kernel: tf.Tensor, *, is_transposed
 
 
 @_traced_once([None] * 4, [None] * 4)
-def _gradient_of_kernel(inputs: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+def winograd_gradient_of_kernel(inputs: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
     """[3, 3, F, G] of inputs [B, H, W, F] and the gradient [B, H, W, G] of what they were convolved to."""
     of_kernel, of_output = (tf.constant(matrix, tf.float32) for matrix in _transforms()[1:])
     tiling = _Tiling(inputs)

@@ -548,6 +548,7 @@ def test_a_field_of_the_label_map_changes_it(tmp_path, field):
 
 ELSEWHERE = {
     "InputReader.load_context_features",
+    "InputReader.coco_input_reader",  # tests/data/source/test_coco_records.py
     "InputReader.name",
     "InputReader.input_type",
     "InputReader.cache_dir",

@@ -29,7 +29,7 @@ def serve_with(monkeypatch):
             }
 
         monkeypatch.setattr(
-            detect.Predictor, "from_saved_model", classmethod(lambda cls, path: Predictor(serve, **settings))
+            detect.Predictor, "from_saved_model", classmethod(lambda cls, path, **_: Predictor(serve, **settings))
         )
         return seen
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from google.protobuf.message import Message
 
 Shape = Sequence[int]
 
 _LOOPS = ("While", "StatelessWhile")
+_WINOGRAD = "_winograd_"  # in the names of the functions of `ops.winograd`
 _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
 
 
@@ -38,14 +40,14 @@ class _Counter:
         self._loop_turns = loop_turns
         self._known: dict[tuple[str, int], int] = {}
 
-    def count(self, nodes: Sequence[tf.compat.v1.NodeDef], arguments: Mapping[str, Shape], *, depth: int) -> int:
+    def count(self, nodes: Sequence[Message], arguments: Mapping[str, Shape], *, depth: int) -> int:
         """Of the nodes of a graph or function, in `depth` loops; `arguments` are the shapes of the function's."""
         shapes: dict[str, list[Shape]] = {name: [shape] for name, shape in arguments.items()}
         for node in nodes:
             shapes[node.name] = [self._shape(shape) for shape in node.attr["_output_shapes"].list.shape]
         return sum(self._of_node(node, shapes, depth) for node in nodes)
 
-    def _of_node(self, node: tf.compat.v1.NodeDef, shapes: Mapping[str, list[Shape]], depth: int) -> int:
+    def _of_node(self, node: Message, shapes: Mapping[str, list[Shape]], depth: int) -> int:
         def given(row: int) -> Shape:
             name, *place = node.input[row].lstrip("^").split(":")
             of_node = shapes.get(name, [()])
@@ -71,6 +73,11 @@ class _Counter:
                 self._of_function(node.attr[branch].func.name, depth) for branch in ("then_branch", "else_branch")
             )
         called = node.attr["f"].func.name if "f" in node.attr else ""
+        if _WINOGRAD in called:  # a convolution, or one of its gradients, in place of a direct sum
+            images, other = given(0), given(1)
+            is_of_kernel = "gradient_of_kernel" in called  # which takes the gradient of the results, not the kernel
+            num_weights = 9 * images[-1] * other[-1] if is_of_kernel else math.prod(other)
+            return 2 * math.prod(images[:-1]) * num_weights
         return self._of_function(called, depth) if called else 0
 
     def _of_function(self, name: str, depth: int) -> int:

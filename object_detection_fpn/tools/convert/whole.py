@@ -6,6 +6,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import importlib.metadata
 import itertools
 import json
 import math
@@ -21,7 +22,6 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from object_detection_fpn import __version__
 from object_detection_fpn.data.source import image_files
 from object_detection_fpn.data.source.coco import CocoDataset, CocoError
 from object_detection_fpn.data.source.coco_examples import ExifBoxes, ImageObjects, prepare
@@ -204,7 +204,8 @@ def _fingerprint(source: Source, num_shards: int, settings: Mapping[str, Any]) -
             *((image, split.dataset.annotations[image.id]) for image in split.dataset.images),
         )
     )
-    return fingerprint(itertools.chain([__version__, num_shards, sorted(settings.items())], splits))
+    version = importlib.metadata.version("object_detection_fpn")
+    return fingerprint(itertools.chain([version, num_shards, sorted(settings.items())], splits))
 
 
 def _load(work: WorkFolder, shard: _Shard) -> list[_Row] | None:

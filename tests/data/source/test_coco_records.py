@@ -81,7 +81,8 @@ def batches(message, *, is_training, number=4, **settings):
     made = builder.build_dataset(
         message, reader, label_map=label_map, batch_size=2, is_training=is_training, seed=3, **settings
     )
-    found = [tf.nest.flatten(batch) for batch in made.take(number)]
+    # Keys are of the files.
+    found = [tf.nest.flatten(batch._replace(record_keys=None)) for batch in made.take(number)]
     return [[np.asarray(leaf) for leaf in batch if leaf is not None] for batch in found]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
+from object_detection_fpn.ops import winograd
 from object_detection_fpn.tools.check import arithmetic
 
 IMAGES, KERNEL = tf.TensorSpec([2, 8, 8, 3]), tf.TensorSpec([3, 3, 3, 5])
@@ -80,3 +81,15 @@ def test_rows_that_the_graph_does_not_know_are_as_many_as_is_said():
     specs = tf.TensorSpec([None, 8, 8, 3]), KERNEL
     graph = tf.function(convolve, autograph=False).get_concrete_function(*specs).graph
     assert arithmetic.count_flops(graph, rows=2) == CONVOLUTION
+
+
+def test_winograds_algorithm_counts_as_the_sums_it_replaces():
+    @tf.function(autograph=False)
+    def step(images, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([images, kernel])
+            outputs = winograd.conv2d(images, kernel)
+        return tape.gradient(outputs, [images, kernel]), outputs
+
+    graph = step.get_concrete_function(IMAGES, KERNEL).graph
+    assert arithmetic.count_flops(graph) == 3 * CONVOLUTION
