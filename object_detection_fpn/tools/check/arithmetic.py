@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf.message import Message
 
 Shape = Sequence[int]
 
@@ -40,14 +39,14 @@ class _Counter:
         self._loop_turns = loop_turns
         self._known: dict[tuple[str, int], int] = {}
 
-    def count(self, nodes: Sequence[Message], arguments: Mapping[str, Shape], *, depth: int) -> int:
-        """Of the nodes of a graph or function, in `depth` loops; `arguments` are the shapes of the function's."""
+    def count(self, nodes: Sequence[Any], arguments: Mapping[str, Shape], *, depth: int) -> int:
+        """Of the nodes (NodeDef) of a graph or function, in `depth` loops; `arguments` are the shapes of the function's."""
         shapes: dict[str, list[Shape]] = {name: [shape] for name, shape in arguments.items()}
         for node in nodes:
             shapes[node.name] = [self._shape(shape) for shape in node.attr["_output_shapes"].list.shape]
         return sum(self._of_node(node, shapes, depth) for node in nodes)
 
-    def _of_node(self, node: Message, shapes: Mapping[str, list[Shape]], depth: int) -> int:
+    def _of_node(self, node: Any, shapes: Mapping[str, list[Shape]], depth: int) -> int:
         def given(row: int) -> Shape:
             name, *place = node.input[row].lstrip("^").split(":")
             of_node = shapes.get(name, [()])

@@ -8,6 +8,7 @@ included; on GPUs what TensorFlow's allocator gave out, on the fullest of them.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -119,10 +120,17 @@ def choose(used: Sequence[Usage], usable_bytes: int, *, unit: int, num_replicas:
 
 
 def _gpu_limit(number: int) -> int | None:
-    """What TensorFlow's allocator may take of the smallest GPU in use."""
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        limits = [device.memory_limit_bytes for device in session.list_devices() if device.device_type == "GPU"]
-    return min(limits[:number], default=None)
+    """The memory of the smallest of the first GPUs, as their driver tells it; None = it does not.
+
+    TensorFlow's allocator takes nearly all of it and says how much only in its log.
+    """
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # MiB
+    try:
+        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        sizes = [int(line) * 2**20 for line in output.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):  # not there, or of a card that does not tell
+        return None
+    return min(sizes[:number], default=None)
 
 
 def _cpu_memory() -> tuple[int | None, int | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import tensorflow as tf
 
 from object_detection_fpn.tools.check import memory
 from object_detection_fpn.tools.check.memory import Usage
@@ -98,6 +97,13 @@ def test_a_machine_that_does_not_tell_is_unknown(tmp_path, monkeypatch):
     assert memory._cpu_memory() == (None, None)
 
 
-def test_the_limit_of_gpus_is_asked_of_tensorflow():
-    limit = memory._gpu_limit(1)
-    assert (limit is None) == (not tf.config.list_physical_devices("GPU"))
+@pytest.mark.parametrize(
+    "output, limit", [("81559\n40960\n", 40960 * 2**20), ("81559\n", 81559 * 2**20), ("[N/A]\n", None), (None, None)]
+)
+def test_the_limit_of_gpus_is_asked_of_their_driver(monkeypatch, tmp_path, output, limit):
+    if output is not None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\nprintf '{output}'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert memory._gpu_limit(2) == limit
