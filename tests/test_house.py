@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "object_detection_fpn"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "object_detection_fpn"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "_pb2" not in path.name)
 MAX_LINES = 400
 MAX_ARGUMENTS = 12
@@ -43,3 +45,10 @@ def test_no_function_has_more_than_12_arguments(path):
         if isinstance(node, kinds)
     }
     assert {name: number for name, number in found.items() if number > MAX_ARGUMENTS} == {}
+
+
+def test_make_test_runs_every_folder():
+    parts = re.search(r"^TEST_PARTS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    folders = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")}
+    named = {"top" if folder.endswith(".py") else folder for folder in folders}
+    assert sorted(re.split(r"[ +]", parts)) == sorted(named)
