@@ -9,7 +9,14 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
-from object_detection_fpn.serving.portable import OUTPUTS, FormatError, PortableGraph, Run, import_package
+from object_detection_fpn.serving.portable import (
+    FormatError,
+    PortableGraph,
+    Run,
+    check_outputs,
+    import_package,
+    read_model,
+)
 
 Quantization = Literal["float32", "float16", "int8"]
 
@@ -45,18 +52,14 @@ def load(path: str) -> tuple[Run, int | None]:
         FileNotFoundError: if there is no file.
     """
     module = import_package("ai_edge_litert.interpreter", package="ai-edge-litert", extra="litert")
-    if not tf.io.gfile.exists(path):
-        raise FileNotFoundError(f"There is no file {path}.")
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content = file.read()
+    content = read_model(path)
     try:
         interpreter = module.Interpreter(model_content=content, num_threads=os.cpu_count())
         signatures = interpreter.get_signature_list()
     except (ValueError, RuntimeError) as error:
         raise FormatError(f"{path} is no LiteRT model: {error}") from error
     names = next(iter(signatures.values()))["outputs"] if signatures else []
-    if not set(OUTPUTS[:4]) <= set(names):
-        raise FormatError(f"{path} is no exported detector: it gives {names}. Wanted: at least {list(OUTPUTS[:4])}.")
+    check_outputs(path, names)
     runner = interpreter.get_signature_runner(next(iter(signatures)))
     batch_size = int(next(iter(runner.get_input_details().values()))["shape"][0])
 

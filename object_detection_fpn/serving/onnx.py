@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from object_detection_fpn.serving.portable import OUTPUTS, FormatError, PortableGraph, Run, import_package
+from object_detection_fpn.serving.portable import (
+    FormatError,
+    PortableGraph,
+    Run,
+    check_outputs,
+    import_package,
+    read_model,
+)
 
 OPSET = 17
 """Of the operators; onnxruntime has it since 1.13."""
@@ -54,10 +60,7 @@ def load(path: str) -> tuple[Run, int | None]:
         FileNotFoundError: if there is no file.
     """
     runtime = import_package("onnxruntime", package="onnxruntime", extra="onnx")
-    if not tf.io.gfile.exists(path):
-        raise FileNotFoundError(f"There is no file {path}.")
-    with tf.io.gfile.GFile(path, "rb") as file:
-        content = file.read()
+    content = read_model(path)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors: the optimizer warns of constants that it leaves
     try:
@@ -65,8 +68,7 @@ def load(path: str) -> tuple[Run, int | None]:
     except Exception as error:  # the classes of its errors are not public
         raise FormatError(f"{path} is no ONNX model that onnxruntime can use: {error}") from error
     names = [output.name for output in session.get_outputs()]
-    if not set(OUTPUTS[:4]) <= set(names):
-        raise FormatError(f"{path} is no exported detector: it gives {names}. Wanted: at least {list(OUTPUTS[:4])}.")
+    check_outputs(path, names)
     batch_size = session.get_inputs()[0].shape[0]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

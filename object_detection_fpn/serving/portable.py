@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -182,3 +182,27 @@ def import_package(name: str, *, package: str, extra: str) -> Any:
         raise FormatError(
             f"{package} is needed and not installed. Allowed: pip install {package}, or this package with [{extra}]."
         ) from error
+
+
+def read_model(path: str) -> bytes:
+    """The content of a model's file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if not tf.io.gfile.exists(path):
+        raise FileNotFoundError(f"There is no file {path}.")
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def check_outputs(path: str, names: Collection[str]) -> None:
+    """Makes sure that a file gives detections.
+
+    Raises:
+        FormatError: if outputs are missing among `names`.
+    """
+    if not set(OUTPUTS[:4]) <= set(names):
+        raise FormatError(
+            f"{path} is no exported detector: it gives {list(names)}. Wanted: at least {list(OUTPUTS[:4])}."
+        )

@@ -143,6 +143,21 @@ class Run:
 
 
 @pytest.fixture
+def break_gradients() -> Callable[[Any], None]:
+    """Makes the gradients of a model infinite, and leaves its losses as they are."""
+
+    @tf.custom_gradient
+    def breaks_backwards(value: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        return tf.identity(value), lambda grad: grad * float("inf")
+
+    def change(model: Any) -> None:
+        predict = model.predict
+        model.predict = lambda *args, **named: tf.nest.map_structure(breaks_backwards, predict(*args, **named))
+
+    return change
+
+
+@pytest.fixture
 def make_run() -> type[Run]:
     return Run
 
